@@ -1,0 +1,275 @@
+"""Where a store's bytes live: one growing region that many processes map, and the lock beside it.
+
+On Linux the region is a `memfd`: memory with a descriptor and no name. It takes no space in /dev/shm, nothing is left
+when the last process ends however it ends, a forked process inherits it, a spawned one is sent its descriptor, and a
+range of it can be given back to the system while everybody has it mapped. Elsewhere an unlinked temporary file stands
+in (`MEMLIST_BACKING=file` asks for it anywhere): its pages are file pages, which the system evicts by itself.
+"""
+
+from __future__ import annotations
+
+import errno
+import mmap
+import os
+import tempfile
+import threading
+import time
+from contextlib import contextmanager, suppress
+from multiprocessing import reduction
+from types import ModuleType
+from typing import Any, Iterator, List, Optional, Tuple
+
+import numpy as np
+
+from . import limits
+
+fcntl: Optional[ModuleType]
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None
+
+PAGE = mmap.PAGESIZE
+# A sparse segment costs nothing but address space, and each one costs a descriptor: few and large.
+SEGMENT = 1 << 30
+# A temporary file is really allocated as it grows, so that a full disk is an error and not a SIGBUS: small steps.
+FILE_SEGMENT = 64 << 20
+# Of the address space that a limit leaves, the share that mappings may take.
+ADDRESS_SHARE = 0.5
+
+
+def default_kind() -> str:
+    "`'memfd'` where the system has it, else `'file'`; the environment variable MEMLIST_BACKING overrides."
+    kind = os.environ.get("MEMLIST_BACKING") or ("memfd" if _has_memfd() else "file")
+    if kind not in ("memfd", "file"):
+        raise ValueError(f"MEMLIST_BACKING={kind!r}: use 'memfd' or 'file'")
+    return kind
+
+
+def _has_memfd() -> bool:
+    "A Python may know the call where the kernel, or a sandbox, refuses it."
+    try:
+        os.close(os.memfd_create("memlist-probe"))
+    except AttributeError:
+        return False
+    except OSError as error:
+        return error.errno not in (errno.ENOSYS, errno.EPERM)
+    return True
+
+
+def _anonymous(kind: str, name: str) -> int:
+    "A descriptor of a new, empty file without a name, of `kind` 'memfd' or 'file'."
+    if kind == "memfd":
+        return os.memfd_create(f"memlist-{name}")
+    if os.name == "nt":  # pragma: no cover - an open file can't be unlinked there; it goes with its last handle
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_BINARY | os.O_TEMPORARY  # type: ignore[attr-defined]
+        return os.open(tempfile.mktemp(prefix=f"memlist-{name}-"), flags)
+    fd, path = tempfile.mkstemp(prefix=f"memlist-{name}-")
+    os.unlink(path)
+    return fd
+
+
+def _send(fd: int) -> Any:
+    "`fd` in a form that travels inside the pickle of a process being spawned."
+    return reduction.DupFd(fd) if hasattr(reduction, "DupFd") else reduction.DupHandle(fd, 0)  # type: ignore
+
+
+class Region:
+    """Bytes `[0, size)` of one descriptor, mapped shared in segments that this process maps as it meets them.
+
+    A new segment never moves an old one, so a view into the region stays where it is when the region grows.
+    """
+
+    def __init__(self, kind: str, fd: Optional[int] = None) -> None:
+        self.kind = kind
+        self.fd = _anonymous(kind, "data") if fd is None else fd
+        self.ends: List[int] = []
+        self.maps: List[mmap.mmap] = []
+        self.words: List[memoryview] = []
+
+    def next_size(self, end: int, need: int) -> int:
+        """Bytes by which to grow past `end` to fit `need`; 0 where a limit of this process forbids it.
+
+        A limit on address space or file size makes the region smaller; the rest of the process, numpy and torch
+        among it, needs address space too.
+        """
+        want = max(need, (SEGMENT if self.kind == "memfd" else FILE_SEGMENT), end // 16)
+        left = limits.address_space_left()
+        if left is not None:
+            want = min(want, int(ADDRESS_SHARE * (end + left)) - end)
+        most = limits.file_size_limit()
+        if most is not None:
+            want = min(want, most - end)
+        want -= want % PAGE
+        return want if want >= need else 0
+
+    def grow(self, start: int, length: int) -> None:
+        "Lengthen the file to `start + length` bytes; raises OSError where the system refuses."
+        if self.kind == "memfd":
+            os.ftruncate(self.fd, start + length)
+        elif hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.fd, start, length)
+        else:  # a hole in a file on a full disk would be a SIGBUS later: write every byte now
+            os.lseek(self.fd, start, os.SEEK_SET)
+            block = bytes(min(length, 1 << 20))
+            for _ in range(0, length, len(block)):
+                os.write(self.fd, block)
+
+    def attach(self, end: int) -> None:
+        "Map the next segment, up to `end`; raises OSError, ValueError or MemoryError where that can't be."
+        start = self.ends[-1] if self.ends else 0
+        if os.name == "nt":  # pragma: no cover
+            mapping = mmap.mmap(self.fd, end - start, access=mmap.ACCESS_WRITE, offset=start)
+        else:
+            mapping = mmap.mmap(self.fd, end - start, mmap.MAP_SHARED, offset=start)
+        self.maps.append(mapping)
+        self.words.append(memoryview(mapping).cast("Q"))
+        self.ends.append(end)
+
+    def locate(self, offset: int) -> Tuple[int, int]:
+        "`(segment, offset inside it)` of a byte that is mapped."
+        if offset < self.ends[0]:
+            return 0, offset
+        low, high = 1, len(self.ends) - 1
+        while low < high:
+            middle = (low + high) // 2
+            if offset < self.ends[middle]:
+                high = middle
+            else:
+                low = middle + 1
+        return low, offset - self.ends[low - 1]
+
+    def write(self, offset: int, array: np.ndarray) -> None:
+        """Put the bytes of `array` at `offset`; raises OSError where there is no room on a disk.
+
+        Written and not copied into the mapping: the kernel fills a new page without clearing it and without a fault
+        for each, and a full disk is an error and no SIGBUS.
+        """
+        if not array.nbytes:
+            return
+        data = np.ascontiguousarray(array).data.cast("B")
+        if hasattr(os, "pwrite"):
+            done = 0
+            while done < len(data):
+                done += os.pwrite(self.fd, data[done:], offset + done)
+        else:  # pragma: no cover - Windows
+            segment, at = self.locate(offset)
+            self.maps[segment][at : at + len(data)] = data
+
+    def punch(self, start: int, stop: int) -> None:
+        """Give the whole pages inside `[start, stop)` back to the system, in every process that maps them.
+
+        They read as zeros afterwards. Where the file can't have holes, its pages are at least written out and
+        dropped from this process, and the system evicts them when it needs memory.
+        """
+        start, stop = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
+        base = 0
+        for mapping, end in zip(self.maps, self.ends):
+            low, high = max(start, base) - base, min(stop, end) - base
+            base = end
+            if low >= high:
+                continue
+            try:
+                mapping.madvise(mmap.MADV_REMOVE, low, high - low)
+            except (AttributeError, OSError):
+                mapping.flush(low, high - low)
+                if hasattr(mmap, "MADV_DONTNEED"):
+                    mapping.madvise(mmap.MADV_DONTNEED, low, high - low)
+
+    def allocated(self) -> int:
+        "Bytes of the region that take memory (for a file: disk) now, header and index included."
+        return getattr(os.fstat(self.fd), "st_blocks", 0) * 512
+
+    def close(self) -> None:
+        "Unmap what nobody views any more and close the descriptor."
+        for words, mapping in zip(self.words, self.maps):
+            words.release()
+            with suppress(BufferError):  # a caller still holds a view; the mapping goes with it
+                mapping.close()
+        self.maps, self.words, self.ends = [], [], []
+        os.close(self.fd)
+
+
+class Lock:
+    """One mutex for the threads of a process and all processes, on a descriptor and file of its own.
+
+    The processes' part is an `fcntl` record lock, which the kernel drops with its holder, so a killed process never
+    leaves it held. Two traps decide the shape: closing *any* descriptor of a file drops the process's locks on it,
+    hence the own file; and a record lock does not exclude threads of one process, hence the thread lock, which is
+    made anew after a fork (its holder may not exist in the child).
+    """
+
+    def __init__(self, kind: str, fd: Optional[int] = None) -> None:
+        self.fd = _anonymous(kind, "lock") if fd is None else fd
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        self.threads = threading.Lock()
+        self.owner = 0
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        "Hold the mutex: byte 0 of the lock file."
+        me = threading.get_ident()
+        if self.owner == me:  # waiting for ourselves would be for ever
+            raise RuntimeError("a signal handler or finalizer can't write to a store that its own thread is writing to")
+        with self.threads:
+            self.owner = me
+            try:
+                self._lock(0, wait=True)
+                try:
+                    yield
+                finally:
+                    self._unlock(0)
+            finally:
+                self.owner = 0
+
+    def claim(self, first: int, last: int) -> Optional[int]:
+        "Take one free byte of `[first, last)` for the life of this process; None when all are taken."
+        return next((byte for byte in range(first, last) if self._lock(byte, wait=False)), None)
+
+    def _lock(self, byte: int, wait: bool) -> bool:
+        if fcntl is not None:
+            while True:
+                try:
+                    fcntl.lockf(self.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)
+                    return True
+                except (BlockingIOError, PermissionError):
+                    return False
+                except OSError as error:
+                    # The kernel takes all threads of a process for one owner, and sees cycles where there are none.
+                    if error.errno != errno.EDEADLK:
+                        raise
+                    time.sleep(0.001)
+        import msvcrt  # pragma: no cover
+
+        while True:  # pragma: no cover - LK_LOCK gives up after ten seconds
+            os.lseek(self.fd, byte, os.SEEK_SET)
+            try:
+                msvcrt.locking(self.fd, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore
+                return True
+            except OSError:
+                if not wait:
+                    return False
+
+    def _unlock(self, byte: int) -> None:
+        if fcntl is not None:
+            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, byte)
+        else:  # pragma: no cover
+            import msvcrt
+
+            os.lseek(self.fd, byte, os.SEEK_SET)
+            msvcrt.locking(self.fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        os.close(self.fd)
+
+
+def send(region: Region, lock: Lock) -> Tuple[str, Any, Any]:
+    "The two descriptors for a process being spawned."
+    return region.kind, _send(region.fd), _send(lock.fd)
+
+
+def receive(kind: str, data: Any, lock: Any) -> Tuple[Region, Lock]:
+    "The region and lock that `send` sent, in the spawned process."
+    return Region(kind, data.detach()), Lock(kind, lock.detach())
