@@ -1,0 +1,645 @@
+"""fastai's image lists, served from RAM: the mixin `InMemory`, the twins of fastai's own lists, and the data bunch."""
+
+from __future__ import annotations
+
+import functools
+import os
+import threading
+import types
+from pathlib import Path
+from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+
+import pandas as pd
+from fastai.core import ifnone
+from fastai.data_block import ItemList, LabelList
+from fastai.vision.data import (
+    ImageDataBunch,
+    ImageImageList,
+    ImageList,
+    ObjectItemList,
+    PointsItemList,
+    SegmentationItemList,
+    SegmentationLabelList,
+)
+from fastai.vision.gan import GANItemList
+from fastai.vision.image import Image, ImageSegment
+
+from . import keys, limits
+from .decode import RANDOM, Decoded, Stock, Whole, stock_open
+from .limits import MaxRam
+from .loading import AGAIN, FULL, KEPT, NEVER, CacheInfo, Job, cache_info, is_loaded, load_data, purge, warn_user
+from .store import ImageStore, Source, store_for
+
+# The packages whose classes are known by name; a user's own go into the key with their code.
+LIBRARIES = ("fastai", "memlist", "torch", "torchvision", "builtins", "abc")
+# What `copy_new` names but no pixel depends on.
+_NO_PART_OF_THE_KEY = {"x", "label_cls"}
+
+Decoder = Any  # Stock or Whole
+
+
+class Opened(BaseException):
+    "Raised inside a user's `get` that is asked what it opens; not an Exception, which it might catch."
+
+
+class Scratch:
+    "What a list knows in one process and one moment; no part of its state: a pickled one comes back empty."
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return Scratch, ()
+
+    def __init__(self) -> None:
+        # The last fingerprint of a user's `open`, of which function, and all that it was made of.
+        self.memo: Optional[Tuple[bytes, Any, List[keys.Watched]]] = None
+        # The decoder of stock lists, as of the last read.
+        self.decoder: Optional[Stock] = None
+        # Threads that are inside a user's `open`, whose calls of ours are not to be cached a second time.
+        self.inside: Set[int] = set()
+        # The threads of `load_data`: their reads are not counted, and their warnings wait for its end.
+        self.filling: Set[int] = set()
+        self.held_back: List[str] = []
+        # False while other threads may draw random numbers.
+        self.alone = True
+        # Keys whose files have changed: to be decoded again.
+        self.stale: Set[Tuple[bytes, ...]] = set()
+        # Where `get` is a user's own: whether it is being asked what it opens, what it opened, by thread, and by item.
+        self.probing: Dict[int, List[Any]] = {}
+        self.recording: Dict[int, List[Tuple[Any, str]]] = {}
+        self.opened: Dict[int, List[Any]] = {}
+        self.opened_of: Any = None
+
+
+class InMemory(ItemList):
+    """Mixin that serves the images of any `ImageList` from RAM: `class MyMemoryList(InMemory, MyList): pass`.
+
+    An image is decoded once, by whichever process opens it first, and is a hit from then on in every process and
+    every epoch; `load_data()` decodes all at once. Lists over one `path` share one store.
+
+    - `lazy`: fill the store as images are first opened (False: only `load_data()` fills it)
+    - `max_ram`: the store's budget: '8GB', '500MiB', bytes, a share in (0, 1] of the available memory, 0 to cache
+      nothing, None for 80 % of what is available; what does not fit is opened from disk every time
+    - `store`: the `ImageStore` to use; by default that of `path`
+
+    A hit costs a hash, a look into shared memory and one pass from bytes to floats.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        lazy: Optional[bool] = None,
+        max_ram: MaxRam = None,
+        store: Optional[ImageStore] = None,
+        **kwargs: Any,
+    ) -> None:
+        limits.parse_max_ram(max_ram)  # a wrong value is an error here, not at the first image
+        super().__init__(*args, **kwargs)
+        self._lazy, self.max_ram, self._store, self._final = lazy, max_ram, store, store is not None
+        self._label_list: Callable[..., LabelList] = functools.partial(labelled, self._label_list)
+        self.scratch = Scratch()
+        _ = self.store  # now, since a store that a forked worker made would be that worker's alone
+
+    def new(self, items: Any, processor: Any = None, **kwargs: Any) -> InMemory:
+        "As fastai's, which carries along what `copy_new` names, with our settings and the store besides."
+        made = super().new(items, processor=processor, **kwargs)
+        made._lazy, made.max_ram, made._store, made._final = self._lazy, self.max_ram, self.store, self._final
+        return made
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        # `class MyList(MemoryImageList)` with an `open` of its own stands before ours: cache what it returns as well.
+        own = cls.__dict__.get("open")
+        if isinstance(own, types.FunctionType):
+            setattr(cls, "open", _cached(own))  # noqa: B010 - mypy minds the assignment of a method
+
+    @property
+    def lazy(self) -> bool:
+        "Whether opening an image fills the store."
+        return self._lazy is None or bool(self._lazy)
+
+    @property
+    def store(self) -> ImageStore:
+        "The `ImageStore` of this list: that of its `x`, or of its `path`."
+        x = self.x
+        if self._store is None or (x is not None and not self._final):  # labels are made first and given their x then
+            if isinstance(x, InMemory) and self.max_ram is None:
+                self._store = x.store
+            else:
+                path = Path(self.path if x is None else x.path)
+                self._store = store_for(str(path.resolve()), self.max_ram)
+            self._final = x is not None
+        return self._store
+
+    # -- opening ----------------------------------------------------------------------------------------------
+
+    def open(self, fn: Any) -> Image:
+        "The image of `fn`, from RAM if it is there."
+        return self._read(super().open, fn)[0]
+
+    def _read(self, function: Callable[[Any], Any], item: Any) -> Tuple[Image, bool]:
+        "The image of `item`, and whether it was made for this call alone."
+        scratch, thread = self.scratch, threading.get_ident()
+        if thread in scratch.probing:
+            scratch.probing[thread].append(item)
+            raise Opened
+        if thread in scratch.inside:
+            return function(item), False
+        try:
+            decoder = self._decoder(function)
+            wanted = decoder.keys(item)
+        except Exception as error:  # whatever a value can do to one who looks at it
+            image = function(item)  # raises what stock raises, if this is no item to open at all
+            self._say_never(function, str(error))
+            return image, False
+        filling = thread in scratch.filling
+        if thread in scratch.recording and self._outdated(wanted, item):  # `load_data`, through a user's `get`
+            scratch.stale.add(wanted)
+        image = None if wanted in scratch.stale else self._hit(decoder, wanted)
+        if image is not None:
+            if thread in scratch.recording:
+                scratch.recording[thread].append((item, KEPT))
+            if not filling:
+                self.store.count(True)
+            return image, True
+        if not filling:
+            self.store.count(False)
+        generation, source = self.store.generation, source_of(item)
+        try:
+            decoded = self._miss(decoder, item)
+        except BaseException:
+            if thread in scratch.recording:
+                scratch.recording[thread].append((item, KEPT))
+            raise
+        if self.lazy or filling:
+            outcome = self._keep(function, wanted, decoded, source, generation)
+            if thread in scratch.recording:
+                scratch.recording[thread].append((item, outcome))
+            elif outcome == FULL:
+                self.say_full([self])
+        return decoded.image, isinstance(decoder, Stock)
+
+    def _hit(self, decoder: Decoder, wanted: Sequence[bytes]) -> Optional[Image]:
+        "The image under the keys `wanted`, if all are there and stay while it is made."
+        store = self.store
+        while True:
+            records = []
+            for key in wanted:
+                record = store.read(key)
+                if record is None:
+                    return None
+                records.append(record)
+            try:
+                restored = decoder.restore(records)
+            except Exception:
+                if store.current(records[0]):
+                    raise
+                continue
+            if store.current(records[0]):  # read first, so as old as any
+                return decoder.finish(restored)
+
+    def _miss(self, decoder: Decoder, item: Any) -> Decoded:
+        if isinstance(decoder, Stock):
+            return decoder.open(item)
+        scratch, thread = self.scratch, threading.get_ident()
+        scratch.inside.add(thread)
+        try:
+            return decoder.open(item)
+        finally:
+            scratch.inside.discard(thread)
+
+    def _keep(
+        self,
+        function: Callable[[Any], Any],
+        wanted: Tuple[bytes, ...],
+        decoded: Decoded,
+        source: Optional[Source],
+        generation: int,
+    ) -> str:
+        "Put the records of an image into the store: KEPT, NEVER, FULL or AGAIN."
+        if decoded.reason == RANDOM and not self.scratch.alone:
+            return AGAIN
+        # Once it has drawn, it may draw unseen: after seeding, say.
+        reason = decoded.reason or (RANDOM if self.store.noted(self._note(function, RANDOM)) else "")
+        if reason:
+            self._say_never(function, reason)
+            return KEPT if stock_open(function) else NEVER  # NEVER speaks for all images of a function
+        stale, store = wanted in self.scratch.stale, self.store
+        for key, piece in zip(wanted, decoded.pieces):
+            try:
+                there = store.put(key, piece.array, tag=piece.tag, source=source, replace=stale, generation=generation)
+            except (TypeError, ValueError) as error:
+                self._say_never(function, str(error))
+                return NEVER
+            if not there:  # for want of room, unless there was a purge since
+                return FULL if store.generation == generation else KEPT
+        self.scratch.stale.discard(wanted)
+        return KEPT
+
+    def _decoder(self, function: Callable[[Any], Any]) -> Decoder:
+        owner = stock_open(function)
+        if owner is None:
+            return Whole(function, self._fingerprint(function))
+        mask = owner is SegmentationLabelList
+        mode, after_open, known = "L" if mask else self.convert_mode, self.after_open or None, self.scratch.decoder
+        if known is None or known.mode != mode or known.div is mask or known.after_open is not after_open:
+            known = Stock(mode, not mask, ImageSegment if mask else Image, after_open)
+            self.scratch.decoder = known
+        return known
+
+    def _fingerprint(self, function: Callable[[Any], Any]) -> bytes:
+        "A token of the class, its code and what it carries along; made anew when any of that has changed."
+        plain, memo = getattr(function, "__func__", function), self.scratch.memo
+        names = [name for name in self.copy_new if name not in _NO_PART_OF_THE_KEY]
+        if memo and memo[1] is plain and all(seen.same() for seen in memo[2]):
+            return memo[0]
+        values = {name: getattr(self, name, None) for name in names}
+        made = keys.class_token(type(self), LIBRARIES) + keys.token([plain, values])
+        seen = [keys.watch(self, name, value) for name, value in values.items()]
+        seen += [keys.watch(self, "copy_new", self.copy_new), *keys.watch_class(type(self), LIBRARIES)]
+        if isinstance(plain, types.FunctionType):
+            seen += keys.watch_globals([plain])
+        self.scratch.memo = made, plain, seen
+        return made
+
+    # -- speaking ---------------------------------------------------------------------------------------------
+
+    def hold_back(self) -> None:
+        "This thread begins to fill: its warnings wait, its reads do not count."
+        self.scratch.filling.add(threading.get_ident())
+
+    def speak(self) -> None:
+        "The fill is over: say what waited."
+        self.scratch.filling.discard(threading.get_ident())
+        messages, self.scratch.held_back = self.scratch.held_back, []
+        for message in messages:
+            warn_user(message)
+
+    def _say(self, note: bytes, message: str) -> None:
+        "Say `message` if no process has said it, or one like it, of this store."
+        if not self.store.noted(note) and self.store.note(note):
+            if threading.get_ident() in self.scratch.filling:
+                self.scratch.held_back.append(message)
+            else:
+                warn_user(message)
+
+    def _note(self, function: Callable[[Any], Any], reason: str) -> bytes:
+        return f"never {getattr(function, '__qualname__', 'open')} {reason}".encode()
+
+    def _say_never(self, function: Callable[[Any], Any], reason: str) -> None:
+        name = getattr(function, "__qualname__", "open")
+        text = f"{type(self).__name__}: what {name} returns is not kept in memory, because {reason}."
+        self._say(self._note(function, reason), text)
+
+    def say_full(self, lists: Sequence[InMemory]) -> None:
+        "Give the one warning of a store whose budget was met, counting the images of `lists`."
+        asked_for = self.store.rule == 0
+        if not asked_for and not self.store.noted(b"full"):
+            self._say(b"full", full_message(self, cache_info(lists)))
+
+    # -- what the label list and the loader ask for -----------------------------------------------------------
+
+    def take(self, i: int) -> Tuple[Any, bool]:
+        "Item `i`, and whether nobody else can hold it: an image made for this call alone need not be copied again."
+        cls = type(self)
+        if cls.open is not InMemory.open or cls.__getitem__ is not ItemList.__getitem__ or not self._opens_its_items():
+            return self[i], False
+        image, own = self._read(super().open, self.items[i])
+        self.sizes[i] = image.size
+        return image, own
+
+    def decoder(self) -> Decoder:
+        "How this list decodes."
+        return self._decoder(self._function())
+
+    def _function(self) -> Callable[[Any], Any]:
+        "The `open` whose results are cached: the last one written, without our cache around it."
+        own = type(self).open
+        if own is InMemory.open:
+            return super().open  # type: ignore[no-any-return]
+        return types.MethodType(getattr(own, "__wrapped__", own), self)
+
+    def _opens_its_items(self) -> bool:
+        "Whether `get` is fastai's own, and with it what is opened: exactly `items[i]`, by the class's `open`."
+        get = self.get
+        own = {"open", "get"} & set(vars(self))
+        return not own and (get.__module__, get.__qualname__) == (ImageList.__module__, "ImageList.get")
+
+    def _comes_here(self) -> bool:
+        "Whether the `open` that `get` calls is ours; one that was assigned to a class or list later is not."
+        return "open" not in vars(self) and (type(self).open is InMemory.open or hasattr(type(self).open, "_in_memory"))
+
+    def jobs(self, filling: bool = False) -> Iterator[Job]:
+        """One job for each image that this list would open; without keys where the image can't be kept.
+
+        Where `get` is the user's own, only running it tells what it opens. `filling` asks for a job for every item that
+        has not been run here; otherwise `get` is run up to the first image it opens.
+        """
+        if not self._comes_here():
+            if filling:
+                name = f"{type(self).__name__}.open"
+                text = f"{name} was replaced by one that knows no memory: write it in a class of `MemoryImageList`."
+                self._say(f"replaced {name}".encode(), text)
+            for index, item in enumerate(() if filling else self.items):
+                yield Job(self, item, index, ())
+        elif self._opens_its_items():
+            for index, item in enumerate(self.items):
+                yield Job(self, item, index, self._keys(item))
+        elif self.get.__module__.split(".")[0] in LIBRARIES:  # a GAN's noise
+            return
+        elif not any(self._opens(index) for index in range(min(3, len(self.items)))):
+            if filling and len(self.items):
+                name = f"{type(self).__name__}.get"
+                self._say(
+                    f"never {name}".encode(), f"{name} never calls open: there is nothing of it to keep in memory."
+                )
+        else:
+            known = self.scratch.opened if self.scratch.opened_of is self.items else {}
+            for index, item in enumerate(self.items):
+                if filling and index not in known:
+                    yield Job(self, item, index, ())
+                else:
+                    for opened in known.get(index) or self._opens(index):
+                        yield Job(self, opened, index, self._keys(opened))
+
+    def _keys(self, item: Any) -> Tuple[bytes, ...]:
+        try:
+            return self.decoder().keys(item)  # type: ignore[no-any-return]
+        except Exception:
+            return ()
+
+    def _opens(self, index: int) -> List[Any]:
+        "The first image that a user's `get` opens for item `index`; nothing is decoded."
+        thread = threading.get_ident()
+        opened = self.scratch.probing[thread] = []
+        try:
+            self.get(index)
+        except (Opened, Exception):  # a real one will be seen when it is really run
+            pass
+        finally:
+            del self.scratch.probing[thread]
+        return opened[:1]
+
+    def _outdated(self, wanted: Sequence[bytes], item: Any) -> bool:
+        "Whether a record under `wanted` was made of another file than `item` is now."
+        now = source_of(item)
+        then = [self.store.source(key) for key in wanted]
+        return now is not None and any(one is not None and one != now for one in then)
+
+    def changed(self, job: Job) -> bool:
+        "Whether the file of a cached image is another one now; if so it will be decoded again."
+        outdated = self._outdated(job.keys, job.item)
+        if outdated:
+            self.scratch.stale.add(job.keys)
+        return outdated
+
+    def fill(self, job: Job) -> str:
+        "Decode the image of `job` and keep it; see `_keep` for the outcomes. Raises what decoding raises."
+        if self._opens_its_items():
+            if not job.keys:
+                self.open(job.item)
+                return NEVER
+            function = self._function()
+            decoder = self._decoder(function)
+            generation, source = self.store.generation, source_of(job.item)
+            if isinstance(decoder, Stock):
+                decoded = decoder.pieces(job.item)
+            else:
+                decoded = self._miss(decoder, job.item)
+            return self._keep(function, job.keys, decoded, source, generation)
+        scratch, thread = self.scratch, threading.get_ident()
+        record = scratch.recording[thread] = []
+        try:
+            self.get(job.i)
+        finally:
+            del scratch.recording[thread]
+            if scratch.opened_of is not self.items:
+                scratch.opened, scratch.opened_of = {}, self.items
+            scratch.opened[job.i] = [item for item, _ in record]
+        outcomes = {outcome for _, outcome in record}
+        return next((outcome for outcome in (FULL, AGAIN, KEPT) if outcome in outcomes), NEVER)
+
+    def load_data(self, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> InMemory:
+        "Decode every image not yet cached; see `memlist.loading.load_data`."
+        load_data([self], n_workers, progress, on_error)
+        return self
+
+    def purge(self) -> int:
+        "Give the store's memory back to the system, in every process; the bytes freed."
+        return purge([self])
+
+    def cache_info(self) -> CacheInfo:
+        "How many of this list's images are cached, and how the store stands."
+        return cache_info([self])
+
+    @property
+    def loaded(self) -> bool:
+        "True when every image that this list would open is cached."
+        return is_loaded([self])
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Not `__getstate__`: `LabelList.__getattr__` would hand that out as its own. A process being spawned is to get
+        # this store, not one of its own.
+        _ = self.store
+        return super().__reduce_ex__(protocol)
+
+
+def source_of(item: Any) -> Optional[Source]:
+    "Size and modification time (ns) of the file that `item` names, if it does."
+    if not isinstance(item, (str, os.PathLike)):
+        return None
+    try:
+        stat = os.stat(item)
+    except (OSError, ValueError):
+        return None
+    return stat.st_size, stat.st_mtime_ns
+
+
+def full_message(il: Any, info: CacheInfo) -> str:
+    "The one warning of a budget that was met: how many are in, how many are not, what would help."
+    return (
+        f"{type(il).__name__}: {info.cached} of {info.total} images are in memory "
+        f"({limits.format_size(info.nbytes)}), the other {info.total - info.cached} do not fit and are opened from "
+        f"disk every time: the store may take {limits.format_size(info.max_ram)}. A larger max_ram, less memory in "
+        "other processes, smaller images on disk or a convert_mode with fewer channels would help."
+    )
+
+
+def labelled(make: Callable[..., LabelList], x: ItemList, y: ItemList, **kwargs: Any) -> LabelList:
+    "The hook that fastai labels a list with: targets that name no settings of their own take those of their inputs."
+    if isinstance(x, InMemory) and isinstance(y, InMemory):
+        if y._lazy is None:
+            y._lazy = x._lazy
+        if not y._final and y.max_ram is None:
+            y._store, y._final = x.store, True
+    return make(x=x, y=y, **kwargs)
+
+
+def _cached(own: Callable[[Any, Any], Any]) -> Callable[[InMemory, Any], Any]:
+    @functools.wraps(own)
+    def open(self: InMemory, fn: Any) -> Any:
+        return self._read(types.MethodType(own, self), fn)[0]
+
+    open._in_memory = True  # type: ignore[attr-defined]
+    return open
+
+
+class MemoryImageList(InMemory, ImageList):
+    "`ImageList` served from RAM."
+
+
+class MemoryImageLabelList(InMemory, ImageList):
+    "Image targets served from RAM, for GANs and super-resolution: `label_cls=MemoryImageLabelList`."
+
+
+class MemoryImageImageList(InMemory, ImageImageList):
+    "`ImageImageList` served from RAM, inputs and targets."
+
+    _label_cls = MemoryImageLabelList
+
+
+class MemorySegmentationLabelList(InMemory, SegmentationLabelList):
+    "`SegmentationLabelList` served from RAM: a byte a pixel."
+
+
+class MemorySegmentationItemList(InMemory, SegmentationItemList):
+    "`SegmentationItemList` served from RAM, images and masks."
+
+    _label_cls = MemorySegmentationLabelList
+
+
+class MemoryObjectItemList(InMemory, ObjectItemList):
+    "`ObjectItemList` served from RAM; the boxes are in memory as they are."
+
+
+class MemoryPointsItemList(InMemory, PointsItemList):
+    "`PointsItemList` served from RAM; the points are in memory as they are."
+
+
+class MemoryGANItemList(InMemory, GANItemList):
+    "`GANItemList` whose target images are served from RAM; its inputs are noise, no file of theirs is opened."
+
+    _label_cls = MemoryImageLabelList
+
+
+_LIST_KEYWORDS = ("lazy", "max_ram", "store", "convert_mode", "after_open")
+
+
+def _for_the_list(kwargs: Dict[str, Any]) -> Dict[str, Any]:
+    "Take the keywords that are a list's out of `kwargs`; the rest is for the data bunch."
+    return {name: kwargs.pop(name) for name in _LIST_KEYWORDS if name in kwargs}
+
+
+class MemoryImageDataBunch(ImageDataBunch):
+    """`ImageDataBunch` whose factories make in-memory lists.
+
+    They take the list's keywords too (`lazy`, `max_ram`, `convert_mode`, `after_open`); all others are as in fastai.
+    """
+
+    @classmethod
+    def from_folder(
+        cls,
+        path: Any,
+        train: Any = "train",
+        valid: Any = "valid",
+        test: Any = None,
+        valid_pct: Optional[float] = None,
+        seed: Optional[int] = None,
+        classes: Optional[Sequence[Any]] = None,
+        **kwargs: Any,
+    ) -> MemoryImageDataBunch:
+        "From `path` with `train`, `valid` and `test` folders, or `valid_pct`."
+        path = Path(path)
+        il = MemoryImageList.from_folder(path, exclude=test, **_for_the_list(kwargs))
+        if valid_pct is None:
+            src = il.split_by_folder(train=train, valid=valid)
+        else:
+            src = il.split_by_rand_pct(valid_pct, seed)
+        return cls.create_from_ll(src.label_from_folder(classes=classes), test=test, **kwargs)
+
+    @classmethod
+    def from_df(
+        cls,
+        path: Any,
+        df: pd.DataFrame,
+        folder: Any = None,
+        label_delim: Optional[str] = None,
+        valid_pct: float = 0.2,
+        seed: Optional[int] = None,
+        fn_col: Any = 0,
+        label_col: Any = 1,
+        suffix: str = "",
+        **kwargs: Any,
+    ) -> MemoryImageDataBunch:
+        "From the names and labels in the columns `fn_col` and `label_col` of `df`; `from_csv` comes here too."
+        il = MemoryImageList.from_df(df, path=path, folder=folder, suffix=suffix, cols=fn_col, **_for_the_list(kwargs))
+        src = il.split_by_rand_pct(valid_pct, seed).label_from_df(label_delim=label_delim, cols=label_col)
+        return cls.create_from_ll(src, **kwargs)
+
+    @classmethod
+    def from_lists(
+        cls,
+        path: Any,
+        fnames: Sequence[Any],
+        labels: Sequence[Any],
+        valid_pct: float = 0.2,
+        seed: Optional[int] = None,
+        item_cls: Optional[Callable[..., Any]] = None,
+        **kwargs: Any,
+    ) -> MemoryImageDataBunch:
+        "From `fnames` and their `labels`."
+        item_cls = functools.partial(ifnone(item_cls, MemoryImageList), **_for_the_list(kwargs))
+        return super().from_lists(path, fnames, labels, valid_pct, seed, item_cls, **kwargs)
+
+    @classmethod
+    def from_name_func(
+        cls,
+        path: Any,
+        fnames: Sequence[Any],
+        label_func: Callable[[Any], Any],
+        valid_pct: float = 0.2,
+        seed: Optional[int] = None,
+        **kwargs: Any,
+    ) -> MemoryImageDataBunch:
+        "From `fnames`, labelled by `label_func`; `from_name_re` comes here too."
+        il = MemoryImageList(fnames, path=path, **_for_the_list(kwargs))
+        src = il.split_by_rand_pct(valid_pct, seed).label_from_func(label_func)
+        return cls.create_from_ll(src, **kwargs)
+
+
+for _list in (
+    MemoryImageList,
+    MemoryImageLabelList,
+    MemoryImageImageList,
+    MemorySegmentationLabelList,
+    MemorySegmentationItemList,
+    MemoryObjectItemList,
+    MemoryPointsItemList,
+    MemoryGANItemList,
+):
+    _list._bunch = MemoryImageDataBunch
+
+
+def stock_class(cls: type) -> type:
+    """The class that `cls` is the in-memory twin of; `cls` itself if it has code of its own.
+
+    An exported learner names it, so that it loads where memlist is not installed.
+    """
+    while InMemory in cls.__bases__ and not _own_code(cls):
+        cls = next(base for base in cls.__mro__[1:] if not issubclass(base, InMemory))
+    return cls
+
+
+def _own_code(cls: type) -> bool:
+    # Python itself adds names like `__slotnames__` to a class, but no functions.
+    names = {name for name, value in vars(cls).items() if name[:2] != "__" or isinstance(value, types.FunctionType)}
+    return bool(names - {"_label_cls", "_bunch"})
+
+
+def parts(*lists: Any) -> List[InMemory]:
+    "The in-memory lists among `lists`, those inside a `MixedItemList` included, each once."
+    found: List[InMemory] = []
+    for il in lists:
+        inner = parts(*getattr(il, "item_lists", ()))
+        for one in [il, *inner] if isinstance(il, InMemory) else inner:
+            if not any(one is other for other in found):
+                found.append(one)
+    return found

@@ -1,0 +1,368 @@
+"""Filling, counting and emptying: what `load_data`, `cache_info`, `loaded` and `purge` do with in-memory lists."""
+
+from __future__ import annotations
+
+import math
+import sys
+import threading
+import time
+import warnings
+from contextlib import suppress
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Callable,
+    Dict,
+    Iterator,
+    List,
+    NamedTuple,
+    Optional,
+    Sequence,
+    Set,
+    Tuple,
+)
+
+import PIL.Image
+from fastprogress.fastprogress import progress_bar
+
+from . import limits
+from .decode import Stock, random_states, restore_states
+
+if TYPE_CHECKING:
+    from .lists import InMemory
+
+# How many headers are read to say what a dataset will need.
+HEADERS = 64
+# How many images of a list are decoded by the calling thread first, to see whether reading or decoding dominates, and
+# whether they can be kept at all.
+SAMPLE = 8
+# Where reading dominates, threads wait: up to this many a CPU.
+MOST_THREADS_A_CPU = 8
+# How often the bar moves, in seconds.
+BEAT = 0.1
+
+
+def warn_user(message: str) -> None:
+    "Warn at the line of the user's own code that led here, past ours and fastai's."
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in ("memlist", "fastai"):
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+class CacheInfo(NamedTuple):
+    """`cached` of `total` distinct images that the object would open are in memory; the store, shared with every list
+    over the same path, holds `nbytes` of at most `max_ram`, and has served `hits` and `misses` in all processes."""
+
+    cached: int
+    total: int
+    nbytes: int
+    max_ram: int
+    hits: int
+    misses: int
+
+
+class ImageLoadError(Exception):
+    "Images that `load_data` could not decode; all the others are loaded. `errors`: pairs of item and reason."
+
+    def __init__(self, errors: Sequence[Tuple[Any, str]]) -> None:
+        self.errors = list(errors)
+        lines = "\n".join(f"  {item}: {reason}" for item, reason in self.errors)
+        n = len(self.errors)
+        super().__init__(f"{n} image{'s' * (n != 1)} could not be loaded:\n{lines}")
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return type(self), (self.errors,)
+
+
+# What became of an image that was to be kept: it is, it never can be, there is no room, or it has to be tried again
+# when no other thread draws.
+KEPT, NEVER, FULL, AGAIN = "kept", "never", "full", "again"
+
+
+class Job(NamedTuple):
+    "One image to decode: through the list's decoder, or where `get` is the user's own, through `get(i)`."
+
+    il: InMemory
+    item: Any
+    i: int
+    keys: Tuple[bytes, ...]
+
+
+def load_data(
+    lists: Sequence[InMemory], n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise"
+) -> None:
+    """Decode into memory every image of `lists` that is not there, or whose file has changed since.
+
+    `n_workers` threads decode (0: the calling thread; None: one a usable CPU, more where a sample shows that reading
+    and not decoding takes the time). With `progress` a bar shows GB and images a second. Images that can't be decoded
+    are listed in one `ImageLoadError` after all others are loaded; `on_error='warn'` warns with the same text.
+    What does not fit is said before the work starts and, once, after it. Random generators are left as they were.
+    Interrupted, it keeps what it has loaded.
+    """
+    if on_error not in ("raise", "warn"):
+        raise ValueError(f"on_error={on_error!r}: use 'raise' or 'warn'")
+    if n_workers is not None and (isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0):
+        raise ValueError(f"n_workers={n_workers!r}: use None, 0 for the calling thread, or a number of threads")
+    states = random_states()
+    for il in lists:
+        il.hold_back()
+    try:
+        # fastai's `open_image` saves and restores the warning filters, which threads do in each other's way; once
+        # around them all is the same to the caller.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            fill = Fill(lists, n_workers, progress)
+            fill.run()
+    finally:
+        restore_states(states)
+        for il in lists:
+            il.speak()
+    fill.report(on_error)
+
+
+class Fill:
+    "One run of `load_data`."
+
+    def __init__(self, lists: Sequence[InMemory], n_workers: Optional[int], progress: bool) -> None:
+        self.lists, self.n_workers, self.progress = lists, n_workers, progress
+        self.errors: List[Tuple[Any, str]] = []
+        self.again: List[Job] = []
+        self.outcomes: Dict[int, List[str]] = {id(il): [] for il in lists}
+        self.refused: Dict[str, InMemory] = {}
+        self.done = 0
+        self.stop = False
+
+    def run(self) -> None:
+        jobs = list(self._jobs())
+        if not jobs:
+            return
+        begun = time.monotonic()
+        held = [(il.store, il.store.info().nbytes) for il in one_a_store(self.lists)]
+        self._announce(jobs)
+        bar = progress_bar(range(len(jobs))) if self.progress else None
+        if bar is not None:
+            bar.update(0)
+
+        def beat() -> None:
+            if bar is None:
+                return
+            loaded = sum(store.info().nbytes - before for store, before in held)
+            rate = self.done / max(time.monotonic() - begun, 1e-9)
+            bar.comment = f"{loaded / 1e9:.2f} GB, {rate:.0f} images/s"
+            if self.done:
+                bar.update(self.done)
+
+        n_workers, rest = self._sample(jobs)
+        if n_workers:
+            self._parallel(rest, n_workers, beat)
+        else:
+            when = begun
+            for job in rest:
+                self._do(job)
+                if time.monotonic() - when > BEAT:
+                    when = time.monotonic()
+                    beat()
+        # Where threads share the generators, one open's draw looks like another's: these are seen to one by one.
+        again, self.again = self.again, []
+        for job in again:
+            self._do(job)
+        beat()
+
+    def _jobs(self) -> Iterator[Job]:
+        seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
+        for il in self.lists:
+            store = il.store
+            for job in il.jobs(filling=True):
+                if job.keys:
+                    if (store.uid, job.keys) in seen:
+                        continue
+                    seen.add((store.uid, job.keys))
+                if not job.keys or not all(key in store for key in job.keys) or il.changed(job):
+                    yield job
+
+    def _announce(self, jobs: List[Job]) -> None:
+        need = expected_bytes(jobs)
+        store = jobs[0].il.store
+        room = max(0, store.budget() - store.taken)
+        most = limits.format_size(room)
+        if need is None:
+            text = f"load_data: {len(jobs):,} images, of a size that only opening them tells; {most} may be used"
+        elif need <= room:
+            text = f"load_data: {len(jobs):,} images, about {limits.format_size(need)} decoded; {most} may be used"
+        else:
+            text = (
+                f"load_data: {len(jobs):,} images, about {limits.format_size(need)} decoded, but {most} may be used "
+                f"(max_ram={store.rule!r}): about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
+            )
+        if self.progress or (need is not None and need > room):
+            print(text, flush=True)
+
+    def _sample(self, jobs: List[Job]) -> Tuple[int, List[Job]]:
+        "Do the first jobs of each list; how many threads that speaks for, and the jobs that are left."
+        counts: Dict[int, int] = {}
+        rest: List[Job] = []
+        wall, cpu = time.perf_counter(), time.thread_time()
+        for job in jobs:
+            counts[id(job.il)] = counts.get(id(job.il), 0) + 1
+            if counts[id(job.il)] <= SAMPLE:
+                self._do(job)
+            else:
+                rest.append(job)
+        wall, cpu = time.perf_counter() - wall, time.thread_time() - cpu
+        if self.n_workers is not None:
+            return self.n_workers, rest
+        cpus = limits.usable_cpus()
+        waiting = min(max(1.0, wall / max(cpu, 1e-9)), MOST_THREADS_A_CPU)
+        return min(len(rest), math.ceil(cpus * waiting if waiting > 1.5 else cpus)), rest
+
+    def _parallel(self, jobs: List[Job], n_workers: int, beat: Callable[[], None]) -> None:
+        queue, lock = iter(jobs), threading.Lock()
+        finished = threading.Event()
+        running = [n_workers]
+        failure: List[BaseException] = []
+
+        def work() -> None:
+            if self.stop:  # the start was interrupted, and nobody waits for this thread any more
+                return
+            for il in self.lists:
+                il.hold_back()
+            try:
+                while not self.stop:
+                    with lock:
+                        job = next(queue, None)
+                    if job is None:
+                        break
+                    self._do(job)
+            except BaseException as error:  # ours, not an image's: those are collected
+                failure.append(error)
+                self.stop = True
+            finally:
+                for il in self.lists:
+                    il.scratch.filling.discard(threading.get_ident())
+                with lock:
+                    running[0] -= 1
+                    if not running[0]:
+                        finished.set()
+
+        threads = [threading.Thread(target=work, name=f"memlist-{i}", daemon=True) for i in range(n_workers)]
+        try:
+            for il in self.lists:
+                il.scratch.alone = False
+            for thread in threads:
+                thread.start()
+            while not finished.wait(BEAT):
+                beat()
+        finally:  # after Ctrl-C too, wherever it strikes: each thread finishes the image it is at
+            self.stop = True  # first, for a thread whose `start` was interrupted: it has no `ident` yet
+            for thread in threads:
+                if thread.ident is not None:
+                    thread.join()
+            for il in self.lists:
+                il.scratch.alone = True
+        if failure:
+            raise failure[0]
+
+    def _do(self, job: Job) -> None:
+        il = job.il
+        try:
+            if il.store.uid in self.refused and not self._might_fit(job):
+                return
+            outcomes = self.outcomes[id(il)]
+            if outcomes == [NEVER] * SAMPLE:  # it has been said; the rest would be decoded for nothing
+                return
+            outcome = il.fill(job)
+            if len(outcomes) < SAMPLE and outcome != AGAIN:
+                outcomes.append(outcome)
+            if outcome == FULL:
+                self.refused[il.store.uid] = il
+            elif outcome == AGAIN:
+                self.again.append(job)
+        except Exception as error:
+            self.errors.append((job.item, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__))
+        finally:
+            self.done += 1
+
+    def _might_fit(self, job: Job) -> bool:
+        "Once an image was refused, look at a header before decoding: smaller ones may still fit."
+        nbytes = header_bytes(job)
+        return nbytes is not None and job.il.store.fits(nbytes)
+
+    def report(self, on_error: str) -> None:
+        for uid, il in self.refused.items():
+            il.say_full([other for other in self.lists if other.store.uid == uid])
+        if self.errors:
+            error = ImageLoadError(self.errors)
+            if on_error == "raise":
+                raise error
+            warn_user(str(error))
+
+
+def header_bytes(job: Job) -> Optional[int]:
+    """Bytes that an image of fastai's own decoding will take, from its header alone; None for other decodings.
+
+    Raises what opening the file raises.
+    """
+    decoder = job.il.decoder()
+    if not isinstance(decoder, Stock):
+        return None
+    with PIL.Image.open(job.item) as image:
+        width, height = image.size
+    return int(width * height * PIL.Image.getmodebands(decoder.mode) * {"I": 4, "F": 4}.get(decoder.mode, 1))
+
+
+def expected_bytes(jobs: Sequence[Job]) -> Optional[int]:
+    "What `jobs` will take, from an even sample of headers; None where no header tells."
+    step = max(1, len(jobs) // HEADERS)
+    found: List[Optional[int]] = []
+    for job in jobs[::step]:
+        with suppress(Exception):  # will be met again, and listed, when it is decoded
+            found.append(header_bytes(job))
+    sizes = [size for size in found if size is not None]
+    return round(sum(sizes) / len(sizes) * len(jobs)) if sizes else None
+
+
+def one_a_store(lists: Sequence[InMemory]) -> List[InMemory]:
+    "The first list of each store."
+    found: Dict[str, InMemory] = {}
+    for il in lists:
+        found.setdefault(il.store.uid, il)
+    return list(found.values())
+
+
+def purge(lists: Sequence[InMemory]) -> int:
+    "Empty the stores of `lists`, see `ImageStore.purge`; the bytes freed."
+    return sum(il.store.purge() for il in one_a_store(lists))
+
+
+def cache_info(lists: Sequence[InMemory]) -> CacheInfo:
+    "Count the distinct images of `lists`; some microseconds an image. Other numbers are the stores', summed."
+    cached, total = 0, 0
+    for there in _distinct(lists):
+        total += 1
+        cached += there
+    infos = [il.store.info() for il in one_a_store(lists)]
+    numbers = [sum(column) for column in zip(*(info[1:] for info in infos))] or [0, 0, 0, 0]
+    return CacheInfo(cached, total, *numbers)
+
+
+def is_loaded(lists: Sequence[InMemory]) -> bool:
+    "Whether every image of `lists` is cached; True for lists that open none."
+    return all(_distinct(lists))
+
+
+def _distinct(lists: Sequence[InMemory]) -> Iterator[bool]:
+    "For each distinct image of `lists`, whether it is cached."
+    seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
+    states = random_states()
+    try:
+        for il in lists:
+            store = il.store
+            for job in il.jobs():
+                if not job.keys:
+                    yield False
+                elif (store.uid, job.keys) not in seen:
+                    seen.add((store.uid, job.keys))
+                    yield all(key in store for key in job.keys)
+    finally:
+        restore_states(states)

@@ -1,0 +1,148 @@
+"""Pictures for the tests, in every format that people feed to fastai, and helpers to compare lists bit for bit."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, Callable, Dict, List
+
+import matplotlib
+import numpy as np
+import PIL.Image
+import pytest
+import torch
+
+matplotlib.use("Agg")
+torch.set_num_threads(1)
+
+
+def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
+    shape = (height, width, channels) if channels > 1 else (height, width)
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def photo(i: int, height: int = 30, width: int = 40) -> PIL.Image.Image:
+    "A smooth colour picture, different for every `i`."
+    y, x = np.mgrid[:height, :width]
+    waves = [np.sin(x / (3 + i % 5) + i) + np.cos(y / (4 + c) + i * c) for c in range(3)]
+    return PIL.Image.fromarray(np.clip(64 * (np.stack(waves, 2) + 2), 0, 255).astype(np.uint8))
+
+
+def make_formats(folder: Path) -> List[Path]:
+    "One file for each kind of image that decoders treat differently."
+    folder.mkdir(parents=True, exist_ok=True)
+    picture = photo(1)
+    exif = PIL.Image.Exif()
+    exif[0x0112] = 6  # rotated by a quarter
+    alpha = picture.convert("RGBA")
+    alpha.putalpha(PIL.Image.fromarray(noise(30, 40, 1, 5)))
+    palette = picture.quantize(32)
+    palette.info["transparency"] = 3
+    frames = [photo(i).quantize(64) for i in range(3)]
+    picture.save(folder / "a.jpg", quality=90)
+    photo(2).save(folder / "rotated.jpg", exif=exif, comment=b"by hand", dpi=(72, 72))
+    picture.save(folder / "b.png")
+    picture.convert("L").save(folder / "grey.png")
+    picture.convert("L").save(folder / "grey.jpg")
+    alpha.save(folder / "alpha.png")
+    picture.convert("LA").save(folder / "grey_alpha.png")
+    palette.save(folder / "palette.png", transparency=3)
+    picture.convert("CMYK").save(folder / "cmyk.jpg")
+    PIL.Image.fromarray(noise(30, 40, 1, 2).astype(np.uint16) * 257).save(folder / "deep.png")
+    PIL.Image.fromarray(noise(30, 40, 1, 3)).convert("1").save(folder / "bits.png")
+    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:], duration=40, loop=0)
+    picture.save(folder / "c.bmp")
+    picture.save(folder / "d.tif", resolution=72.5)
+    return sorted(folder.iterdir())
+
+
+@pytest.fixture
+def formats(tmp_path: Path) -> Path:
+    "A folder for each test: lists over one path would share a store."
+    make_formats(tmp_path / "formats")
+    return tmp_path / "formats"
+
+
+@pytest.fixture
+def photos(tmp_path: Path) -> Path:
+    "24 photographs in two classes and of several sizes."
+    for i in range(24):
+        folder = tmp_path / "photos" / ("cat" if i % 2 else "dog")
+        folder.mkdir(parents=True, exist_ok=True)
+        photo(i, 30 + i % 3, 40).save(folder / f"{i:02}.jpg")
+    return tmp_path / "photos"
+
+
+def seed(n: int = 0) -> None:
+    random.seed(n)
+    np.random.seed(n)
+    torch.manual_seed(n)
+
+
+def bits(tensor: torch.Tensor) -> bytes:
+    return tensor.contiguous().numpy().tobytes()
+
+
+def layout(px: torch.Tensor) -> List[int]:
+    "Strides, but for axes of one element, where they say nothing."
+    return [stride for stride, size in zip(px.stride(), px.shape) if size > 1 and px.numel()]
+
+
+def assert_same_item(ours: Any, stock: Any) -> None:
+    "The same class, dtype, shape, memory layout, bits and repr."
+    assert type(ours) is type(stock)
+    assert repr(ours) == repr(stock)
+    assert_same_data(ours.data, stock.data)
+    if hasattr(stock, "_px"):
+        assert set(vars(ours)) == set(vars(stock))
+        assert layout(ours.px) == layout(stock.px)
+        assert_same_data(ours.px, stock.px)
+
+
+def assert_same_data(ours: Any, stock: Any) -> None:
+    if isinstance(stock, (tuple, list)):
+        assert len(ours) == len(stock)
+        for one, other in zip(ours, stock):
+            assert_same_data(one, other)
+    elif isinstance(stock, torch.Tensor):
+        assert ours.dtype == stock.dtype and ours.shape == stock.shape
+        assert bits(ours) == bits(stock)
+    else:
+        assert np.array_equal(ours, stock)
+
+
+def epoch(data: Any, start: int = 0) -> List[Any]:
+    "All batches of train and valid, under a seed."
+    seed(start)
+    return [*data.train_dl, *data.valid_dl]
+
+
+def assert_same_bunches(ours: Any, stock: Any, epochs: int = 2) -> None:
+    for i in range(epochs):
+        mine, theirs = epoch(ours, i), epoch(stock, i)
+        assert len(mine) == len(theirs) > 0
+        assert_same_data(mine, theirs)
+
+
+class Opens:
+    "Counts how often files are really opened, by wrapping `PIL.Image.open`."
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.names: List[str] = []
+        stock: Callable[..., Any] = PIL.Image.open
+
+        def counting(fp: Any, *args: Any, **kwargs: Any) -> Any:
+            self.names.append(str(fp))
+            return stock(fp, *args, **kwargs)
+
+        monkeypatch.setattr(PIL.Image, "open", counting)
+
+    def take(self) -> Dict[str, int]:
+        counts = {name: self.names.count(name) for name in self.names}
+        self.names.clear()
+        return counts
+
+
+@pytest.fixture
+def opens(monkeypatch: pytest.MonkeyPatch) -> Opens:
+    return Opens(monkeypatch)

@@ -1,0 +1,100 @@
+"""Every example runs to its end, and says what it is there to show."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import PIL.Image
+import pytest
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+
+
+def run(name, *arguments):
+    "The finished process of an example; it was started far from the repository, as a user might."
+    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
+    env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=os.sep, timeout=300)
+
+
+def output(name, *arguments):
+    "What an example printed; it went well, and no progress bar has left its traces."
+    done = run(name, *arguments)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "\r" not in done.stdout
+    return done.stdout
+
+
+@pytest.fixture
+def folder(tmp_path):
+    "Pictures of a user's, of different sizes and modes, in two classes."
+    random = np.random.RandomState(0)
+    for i in range(40):
+        name, shape = ("bright", "dark")[i % 2], (40 + i, 60, 3)[: 2 + i % 3 // 2]
+        pixels = random.randint(100, size=shape) + (100 if name == "bright" else 0)
+        (tmp_path / name).mkdir(exist_ok=True)
+        PIL.Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / f"{i}.png")
+    return tmp_path
+
+
+def test_demo():
+    text = output("demo.py", "--quick")
+    assert "Losses: identical to the last bit, training (36 batches) and validation." in text
+    assert "RAM: 500 of 500 images take 24.6 MB" in text
+    assert "decoded while training 0 times" in text
+    assert "purge() gave 24.6 MB back." in text
+
+
+def test_demo_of_a_users_folder_with_workers(folder):
+    text = output("demo.py", folder, "--quick", "--epochs", 1, "--size", 32, "--num_workers", 2)
+    assert "32 images to train on, 8 to validate, 2 classes; num_workers=2" in text
+    assert "Losses: identical to the last bit" in text
+    assert "decoded while training 0 times" in text
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [
+        ([], "has 0 images: at least 10 are needed, in one subfolder a class."),
+        (["all"], "are in one folder, all: a classifier needs two classes."),
+    ],
+)
+def test_demo_says_what_is_wrong_with_a_folder(tmp_path, classes, message):
+    for name in classes:
+        (tmp_path / name).mkdir()
+        for i in range(10):
+            PIL.Image.new("RGB", (8, 8)).save(tmp_path / name / f"{i}.png")
+    done = run("demo.py", tmp_path, "--quick")
+    assert done.returncode == 1
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_gan(tmp_path):
+    text = output("gan.py", "--quick", "--out", tmp_path / "sheet.png")
+    assert "320 files opened for 320 images: each was decoded once" in text
+    assert "the noise opened no file: its list has 0 images to cache" in text
+    assert "GANItemList with MemoryImageLabelList: 0 more files opened" in text
+    with PIL.Image.open(tmp_path / "sheet.png") as sheet:
+        assert len(set(sheet.convert("L").tobytes())) > 10
+
+
+def test_segmentation():
+    text = output("segmentation.py", "--quick")
+    assert "240 of 240 images loaded" in text
+    assert "That is 4.00 bytes a pixel: 3 of a picture, 1 of its mask." in text
+    assert re.search(r"epoch 1: loss \d+\.\d+, accuracy 0\.\d+", text)
+
+
+def test_superres():
+    text = output("superres.py", "--quick")
+    assert "320 of 320 images loaded" in text
+    assert "transform_y: inputs (16, 16), targets (32, 32)." in text
+    assert "tfm_y=True:  inputs (32, 32), targets (32, 32)." in text
+    assert "The critic's list: 320 of 320 images are there already." in text
+    assert re.search(r"GAN of 9 batches: critic's loss \d", text)
+    assert "An autoencoder's 160 inputs and 160 targets are 160 images in RAM" in text
+    assert ", 0 files decoded while training." in text
