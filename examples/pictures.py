@@ -1,0 +1,124 @@
+"""What the examples share: folders of real pictures that scikit-learn and scikit-image ship, and plain output.
+
+Nothing is downloaded, and the same call makes the same files. Scripts import this module first, before torch.
+"""
+
+import os
+import warnings
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+from PIL import Image
+
+# An idle OpenMP thread spins unless told to sleep: on a busy machine small models then run ten times slower.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# fastai 1 causes these on a current stack, and a reader of an example can do nothing about them.
+warnings.filterwarnings("ignore", message="pkg_resources")
+warnings.filterwarnings("ignore", message=".*pin_memory")
+warnings.filterwarnings("ignore", message=".*weight_norm")
+
+SEED = 42
+
+
+@contextmanager
+def folder_for(name):
+    "A temporary folder that is gone afterwards."
+    with TemporaryDirectory(prefix=f"memlist-{name}-") as folder:
+        yield Path(folder)
+
+
+def digits(folder, size, most=None):
+    "Write scikit-learn's handwritten digits, 8 x 8 pixels each, as PNG files of `size`: `folder/3/0042.png`."
+    from sklearn.datasets import load_digits
+
+    data = load_digits()
+    for i, (pixels, label) in enumerate(zip(data.images[:most], data.target)):
+        image = Image.fromarray(np.round(pixels * (255 / 16)).astype(np.uint8))
+        save(image.resize((size, size), Image.BICUBIC), folder / str(label) / f"{i:04d}.png")
+
+
+def crops(folder, size, most, factor=2):
+    """Write `most` random crops of eight photographs: `folder/high/0042.png`, and the same `factor` times smaller as
+    a poor JPEG in `folder/low`.
+    """
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    photographs = [*load_sample_images().images, data.astronaut(), data.coffee(), data.chelsea(), data.rocket()]
+    photographs += [data.immunohistochemistry(), data.hubble_deep_field()]
+    random = np.random.RandomState(SEED)
+    for i in range(most):
+        high = Image.fromarray(cut(random, photographs[i % len(photographs)], size)[0])
+        save(high, folder / "high" / f"{i:04d}.png")
+        low = high.resize((size // factor, size // factor), Image.BILINEAR)
+        save(low, folder / "low" / f"{i:04d}.jpg", quality=25)
+
+
+def tiles(folder, size, most):
+    """Write `most` random tiles of a photograph of coins and one of a printed page, and what is what in them.
+
+    The masks are made by thresholds: 1 where a coin is, 2 where ink is. Tiles for validation come from another part of
+    the pictures: `folder/train/page_0042.png`, its mask `folder/masks/page_0042.png`.
+    """
+    from skimage import data, filters, morphology
+
+    coins, page = data.coins(), data.page()
+    is_coin = morphology.closing(coins > filters.threshold_otsu(coins), np.ones((3, 3)))
+    is_ink = page < filters.threshold_local(page, 35, offset=12)
+    sources = [("coins", coins, is_coin * np.uint8(1)), ("page", page, is_ink * np.uint8(2))]
+    random = np.random.RandomState(SEED)
+    for i in range(most):
+        name, picture, mask = sources[i % 2]
+        part = "valid" if i % 10 >= 8 else "train"
+        border = picture.shape[1] * 2 // 3
+        columns = slice(border, None) if part == "valid" else slice(border)
+        tile, classes = cut(random, picture[:, columns], size, mask[:, columns])
+        save(Image.fromarray(tile), folder / part / f"{name}_{i:04d}.png")
+        save(Image.fromarray(classes), folder / "masks" / f"{name}_{i:04d}.png")
+
+
+def cut(random, picture, size, *others):
+    "The same random square of `picture` and of each of `others`."
+    top, left = (random.randint(side - size + 1) for side in picture.shape[:2])
+    return [np.ascontiguousarray(one[top : top + size, left : left + size]) for one in (picture, *others)]
+
+
+def save(image, path, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    image.save(path, **options)
+
+
+class NoBar:
+    "Stands in for a progress bar of fastprogress and draws nothing."
+
+    def __init__(self, steps, *args, **kwargs):
+        self.steps = steps
+
+    def __iter__(self):
+        return iter(self.steps)
+
+    def __getattr__(self, name):
+        return lambda *args, **kwargs: None
+
+
+def no_bars():
+    "Let fastai train without bars and tables, which fill a log with garbage: it looks both names up in this module."
+    from fastai import basic_train
+
+    basic_train.master_bar = basic_train.progress_bar = NoBar
+
+
+def small_encoder(pretrained=False):
+    "The down half of a U-Net that a CPU can train in a minute; on a GPU take `models.resnet34` instead."
+    from fastai.layers import conv_layer
+    from torch import nn
+
+    first = nn.Sequential(conv_layer(3, 8), conv_layer(8, 8))
+    deeper = [nn.Sequential(conv_layer(n, 2 * n, stride=2), conv_layer(2 * n, 2 * n)) for n in (8, 16, 32)]
+    return nn.Sequential(first, *deeper)
+
+
+def size_of(nbytes):
+    return f"{nbytes / 1e6:.1f} MB"
