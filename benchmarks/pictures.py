@@ -1,0 +1,121 @@
+"""The pictures that the figures are taken on, made from what scikit-learn and scikit-image ship: no downloads."""
+
+import io
+import os
+from pathlib import Path
+from typing import Dict, List, Tuple
+
+import numpy as np
+import PIL.Image
+import skimage
+import sklearn.datasets
+
+SEED = 20
+SIZE = 500, 375
+# The bytes that a file of each set should have, and the noise (standard deviation, of 255) that goes with it.
+SETS: Dict[int, float] = {50: 2.0, 100: 5.0, 200: 10.0}
+SHIPPED = (
+    "astronaut.png",
+    "chelsea.png",
+    "coffee.png",
+    "hubble_deep_field.jpg",
+    "ihc.png",
+    "motorcycle_left.png",
+    "retina.jpg",
+    "rocket.jpg",
+)
+
+
+def sources() -> List[PIL.Image.Image]:
+    "Colour photographs from inside the two packages."
+    images = [PIL.Image.fromarray(array) for array in sklearn.datasets.load_sample_images().images]
+    folder = Path(skimage.__file__).parent / "data"
+    return images + [PIL.Image.open(folder / name).convert("RGB") for name in SHIPPED]
+
+
+def crops(n: int, noise: float) -> List[PIL.Image.Image]:
+    "`n` crops of 500 × 375 at random places, scales and reflections, with `noise`; the same for the same arguments."
+    random, found = np.random.RandomState(SEED), sources()
+    width, height = SIZE
+    made = []
+    for i in range(n):
+        image = found[i % len(found)]
+        least = max(width / image.width, height / image.height)
+        scale = random.uniform(least, max(1.3 * least, 1.0))
+        size = max(width, round(image.width * scale)), max(height, round(image.height * scale))
+        left, top = random.randint(size[0] - width + 1), random.randint(size[1] - height + 1)
+        image = image.resize(size, PIL.Image.BILINEAR).crop((left, top, left + width, top + height))
+        if random.rand() < 0.5:
+            image = image.transpose(PIL.Image.FLIP_LEFT_RIGHT)
+        grain = random.standard_normal((height, width, 1)) * noise
+        made.append(PIL.Image.fromarray(np.clip(np.asarray(image) + grain, 0, 255).astype(np.uint8)))
+    return made
+
+
+def photographs(folder: Path, n: int, kilobytes: int) -> Tuple[List[Path], str]:
+    """`n` JPEG files in `folder`, of about `kilobytes` each on average, and a line that describes them.
+
+    One quality serves the whole set, searched on a sample: the files vary as photographs do.
+    """
+    folder.mkdir(parents=True)
+    images = crops(n, SETS[kilobytes])
+    sample = images[: max(30, n // 8)]
+
+    def mean(quality: int) -> float:
+        return float(np.mean([len(_jpeg(image, quality)) for image in sample]))
+
+    low, high = 10, 100
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (middle, high) if mean(middle) < 1000 * kilobytes else (low, middle)
+    quality = min((low, high), key=lambda q: abs(mean(q) - 1000 * kilobytes))
+    files = [folder / f"{i:05}.jpg" for i in range(n)]
+    for file, image in zip(files, images):
+        file.write_bytes(_jpeg(image, quality))
+    sizes = np.array([os.path.getsize(file) for file in files]) / 1000
+    spread = f"{np.percentile(sizes, 10):.0f} to {np.percentile(sizes, 90):.0f}"
+    return files, f"{n} files, {sizes.mean():.0f} kB on average ({spread} kB), quality {quality}"
+
+
+def _jpeg(image: PIL.Image.Image, quality: int) -> bytes:
+    data = io.BytesIO()
+    image.save(data, "JPEG", quality=quality)
+    return data.getvalue()
+
+
+def digits(folder: Path, n: int) -> List[Path]:
+    "`n` PNG files of 28 × 28, scikit-learn's handwritten digits."
+    folder.mkdir(parents=True)
+    arrays = sklearn.datasets.load_digits().images
+    files = [folder / f"{i:05}.png" for i in range(n)]
+    for i, file in enumerate(files):
+        array = np.clip(arrays[i % len(arrays)] * 16, 0, 255).astype(np.uint8)
+        PIL.Image.fromarray(array).resize((28, 28), PIL.Image.BILINEAR).convert("RGB").save(file)
+    return files
+
+
+def formats(folder: Path) -> Dict[str, List[Path]]:
+    "Two small files, of unlike content and size, of each format that the comparison with stock goes over."
+    folder.mkdir(parents=True)
+    found: Dict[str, List[Path]] = {}
+    small = [sources()[2].resize((41, 30)), sources()[0].resize((33, 36))]
+    for i, image in enumerate(small):
+        grey = image.convert("L")
+        alpha = image.convert("RGBA")
+        alpha.putalpha(grey)
+        palette = image.quantize(32)
+        deep = PIL.Image.fromarray(np.asarray(grey).astype(np.uint16) * 257 + 3)
+        for name, end, picture, options in (
+            ("JPEG", "jpg", image, {"quality": 90}),
+            ("PNG", "png", alpha, {}),
+            ("grey", "png", grey, {}),
+            ("palette with alpha", "png", palette, {"transparency": 3}),
+            ("CMYK", "jpg", image.convert("CMYK"), {}),
+            ("16 bits", "png", deep, {}),
+            ("1 bit", "png", grey.convert("1"), {}),
+            ("GIF", "gif", palette, {"save_all": True, "append_images": [palette.rotate(90)]}),
+        ):
+            file = folder / f"{name.replace(' ', '_')}_{i}.{end}"
+            picture.save(file, **options)
+            found.setdefault(name, []).append(file)
+    return found
