@@ -5,6 +5,7 @@ Swap `ImageList` for `MemoryImageList`, change nothing else, and get the same pi
 
 from . import compat  # isort: skip  - first: the rest imports what it repairs
 from . import attach as _attach  # noqa: F401  - adds our methods to fastai's classes
+from .cachefile import CacheFileError
 from .lists import (
     InMemory,
     MemoryGANItemList,
@@ -22,6 +23,7 @@ from .store import ImageStore
 
 __version__ = "0.1.0"
 __all__ = [
+    "CacheFileError",
     "CacheInfo",
     "ImageLoadError",
     "ImageStore",

@@ -14,6 +14,7 @@ from fastai.basic_data import DataBunch
 from fastai.core import listify
 from fastai.data_block import ItemLists, LabelList, LabelLists
 from fastai.torch_core import try_int
+from fastai.vision.image import ImagePoints
 
 from . import loading
 from .lists import InMemory, parts, stock_class
@@ -51,9 +52,12 @@ def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True
     return self
 
 
-def _purge(self: Any) -> int:
-    "Give the memory of the stores behind these lists back to the system, in every process; the bytes freed."
-    return loading.purge(_lists_or_error(self))
+def _purge(self: Any, file: bool = False) -> int:
+    """Give the memory of the stores behind these lists back to the system, in every process; the bytes freed.
+
+    A `cache_file` keeps what it holds, unless `file` asks to empty it, too.
+    """
+    return loading.purge(_lists_or_error(self), file)
 
 
 def _cache_info(self: Any) -> CacheInfo:
@@ -82,6 +86,8 @@ def _getitem(self: Any, idxs: Any) -> Any:
     if not in_memory or not isinstance(idxs, Integral) or self.item is not None:
         return _stock_getitem(self, idxs)
     (x, x_own), (y, y_own) = _take(self.x, idxs), _take(self.y, idxs)
+    if getattr(self.x, "max_size", None) is not None and isinstance(y, ImagePoints):
+        y.flow.size = x.size  # relative to the original so far; from here on it is transformed with the reduced image
     if self.tfms or self.tfmargs:
         x = _apply(x, x_own, self.tfms, self.tfmargs)
     if hasattr(self, "tfms_y") and self.tfm_y:

@@ -3,11 +3,13 @@
 On Linux the region is a `memfd`: memory with a descriptor and no name. It takes no space in /dev/shm, nothing is left
 when the last process ends however it ends, a forked process inherits it, a spawned one is sent its descriptor, and a
 range of it can be given back to the system while everybody has it mapped. Elsewhere an unlinked temporary file stands
-in (`MEMLIST_BACKING=file` asks for it anywhere): its pages are file pages, which the system evicts by itself.
+in (`MEMLIST_BACKING=file` asks for it anywhere): its pages are file pages, which the system evicts by itself. The third
+kind, `named`, is a file that stays (see `cachefile`).
 """
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import mmap
 import os
@@ -32,7 +34,7 @@ except ImportError:  # Windows
 PAGE = mmap.PAGESIZE
 # A sparse segment costs nothing but address space, and each one costs a descriptor: few and large.
 SEGMENT = 1 << 30
-# A temporary file is really allocated as it grows, so that a full disk is an error and not a SIGBUS: small steps.
+# A file is really allocated as it grows, so that a full disk is an error and not a SIGBUS: small steps.
 FILE_SEGMENT = 64 << 20
 # Of the address space that a limit leaves, the share that mappings may take.
 ADDRESS_SHARE = 0.5
@@ -115,6 +117,14 @@ class Region:
             for _ in range(0, length, len(block)):
                 os.write(self.fd, block)
 
+    def reserve(self, offset: int, nbytes: int) -> None:
+        """See to it that the disk has room for `nbytes` at `offset`, where holes may have been punched; raises OSError.
+
+        Where it has already, this is one cheap system call.
+        """
+        if self.kind != "memfd" and hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.fd, offset, nbytes)
+
     def attach(self, end: int) -> None:
         "Map the next segment, up to `end`; raises OSError, ValueError or MemoryError where that can't be."
         start = self.ends[-1] if self.ends else 0
@@ -156,14 +166,14 @@ class Region:
             segment, at = self.locate(offset)
             self.maps[segment][at : at + len(data)] = data
 
-    def punch(self, start: int, stop: int) -> None:
+    def punch(self, start: int, stop: int) -> bool:
         """Give the whole pages inside `[start, stop)` back to the system, in every process that maps them.
 
         They read as zeros afterwards. Where the file can't have holes, its pages are at least written out and
-        dropped from this process, and the system evicts them when it needs memory.
+        dropped from this process, and the system evicts them when it needs memory: False then.
         """
         start, stop = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
-        base = 0
+        base, zeros = 0, True
         for mapping, end in zip(self.maps, self.ends):
             low, high = max(start, base) - base, min(stop, end) - base
             base = end
@@ -172,9 +182,39 @@ class Region:
             try:
                 mapping.madvise(mmap.MADV_REMOVE, low, high - low)
             except (AttributeError, OSError):
+                zeros = False
                 mapping.flush(low, high - low)
                 if hasattr(mmap, "MADV_DONTNEED"):
                     mapping.madvise(mmap.MADV_DONTNEED, low, high - low)
+        return zeros
+
+    def release(self, write: bool = True) -> None:
+        """Drop the pages of a file from memory and keep them on disk. Costs writing out what is not written yet.
+
+        A page that another process has mapped, or that is not written out, stays until that is done, too.
+        """
+        if write:
+            os.fsync(self.fd)
+        for mapping in self.maps:
+            if hasattr(mmap, "MADV_DONTNEED"):
+                mapping.madvise(mmap.MADV_DONTNEED)
+        if hasattr(os, "posix_fadvise"):
+            for _ in range(2):  # the first leaves what the kernel is just about to put on its lists
+                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def resident(self) -> int:
+        "Bytes of what this process has mapped that are in memory now, by whomever; 0 where the system does not say."
+        if os.name == "nt":  # pragma: no cover
+            return 0
+        mincore, pages = ctypes.CDLL(None).mincore, 0
+        for mapping in self.maps:
+            seen = np.zeros(-(-len(mapping) // PAGE), np.uint8)
+            first = ctypes.c_char.from_buffer(mapping)
+            address = ctypes.c_void_p(ctypes.addressof(first))
+            if not mincore(address, ctypes.c_size_t(len(mapping)), ctypes.c_void_p(seen.ctypes.data)):
+                pages += int((seen & 1).sum())
+            del first, address
+        return pages * PAGE
 
     def allocated(self) -> int:
         "Bytes of the region that take memory (for a file: disk) now, header and index included."
@@ -228,6 +268,16 @@ class Lock:
         "Take one free byte of `[first, last)` for the life of this process; None when all are taken."
         return next((byte for byte in range(first, last) if self._lock(byte, wait=False)), None)
 
+    @contextmanager
+    def claimed(self, byte: int, wait: bool) -> Iterator[bool]:
+        "Hold `byte` against other processes, not threads; whether that could be, which it can for who waits."
+        mine = self._lock(byte, wait)
+        try:
+            yield mine
+        finally:
+            if mine:
+                self._unlock(byte)
+
     def _lock(self, byte: int, wait: bool) -> bool:
         if fcntl is not None:
             while True:
@@ -265,11 +315,31 @@ class Lock:
         os.close(self.fd)
 
 
-def send(region: Region, lock: Lock) -> Tuple[str, Any, Any]:
-    "The two descriptors for a process being spawned."
-    return region.kind, _send(region.fd), _send(lock.fd)
+class Marks:
+    """A bit of knowledge about each record, shared by this process and its children: a byte a record, of no name.
+
+    Read and written by system calls of less than a microsecond, so that it needs no room in anybody's address space.
+    """
+
+    def __init__(self, fd: Optional[int] = None) -> None:
+        self.fd = _anonymous(default_kind(), "marks") if fd is None else fd
+
+    def __contains__(self, number: int) -> bool:
+        return os.pread(self.fd, 1, number) == b"1"
+
+    def add(self, number: int) -> None:
+        with suppress(OSError):  # no room: it is looked at again next time
+            os.pwrite(self.fd, b"1", number)
+
+    def close(self) -> None:
+        os.close(self.fd)
 
 
-def receive(kind: str, data: Any, lock: Any) -> Tuple[Region, Lock]:
-    "The region and lock that `send` sent, in the spawned process."
-    return Region(kind, data.detach()), Lock(kind, lock.detach())
+def send(region: Region, lock: Lock, marks: Optional[Marks]) -> Tuple[str, Any, Any, Any]:
+    "The descriptors for a process being spawned."
+    return region.kind, _send(region.fd), _send(lock.fd), marks and _send(marks.fd)
+
+
+def receive(kind: str, data: Any, lock: Any, marks: Any) -> Tuple[Region, Lock, Optional[Marks]]:
+    "What `send` sent, in the spawned process."
+    return Region(kind, data.detach()), Lock(kind, lock.detach()), marks and Marks(marks.detach())

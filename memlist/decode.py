@@ -34,13 +34,16 @@ _DIVISOR = np.float32(255)
 # Elements from which two threads of torch convert sooner than one pass of NumPy.
 SEVERAL_THREADS = 1 << 18
 
+NEAREST, LANCZOS = PIL.Image.NEAREST, PIL.Image.LANCZOS  # type: ignore[attr-defined]
+
 RANDOM = "it draws random numbers"
 
 Keys = Tuple[bytes, ...]
+Size = Tuple[int, int]
 
 
 class Piece(NamedTuple):
-    "One record to keep: its array, and the byte that says how to read it."
+    "One record to keep: its array, and the number that says how to read it."
 
     array: np.ndarray
     tag: int = 0
@@ -52,6 +55,16 @@ class Decoded(NamedTuple):
     image: Image
     pieces: Sequence[Piece] = ()
     reason: str = ""
+    original: Optional[Size] = None  # where the image was reduced
+
+
+def reduced(size: Size, most: Optional[int]) -> Size:
+    "`size`, in either order, with its shorter side brought down to `most` and the other in proportion."
+    shorter = min(size)
+    if most is None or shorter <= most:
+        return size
+    width, height = (most if side == shorter else max(1, round(side * most / shorter)) for side in size)
+    return width, height
 
 
 def stock_open(function: Any) -> Optional[type]:
@@ -72,11 +85,25 @@ class Stock:
 
     The key is the file and the mode, so one record of bytes serves a file as image and as mask. With an `after_open`
     a second record carries the rest of the PIL image (info, EXIF, palette), since a crop or a transpose may ask for it.
+
+    With `most`, images whose shorter side is longer than that are reduced to it, before `after_open` sees them: with an
+    antialiasing filter, or to the nearest pixel where numbers are labels (masks and palettes). The size that the image
+    had goes into the tag of its record, height above 16 bits of width.
     """
 
-    def __init__(self, mode: str, div: bool, cls: type, after_open: Optional[Callable[[Any], Any]]) -> None:
-        self.mode, self.div, self.cls, self.after_open = mode, div, cls, after_open
+    def __init__(
+        self,
+        mode: str,
+        div: bool,
+        cls: type,
+        after_open: Optional[Callable[[Any], Any]],
+        most: Optional[int] = None,
+    ) -> None:
+        self.mode, self.div, self.cls, self.after_open, self.most = mode, div, cls, after_open, most
+        self.nearest = not div or mode in ("1", "P")
         self._prefix = f"stock {mode} ".encode()
+        if most is not None:
+            self._prefix += f"most {most}{' nearest' * self.nearest} ".encode()
 
     def keys(self, item: Any) -> Keys:
         "The record of pixels, and with `after_open` that of the rest; raises Unkeyable."
@@ -90,6 +117,16 @@ class Stock:
             return self._image(pixels)
         return _restore(pixels, pieces[1].array.tobytes())
 
+    def original(self, pieces: Sequence[Any]) -> Optional[Size]:
+        "Height and width of the image before it was reduced; None if it was not."
+        tag = pieces[0].tag
+        return (tag >> 16, tag & 0xFFFF) if tag else None
+
+    def nbytes(self, width: int, height: int) -> int:
+        "Bytes that the pixels of an image of this size will take."
+        width, height = reduced((width, height), self.most)
+        return width * height * PIL.Image.getmodebands(self.mode) * {"I": 4, "F": 4}.get(self.mode, 1)
+
     def finish(self, restored: Any) -> Image:
         "The image of what `restore` made, once that is known to be good: `after_open` may draw random numbers."
         return restored if self.after_open is None else self._after(restored)
@@ -98,9 +135,9 @@ class Stock:
         "Decode as fastai does, raising what it raises."
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
-            image = self._decode(item)
-        packed = self._pack(image)  # before `after_open`, which may work in place
-        made = self._image(packed.pieces[0].array) if self.after_open is None else self._after(image)
+            image, original = self._decode(item)
+        packed = self._pack(image, original)  # before `after_open`, which may work in place
+        made = self._image(np.asarray(image)) if self.after_open is None else self._after(image)
         return packed._replace(image=made)
 
     def pieces(self, item: Any) -> Decoded:
@@ -108,19 +145,33 @@ class Stock:
 
         It leaves the warning filters alone, since threads can't share them: the caller has set them.
         """
-        return self._pack(self._decode(item))
+        return self._pack(*self._decode(item))
 
-    def _pack(self, image: PIL.Image.Image) -> Decoded:
-        pixels = np.asarray(image)
+    def _pack(self, image: PIL.Image.Image, original: Optional[Size]) -> Decoded:
+        height, width = original or (0, 0)
+        if max(height, width) > 0xFFFF:
+            return Decoded(None, (), "with max_size no image of more than 65,535 pixels a side is", original)
+        pixels = Piece(np.asarray(image), height << 16 | width)
         if self.after_open is None:
-            return Decoded(None, (Piece(pixels),))
-        rest = _rest(image, pixels)
+            return Decoded(None, (pixels,), "", original)
+        rest = _rest(image, pixels.array)
         if rest is None:
-            return Decoded(None, reason="its PIL image can't be rebuilt for after_open")
-        return Decoded(None, (Piece(pixels), Piece(np.frombuffer(rest, np.uint8))))
+            return Decoded(None, (), "its PIL image can't be rebuilt for after_open", original)
+        return Decoded(None, (pixels, Piece(np.frombuffer(rest, np.uint8))), "", original)
 
-    def _decode(self, item: Any) -> PIL.Image.Image:
-        image = PIL.Image.open(item)
+    def _decode(self, item: Any) -> Tuple[PIL.Image.Image, Optional[Size]]:
+        "The PIL image, and its height and width before it was reduced, if it was."
+        image: PIL.Image.Image = PIL.Image.open(item)
+        if self.most is not None and min(image.size) > self.most:
+            size, original = reduced(image.size, self.most), image.size[::-1]
+            # JPEG decodes to an eighth, a quarter or a half at little cost: to twice the size wanted, at the least.
+            if not self.nearest:
+                image.draft(None, (2 * size[0], 2 * size[1]))
+            image = image.convert(self.mode)
+            return image.resize(size, NEAREST if self.nearest else LANCZOS), original
+        return self._stock(image), None
+
+    def _stock(self, image: PIL.Image.Image) -> PIL.Image.Image:
         if self.after_open is None:
             # `convert` copies an image that has the mode already; only `after_open` could tell.
             image.load()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 from pathlib import Path
 from typing import Dict, Iterator, Optional, Tuple, Union
 
@@ -151,6 +152,18 @@ def available_memory() -> int:
     host = int(psutil.virtual_memory().available)
     inside = cgroup_available()
     return host if inside is None else min(host, inside)
+
+
+def disk_available(path: str) -> int:
+    "Bytes that the disk under `path` can still give; where that disk is itself memory, no more than memory can."
+    free = shutil.disk_usage(path).free
+    mounts = [part for part in psutil.disk_partitions(all=True) if _is_under(path, part.mountpoint)]
+    kind = max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else ""
+    return min(free, available_memory()) if kind in ("tmpfs", "ramfs") else free
+
+
+def _is_under(path: str, folder: str) -> bool:
+    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(folder, ""))
 
 
 def usable_cpus() -> int:

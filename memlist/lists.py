@@ -7,9 +7,10 @@ import os
 import threading
 import types
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import pandas as pd
+import torch
 from fastai.core import ifnone
 from fastai.data_block import ItemList, LabelList
 from fastai.vision.data import (
@@ -42,6 +43,14 @@ class Opened(BaseException):
     "Raised inside a user's `get` that is asked what it opens; not an Exception, which it might catch."
 
 
+class Served(NamedTuple):
+    "An image, whether it was made for this call alone, and its height and width before it was reduced, if it was."
+
+    image: Image
+    own: bool
+    original: Optional[Tuple[int, int]] = None
+
+
 class Scratch:
     "What a list knows in one process and one moment; no part of its state: a pickled one comes back empty."
 
@@ -60,6 +69,8 @@ class Scratch:
         self.held_back: List[str] = []
         # False while other threads may draw random numbers.
         self.alone = True
+        # By thread, and by the size that they have now: the sizes of images that were reduced since its last `get`.
+        self.originals: Dict[int, Dict[Any, Any]] = {}
         # Keys whose files have changed: to be decoded again.
         self.stale: Set[Tuple[bytes, ...]] = set()
         # Where `get` is a user's own: whether it is being asked what it opens, what it opened, by thread, and by item.
@@ -78,7 +89,12 @@ class InMemory(ItemList):
     - `lazy`: fill the store as images are first opened (False: only `load_data()` fills it)
     - `max_ram`: the store's budget: '8GB', '500MiB', bytes, a share in (0, 1] of the available memory, 0 to cache
       nothing, None for 80 % of what is available; what does not fit is opened from disk every time
-    - `store`: the `ImageStore` to use; by default that of `path`
+    - `cache_file`: keep the store in this file, on a local disk, instead of in anonymous memory: it is there when the
+      next session starts, and all processes that name it share it; `max_ram` then bounds the file, by default by what
+      its disk can give. Raises `CacheFileError` where it can't be used
+    - `max_size`: keep images with their shorter side reduced to so many pixels; those that are smaller stay as they
+      are. Pixels then differ from stock fastai's. Raises ValueError with an `open` of your own, which decodes itself
+    - `store`: the `ImageStore` to use; by default that of `cache_file` or of `path`
 
     A hit costs a hash, a look into shared memory and one pass from bytes to floats.
     """
@@ -88,20 +104,27 @@ class InMemory(ItemList):
         *args: Any,
         lazy: Optional[bool] = None,
         max_ram: MaxRam = None,
+        cache_file: Any = None,
+        max_size: Optional[int] = None,
         store: Optional[ImageStore] = None,
         **kwargs: Any,
     ) -> None:
         limits.parse_max_ram(max_ram)  # a wrong value is an error here, not at the first image
         super().__init__(*args, **kwargs)
         self._lazy, self.max_ram, self._store, self._final = lazy, max_ram, store, store is not None
+        self.cache_file = cache_file
+        self.max_size: Optional[int] = None
         self._label_list: Callable[..., LabelList] = functools.partial(labelled, self._label_list)
         self.scratch = Scratch()
         _ = self.store  # now, since a store that a forked worker made would be that worker's alone
+        if max_size is not None:
+            self.reduce_to(max_size)
 
     def new(self, items: Any, processor: Any = None, **kwargs: Any) -> InMemory:
         "As fastai's, which carries along what `copy_new` names, with our settings and the store besides."
         made = super().new(items, processor=processor, **kwargs)
         made._lazy, made.max_ram, made._store, made._final = self._lazy, self.max_ram, self.store, self._final
+        made.cache_file, made.max_size = self.cache_file, self.max_size
         return made
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -110,6 +133,23 @@ class InMemory(ItemList):
         own = cls.__dict__.get("open")
         if isinstance(own, types.FunctionType):
             setattr(cls, "open", _cached(own))  # noqa: B010 - mypy minds the assignment of a method
+
+    def reduce_to(self, max_size: int) -> None:
+        "Keep images with their shorter side reduced to `max_size` pixels, as the keyword of that name; says so once."
+        if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
+            raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
+        name = type(self).__name__
+        if stock_open(self._function()) is None:
+            raise ValueError(
+                f"max_size={max_size}: {name}.open decodes by itself, and what of an image it would reduce, labels or "
+                "pixels, only it can know: please reduce the images there."
+            )
+        self.max_size = max_size
+        self._say(
+            f"max_size {max_size}".encode(),
+            f"{name}: with max_size={max_size} images are kept with their shorter side reduced to {max_size} pixels, "
+            "so their pixels differ from those of fastai's own list.",
+        )
 
     @property
     def lazy(self) -> bool:
@@ -121,11 +161,11 @@ class InMemory(ItemList):
         "The `ImageStore` of this list: that of its `x`, or of its `path`."
         x = self.x
         if self._store is None or (x is not None and not self._final):  # labels are made first and given their x then
-            if isinstance(x, InMemory) and self.max_ram is None:
+            if isinstance(x, InMemory) and self.max_ram is None and self.cache_file is None:
                 self._store = x.store
             else:
                 path = Path(self.path if x is None else x.path)
-                self._store = store_for(str(path.resolve()), self.max_ram)
+                self._store = store_for(str(path.resolve()), self.max_ram, self.cache_file)
             self._final = x is not None
         return self._store
 
@@ -133,33 +173,50 @@ class InMemory(ItemList):
 
     def open(self, fn: Any) -> Image:
         "The image of `fn`, from RAM if it is there."
-        return self._read(super().open, fn)[0]
+        return self._read(super().open, fn).image
 
-    def _read(self, function: Callable[[Any], Any], item: Any) -> Tuple[Image, bool]:
-        "The image of `item`, and whether it was made for this call alone."
+    def get(self, i: Any) -> Any:
+        "Item `i` of the list below. `sizes` has the sizes before images were reduced, of which points and boxes speak."
+        item = super().get(i)
+        if self.max_size is not None:
+            known = self.scratch.originals.pop(threading.get_ident(), {})
+            size = getattr(self, "sizes", {}).get(i)
+            if size in known:
+                self.sizes[i] = known[size]
+        return item
+
+    def _read(self, function: Callable[[Any], Any], item: Any) -> Served:
+        "Serve `item`, and remember what it was before it was reduced."
+        served = self._serve(function, item)
+        if served.original is not None:
+            originals = self.scratch.originals.setdefault(threading.get_ident(), {})
+            originals[served.image.size] = torch.Size(served.original)
+        return served
+
+    def _serve(self, function: Callable[[Any], Any], item: Any) -> Served:
         scratch, thread = self.scratch, threading.get_ident()
         if thread in scratch.probing:
             scratch.probing[thread].append(item)
             raise Opened
         if thread in scratch.inside:
-            return function(item), False
+            return Served(function(item), False)
         try:
             decoder = self._decoder(function)
             wanted = decoder.keys(item)
         except Exception as error:  # whatever a value can do to one who looks at it
             image = function(item)  # raises what stock raises, if this is no item to open at all
             self._say_never(function, str(error))
-            return image, False
+            return Served(image, False)
         filling = thread in scratch.filling
         if thread in scratch.recording and self._outdated(wanted, item):  # `load_data`, through a user's `get`
             scratch.stale.add(wanted)
-        image = None if wanted in scratch.stale else self._hit(decoder, wanted)
-        if image is not None:
+        hit = None if wanted in scratch.stale else self._hit(decoder, wanted)
+        if hit is not None:
             if thread in scratch.recording:
                 scratch.recording[thread].append((item, KEPT))
             if not filling:
                 self.store.count(True)
-            return image, True
+            return hit
         if not filling:
             self.store.count(False)
         generation, source = self.store.generation, source_of(item)
@@ -175,9 +232,9 @@ class InMemory(ItemList):
                 scratch.recording[thread].append((item, outcome))
             elif outcome == FULL:
                 self.say_full([self])
-        return decoded.image, isinstance(decoder, Stock)
+        return Served(decoded.image, isinstance(decoder, Stock), decoded.original)
 
-    def _hit(self, decoder: Decoder, wanted: Sequence[bytes]) -> Optional[Image]:
+    def _hit(self, decoder: Decoder, wanted: Sequence[bytes]) -> Optional[Served]:
         "The image under the keys `wanted`, if all are there and stay while it is made."
         store = self.store
         while True:
@@ -194,7 +251,8 @@ class InMemory(ItemList):
                     raise
                 continue
             if store.current(records[0]):  # read first, so as old as any
-                return decoder.finish(restored)
+                original = None if self.max_size is None else decoder.original(records)
+                return Served(decoder.finish(restored), True, original)
 
     def _miss(self, decoder: Decoder, item: Any) -> Decoded:
         if isinstance(decoder, Stock):
@@ -239,9 +297,14 @@ class InMemory(ItemList):
         if owner is None:
             return Whole(function, self._fingerprint(function))
         mask = owner is SegmentationLabelList
-        mode, after_open, known = "L" if mask else self.convert_mode, self.after_open or None, self.scratch.decoder
-        if known is None or known.mode != mode or known.div is mask or known.after_open is not after_open:
-            known = Stock(mode, not mask, ImageSegment if mask else Image, after_open)
+        mode, after_open, most = "L" if mask else self.convert_mode, self.after_open or None, self.max_size
+        known = self.scratch.decoder
+        if (
+            known is None
+            or (known.mode, known.div, known.most) != (mode, not mask, most)
+            or known.after_open is not after_open
+        ):
+            known = Stock(mode, not mask, ImageSegment if mask else Image, after_open, most)
             self.scratch.decoder = known
         return known
 
@@ -302,9 +365,9 @@ class InMemory(ItemList):
         cls = type(self)
         if cls.open is not InMemory.open or cls.__getitem__ is not ItemList.__getitem__ or not self._opens_its_items():
             return self[i], False
-        image, own = self._read(super().open, self.items[i])
-        self.sizes[i] = image.size
-        return image, own
+        served = self._serve(super().open, self.items[i])
+        self.sizes[i] = served.image.size if served.original is None else torch.Size(served.original)
+        return served.image, served.own
 
     def decoder(self) -> Decoder:
         "How this list decodes."
@@ -319,9 +382,12 @@ class InMemory(ItemList):
 
     def _opens_its_items(self) -> bool:
         "Whether `get` is fastai's own, and with it what is opened: exactly `items[i]`, by the class's `open`."
-        get = self.get
         own = {"open", "get"} & set(vars(self))
-        return not own and (get.__module__, get.__qualname__) == (ImageList.__module__, "ImageList.get")
+        return not own and self._get() is ImageList.get
+
+    def _get(self) -> Any:
+        "The `get` of this list's class, past our own around it."
+        return next(vars(base)["get"] for base in type(self).__mro__ if "get" in vars(base) and base is not InMemory)
 
     def _comes_here(self) -> bool:
         "Whether the `open` that `get` calls is ours; one that was assigned to a class or list later is not."
@@ -343,7 +409,7 @@ class InMemory(ItemList):
         elif self._opens_its_items():
             for index, item in enumerate(self.items):
                 yield Job(self, item, index, self._keys(item))
-        elif self.get.__module__.split(".")[0] in LIBRARIES:  # a GAN's noise
+        elif "get" not in vars(self) and self._get().__module__.split(".")[0] in LIBRARIES:  # a GAN's noise
             return
         elif not any(self._opens(index) for index in range(min(3, len(self.items)))):
             if filling and len(self.items):
@@ -380,9 +446,11 @@ class InMemory(ItemList):
 
     def _outdated(self, wanted: Sequence[bytes], item: Any) -> bool:
         "Whether a record under `wanted` was made of another file than `item` is now."
-        now = source_of(item)
-        then = [self.store.source(key) for key in wanted]
-        return now is not None and any(one is not None and one != now for one in then)
+        store, now = self.store, source_of(item)
+        then = [(key, store.source(key)) for key in wanted]
+        if now is None:  # of a file that is gone, what this session has seen stays
+            return any(one is not None and not store.verified(key) for key, one in then)
+        return any(one is not None and one != now[:2] for _, one in then)
 
     def changed(self, job: Job) -> bool:
         "Whether the file of a cached image is another one now; if so it will be decoded again."
@@ -422,9 +490,12 @@ class InMemory(ItemList):
         load_data([self], n_workers, progress, on_error)
         return self
 
-    def purge(self) -> int:
-        "Give the store's memory back to the system, in every process; the bytes freed."
-        return purge([self])
+    def purge(self, file: bool = False) -> int:
+        """Give the store's memory back to the system, in every process; the bytes freed.
+
+        A `cache_file` keeps what it holds, unless `file` asks to empty it, too.
+        """
+        return purge([self], file)
 
     def cache_info(self) -> CacheInfo:
         "How many of this list's images are cached, and how the store stands."
@@ -443,23 +514,27 @@ class InMemory(ItemList):
 
 
 def source_of(item: Any) -> Optional[Source]:
-    "Size and modification time (ns) of the file that `item` names, if it does."
+    "Size, modification time (ns) and absolute path of the file that `item` names, if it does."
     if not isinstance(item, (str, os.PathLike)):
         return None
     try:
         stat = os.stat(item)
     except (OSError, ValueError):
         return None
-    return stat.st_size, stat.st_mtime_ns
+    return Source(stat.st_size, stat.st_mtime_ns, os.path.abspath(os.fsencode(item)))
 
 
 def full_message(il: Any, info: CacheInfo) -> str:
     "The one warning of a budget that was met: how many are in, how many are not, what would help."
+    file = il.store.cache_file
+    where, help = "in memory", "less memory in other processes"
+    if file is not None:
+        where, help = f"in {file}", "more room on its disk"
     return (
-        f"{type(il).__name__}: {info.cached} of {info.total} images are in memory "
+        f"{type(il).__name__}: {info.cached} of {info.total} images are {where} "
         f"({limits.format_size(info.nbytes)}), the other {info.total - info.cached} do not fit and are opened from "
-        f"disk every time: the store may take {limits.format_size(info.max_ram)}. A larger max_ram, less memory in "
-        "other processes, smaller images on disk or a convert_mode with fewer channels would help."
+        f"disk every time: the store may take {limits.format_size(info.max_ram)}. A larger max_ram, {help}, max_size, "
+        "smaller images on disk or a convert_mode with fewer channels would help."
     )
 
 
@@ -468,15 +543,17 @@ def labelled(make: Callable[..., LabelList], x: ItemList, y: ItemList, **kwargs:
     if isinstance(x, InMemory) and isinstance(y, InMemory):
         if y._lazy is None:
             y._lazy = x._lazy
-        if not y._final and y.max_ram is None:
+        if not y._final and y.max_ram is None and y.cache_file is None:
             y._store, y._final = x.store, True
+        if y.max_size is None and x.max_size is not None:
+            y.reduce_to(x.max_size)
     return make(x=x, y=y, **kwargs)
 
 
 def _cached(own: Callable[[Any, Any], Any]) -> Callable[[InMemory, Any], Any]:
     @functools.wraps(own)
     def open(self: InMemory, fn: Any) -> Any:
-        return self._read(types.MethodType(own, self), fn)[0]
+        return self._read(types.MethodType(own, self), fn).image
 
     open._in_memory = True  # type: ignore[attr-defined]
     return open
@@ -520,7 +597,7 @@ class MemoryGANItemList(InMemory, GANItemList):
     _label_cls = MemoryImageLabelList
 
 
-_LIST_KEYWORDS = ("lazy", "max_ram", "store", "convert_mode", "after_open")
+_LIST_KEYWORDS = ("lazy", "max_ram", "cache_file", "max_size", "store", "convert_mode", "after_open")
 
 
 def _for_the_list(kwargs: Dict[str, Any]) -> Dict[str, Any]:
@@ -531,7 +608,8 @@ def _for_the_list(kwargs: Dict[str, Any]) -> Dict[str, Any]:
 class MemoryImageDataBunch(ImageDataBunch):
     """`ImageDataBunch` whose factories make in-memory lists.
 
-    They take the list's keywords too (`lazy`, `max_ram`, `convert_mode`, `after_open`); all others are as in fastai.
+    They take the list's keywords too (`lazy`, `max_ram`, `cache_file`, `max_size`, `convert_mode`, `after_open`); all
+    others are as in fastai.
     """
 
     @classmethod

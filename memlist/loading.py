@@ -98,7 +98,8 @@ def load_data(
     and not decoding takes the time). With `progress` a bar shows GB and images a second. Images that can't be decoded
     are listed in one `ImageLoadError` after all others are loaded; `on_error='warn'` warns with the same text.
     What does not fit is said before the work starts and, once, after it. Random generators are left as they were.
-    Interrupted, it keeps what it has loaded.
+    Interrupted, it keeps what it has loaded. Of a `cache_file`, what an earlier session left there is looked at, and
+    processes that load at the same time share the work.
     """
     if on_error not in ("raise", "warn"):
         raise ValueError(f"on_error={on_error!r}: use 'raise' or 'warn'")
@@ -128,6 +129,7 @@ class Fill:
         self.lists, self.n_workers, self.progress = lists, n_workers, progress
         self.errors: List[Tuple[Any, str]] = []
         self.again: List[Job] = []
+        self.later: List[Job] = []
         self.outcomes: Dict[int, List[str]] = {id(il): [] for il in lists}
         self.refused: Dict[str, InMemory] = {}
         self.done = 0
@@ -163,6 +165,10 @@ class Fill:
                 if time.monotonic() - when > BEAT:
                     when = time.monotonic()
                     beat()
+        # What other processes were at, when we came to it: they are done with it, or gone.
+        later, self.later = self.later, []
+        for job in later:
+            self._do(job, wait=True)
         # Where threads share the generators, one open's draw looks like another's: these are seen to one by one.
         again, self.again = self.again, []
         for job in again:
@@ -178,12 +184,18 @@ class Fill:
                     if (store.uid, job.keys) in seen:
                         continue
                     seen.add((store.uid, job.keys))
-                if not job.keys or not all(key in store for key in job.keys) or il.changed(job):
+                if not job.keys or not all(store.verified(key) for key in job.keys) or il.changed(job):
                     yield job
 
     def _announce(self, jobs: List[Job]) -> None:
-        need = expected_bytes(jobs)
         store = jobs[0].il.store
+        there = [bool(job.keys) and all(key in job.il.store for key in job.keys) for job in jobs]
+        if any(there) and self.progress:  # in a cache file, from an earlier session
+            print(f"load_data: {sum(there):,} images of {store.cache_file} to be looked at", flush=True)
+        jobs = [job for job, known in zip(jobs, there) if not known]
+        if not jobs:
+            return
+        need = expected_bytes(jobs)
         room = max(0, store.budget() - store.taken)
         most = limits.format_size(room)
         if need is None:
@@ -263,7 +275,21 @@ class Fill:
         if failure:
             raise failure[0]
 
-    def _do(self, job: Job) -> None:
+    def _do(self, job: Job, wait: bool = False) -> None:
+        "Decode the image of `job`, unless it is there by now; postpone it where another process is at it."
+        if job.keys:
+            store = job.il.store
+            with store.claimed(job.keys[0], wait) as mine:
+                if not mine:
+                    self.later.append(job)
+                    return
+                if not all(store.holds(key) for key in job.keys) or job.il.changed(job):
+                    self._decode(job)
+        else:
+            self._decode(job)
+        self.done += 1
+
+    def _decode(self, job: Job) -> None:
         il = job.il
         try:
             if il.store.uid in self.refused and not self._might_fit(job):
@@ -280,8 +306,6 @@ class Fill:
                 self.again.append(job)
         except Exception as error:
             self.errors.append((job.item, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__))
-        finally:
-            self.done += 1
 
     def _might_fit(self, job: Job) -> bool:
         "Once an image was refused, look at a header before decoding: smaller ones may still fit."
@@ -307,8 +331,7 @@ def header_bytes(job: Job) -> Optional[int]:
     if not isinstance(decoder, Stock):
         return None
     with PIL.Image.open(job.item) as image:
-        width, height = image.size
-    return int(width * height * PIL.Image.getmodebands(decoder.mode) * {"I": 4, "F": 4}.get(decoder.mode, 1))
+        return decoder.nbytes(*image.size)
 
 
 def expected_bytes(jobs: Sequence[Job]) -> Optional[int]:
@@ -330,9 +353,9 @@ def one_a_store(lists: Sequence[InMemory]) -> List[InMemory]:
     return list(found.values())
 
 
-def purge(lists: Sequence[InMemory]) -> int:
+def purge(lists: Sequence[InMemory], file: bool = False) -> int:
     "Empty the stores of `lists`, see `ImageStore.purge`; the bytes freed."
-    return sum(il.store.purge() for il in one_a_store(lists))
+    return sum(il.store.purge(file) for il in one_a_store(lists))
 
 
 def cache_info(lists: Sequence[InMemory]) -> CacheInfo:

@@ -14,48 +14,63 @@ takes the mutex after a killed writer finds the busy flag up and counts the log 
 
 A purge empties the index, moves the generation on, then punches the pages out. A view that `get` handed out is good for
 as long as the generation stands: convert first, then ask `current`, and where it is False read again.
+
+Over a named file (`cachefile`) all this is the same, and nothing found in it is believed at first sight. The words of
+the header that change are under a checksum that is renewed at each write; where that is wrong, or a writer was killed,
+who opens the file first goes through the log and makes an index of the blocks that are whole. A record is looked at
+when a process or one of its children first meets it: its checksum, and the size and time of the file it was made from.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import sys
 import threading
 import time
 import uuid
+import warnings
 import zlib
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from hashlib import blake2b
 from multiprocessing.context import get_spawning_popen
-from typing import Any, Callable, Dict, Iterator, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
 from weakref import WeakValueDictionary, finalize
 
 import numpy as np
 
-from . import limits
-from .backing import PAGE, Lock, Region, default_kind, receive, send
+from . import cachefile, limits
+from .backing import PAGE, Lock, Marks, Region, default_kind, receive, send
+from .cachefile import CHECKSUM, CacheFileError
 from .limits import MaxRam, parse_max_ram
 
-# Words (uint64) of the header page.
-MAGIC, GENERATION, BUSY, INDEX, TAIL, FREED, RECORDS, NBYTES, SLOTS, SEGMENTS, MAX_BYTES, SHARE = range(12)
+# Words (uint64) of the header page, after those that `cachefile` recognises a file by. The words from GENERATION to
+# ORDINAL and the ends of the segments say what the log is; STATE is their checksum in a named file.
+BUSY, STATE = CHECKSUM + 1, CHECKSUM + 2
+GENERATION, INDEX, TAIL, FREED, RECORDS, NBYTES, SLOTS, SEGMENTS, ORDINAL = range(STATE + 1, STATE + 10)
+MAX_BYTES, SHARE, SESSION, RELEASES = range(ORDINAL + 1, ORDINAL + 5)
 # A pair of counters (hits, misses) a process, so that counting needs no lock; the last pair is for everybody
 # that finds the others taken. A killed process leaves its counts, and its pair to the next one.
-COUNTERS, N_COUNTERS = 16, 64
+COUNTERS, N_COUNTERS = RELEASES + 1, 64
 ENDS = COUNTERS + 2 * (N_COUNTERS + 1)
 MAX_SEGMENTS = PAGE // 8 - ENDS
-VERSION = int.from_bytes(b"memlist1", "little")
 NO_LIMIT = (1 << 64) - 1
 # A slot of the index: the offset of a block, in units of 16 bytes, below 16 bits of its digest.
 OFFSET = (1 << 48) - 1
+MOST_BITS = 40  # of an index table's size
 # The generation counts purges above this bit, and below it replaced records: writers mind the former only.
 PURGE = 1 << 32
-NO_SOURCE = NO_LIMIT, 0
+# In the lock file: byte 0 is the mutex, then one for each pair of counters, and from here on one for each key.
+KEYS_LOCK, N_KEYS_LOCK = 1 << 20, 1 << 40
 
-# magic, kind, dtype, ndim, tag, digest, payload bytes, shape, source size, source mtime in ns, unused (kept for the
-# checksum of the pixels in a named file), checksum of all that precedes it
-BLOCK = struct.Struct("<4sBBBB16sQ4IQqQII")
+# magic, kind, dtype, ndim, digest, payload bytes, shape, source size, source mtime in ns, number of the block, tag,
+# checksum of the payload (in a named file), checksum of all that precedes it. The payload of a record is its array and,
+# in a named file, the path of its source.
+BLOCK = struct.Struct("<4sBBBx16sQ4IQqIIII")
 BLOCK_MAGIC = b"MLB1"
-SHAPE = struct.Struct("<4I")  # at byte 32 of it; dtype, ndim and tag are bytes 5 to 7
+SHAPE = struct.Struct("<4I")  # at byte 32 of it; dtype and ndim are bytes 5 and 6
+TAG = slice(68, 72)
 ALIGN = 16
 PIXELS, NOTE, TABLE, GAP = range(1, 5)
 DTYPES = tuple(np.dtype(t) for t in ("u1", "b1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"))
@@ -64,11 +79,23 @@ FIRST_TABLE_BITS = 9
 # How stale the reading of available memory may get while a cache fills.
 LOOK_AGAIN_SECONDS, LOOK_AGAIN_BYTES = 0.25, 32 << 20
 
-Source = Tuple[int, int]
+
+class Source(NamedTuple):
+    "The file that a record was made from: size in bytes, time of modification in ns, and its path, which a file keeps."
+
+    size: int
+    mtime_ns: int
+    path: bytes = b""
+
+
+NO_SOURCE = Source(NO_LIMIT, 0)
+
+
+Budget = Tuple[Optional[int], float]
 
 
 class Record(NamedTuple):
-    "What `get` returns: a read-only view of the stored array, the caller's own byte, and the generation read in."
+    "What `get` returns: a read-only view of the stored array, the caller's own number, and the generation read in."
 
     array: np.ndarray
     tag: int
@@ -86,38 +113,66 @@ class StoreInfo(NamedTuple):
     misses: int
 
 
+class Problem(NamedTuple):
+    "What `ImageStore.check` found: the source of the record, as far as known, and what is wrong with it."
+
+    path: str
+    what: str
+
+
 class ImageStore:
-    """Arrays under keys of bytes, in anonymous memory that every process shares and that ends with its last user.
+    """Arrays under keys of bytes, in memory that every process shares.
+
+    Without a `cache_file` the memory is anonymous and ends with its last user. With one it is that file, which all
+    processes of a machine that name it share, and which is there when the next session starts; within a process, who
+    names it again gets the same store. Raises `CacheFileError` for a file that is none of ours or of no use.
 
     `max_ram` is the budget, see `limits.parse_max_ram`; nothing is ever evicted, what does not fit is refused.
-    `available` reads how many bytes the machine could still give. `place` names the dataset that the store is for,
-    `kind` the backing, `'memfd'` or `'file'`.
+    `available` reads how many bytes the machine, or the disk of the file, could still give. `place` names the dataset
+    that the store is for, `kind` the anonymous backing, `'memfd'` or `'file'`.
 
-    Costs: 80 bytes a record and up to 32 of index; a `get` is a hash and two reads of shared memory, some
-    microseconds however many records there are; a `put` is one copy of the array under the mutex.
+    Costs: 80 bytes a record and up to 32 of index (in a file, the path of its source besides); a `get` is a hash and
+    two reads of shared memory, some microseconds however many records there are; a `put` is one copy of the array under
+    the mutex. In a file, a `put` and the first `get` of a session sum up the array: 0.3 ms a megabyte.
     """
+
+    cache_file: Optional[str] = None
+
+    def __new__(cls, max_ram: MaxRam = None, *, cache_file: Any = None, **kwargs: Any) -> ImageStore:
+        # One process has one store over a file: record locks do not exclude threads of one process.
+        known = None if cache_file is None else _open_here(cachefile.resolve(cache_file))
+        return super().__new__(cls) if known is None else known
 
     def __init__(
         self,
         max_ram: MaxRam = None,
         *,
+        cache_file: Any = None,
         place: Optional[str] = None,
         kind: Optional[str] = None,
-        available: Callable[[], int] = limits.available_memory,
+        available: Optional[Callable[[], int]] = None,
     ) -> None:
         budget = parse_max_ram(max_ram)
-        region, lock = Region(kind or default_kind()), None
+        if hasattr(self, "uid"):  # open already
+            if max_ram is not None:
+                self.set_max_ram(max_ram)
+            if place is not None and place not in self.places:
+                self.places.append(place)
+        elif cache_file is None:
+            self._make(kind or default_kind(), budget, place, available or limits.available_memory)
+        else:
+            self._join(cachefile.resolve(cache_file), budget, max_ram is not None, place, available)
+
+    def _make(self, kind: str, budget: Budget, place: Optional[str], available: Callable[[], int]) -> None:
+        "A new region of memory without a name."
+        region, lock = Region(kind), None
         try:
             lock = Lock(region.kind)
             first = region.next_size(0, PAGE)
             try:
                 region.grow(0, first)
                 region.attach(first)
-            except (
-                OSError,
-                ValueError,
-                MemoryError,
-            ):  # address space is limited, and short: begin with the least
+            except (OSError, ValueError, MemoryError):  # address space is limited, and short: begin with the least
                 first = 64 * PAGE
                 region.grow(0, first)
                 region.attach(first)
@@ -126,25 +181,63 @@ class ImageStore:
             if lock:
                 lock.close()
             raise
-        self._open(region, lock, uuid.uuid4().hex, place, available)
-        head = self._head
-        head[ENDS], head[SEGMENTS], head[TAIL], head[MAGIC] = first, 1, PAGE, VERSION
+        self._open(region, lock, None, uuid.uuid4().hex, place, available)
+        for word, value in {**_first_words(), ENDS: first}.items():
+            self._head[word] = value
         self._set_budget(budget)
+        self._register()
+
+    def _join(
+        self,
+        path: str,
+        budget: Budget,
+        explicit: bool,
+        place: Optional[str],
+        available: Optional[Callable[[], int]],
+    ) -> None:
+        "The region of a named file, which may be in use. Who finds that it is not begins a session."
+        marks = Marks()
+        try:
+            with cachefile.opened(path, _first_words()) as (fd, lock, alone):
+                region, status = Region("named", fd), os.fstat(fd)
+                region.attach(PAGE)
+                with suppress(OSError, ValueError, MemoryError):  # a page is enough to see that the rest is unsound
+                    _first_segment(region)
+                uid = f"{status.st_dev}:{status.st_ino}:{region.words[0][cachefile.IDENTITY]}"
+                self._open(region, lock, marks, uid, place, available or partial(limits.disk_available, path))
+                self.cache_file = path
+                sound = self._sound(status.st_size)
+                if not sound and not alone:
+                    raise CacheFileError(path, "is damaged while other processes use it. End these first.")
+                if alone:
+                    self._begin_session(sound, status.st_size)
+                if alone or explicit:
+                    self._set_budget(budget)
+        except BaseException:
+            marks.close()
+            raise
+        self._register()
 
     def _open(
         self,
         region: Region,
         lock: Lock,
+        marks: Optional[Marks],
         uid: str,
         place: Optional[str],
         available: Callable[[], int],
     ) -> None:
-        self._region, self._lock, self.uid, self.place, self._available = region, lock, uid, place, available
+        self._region, self._lock, self._marks = region, lock, marks
+        self.uid, self._available = uid, available
+        self.places: List[str] = [] if place is None else [place]
         self._head = region.words[0]
+        self._released = self._head[RELEASES]
         self._looked: Tuple[float, int, int] = (-1e9, 0, 0)
         self._after_fork()
-        _STORES[uid] = self
-        finalize(self, _close, region, lock).atexit = False  # the system takes all back
+
+    def _register(self) -> None:
+        _STORES[self.uid] = self
+        finalize(self, _close, self._region, self._lock, self._marks).atexit = False  # the system takes all back
 
     def _after_fork(self) -> None:
         # Another thread of the parent may have been inside any of these.
@@ -168,16 +261,18 @@ class ImageStore:
 
     def read(self, key: bytes) -> Optional[Record]:
         "As `get`, but the view can be written, which torch wants of what it wraps. Callers must not write."
-        generation = self._head[GENERATION]
-        found = self._find(_digest(key))
+        generation, digest = self._head[GENERATION], _digest(key)
+        found = self._find(digest)
         if found is None:
             return None
         offset, block = found
+        if self._marks is not None and not self._verify(digest, offset, block):
+            return None
         segment, at = self._region.locate(offset)
         array: np.ndarray = np.ndarray(
             SHAPE.unpack_from(block, 32)[: block[6]], DTYPES[block[5]], self._region.maps[segment], at + BLOCK.size
         )
-        return Record(array, block[7], generation)
+        return Record(array, int.from_bytes(block[TAG], "little"), generation)
 
     def __bool__(self) -> bool:
         return True  # an empty store is a store
@@ -188,13 +283,24 @@ class ImageStore:
     def __len__(self) -> int:
         return self._head[RECORDS]
 
-    def source(self, key: bytes) -> Optional[Source]:
+    def source(self, key: bytes) -> Optional[Tuple[int, int]]:
         "`(size, mtime_ns)` of the file that the record was made from; None without a record or without a file."
         found = self._find(_digest(key))
         if not found:
             return None
-        size, mtime = BLOCK.unpack(found[1])[11:13]
+        size, mtime = BLOCK.unpack(found[1])[10:12]
         return None if size == NO_LIMIT else (size, mtime)
+
+    def holds(self, key: bytes) -> bool:
+        "As `key in store`, and in a named file that the record is right: looked at now if it was not yet."
+        digest = _digest(key)
+        found = self._find(digest)
+        return found is not None and (self._marks is None or self._verify(digest, *found))
+
+    def verified(self, key: bytes) -> bool:
+        "Whether the record under `key` needs no look any more: it was written or verified in this session."
+        found = self._find(_digest(key))
+        return found is not None and (self._marks is None or _number(found[1]) in self._marks)
 
     @property
     def generation(self) -> int:
@@ -233,7 +339,8 @@ class ImageStore:
 
     def _block(self, offset: int, digest: bytes) -> Optional[bytes]:
         "A copy of the header at `offset` if it is a whole one for `digest`: a torn or recycled one is none."
-        if offset >= self._region.ends[-1] and not self._reach(offset):
+        # The tail is moved before an offset is published: one past it is from before a purge, or of a damaged file.
+        if offset >= self._head[TAIL] or (offset >= self._region.ends[-1] and not self._reach(offset)):
             return None
         segment, at = self._region.locate(offset)
         block = self._region.maps[segment][at : at + BLOCK.size]
@@ -256,6 +363,53 @@ class ImageStore:
                     return False
         return True
 
+    def _verify(self, digest: bytes, offset: int, block: bytes) -> bool:
+        "Whether a record of a named file can be served. A first look may find that it can't, and drops it."
+        marks = self._marks
+        assert marks is not None
+        if self._released != self._head[RELEASES]:  # somebody purged: let go of what this process has mapped
+            self._released = self._head[RELEASES]
+            self._region.release(write=False)
+        if _number(block) in marks:
+            return True
+        if self._fault(offset, block):
+            with self._held():
+                found = self._find(digest)
+                if found and found[0] == offset and self._fault(offset, block):
+                    self._head[GENERATION] += 1
+                    self._drop(offset)
+            return False
+        marks.add(_number(block))
+        return True
+
+    def _fault(self, offset: int, block: bytes) -> str:
+        "What is wrong with a record: its header, its pixels or the file that they came from; empty if nothing is."
+        whole = self._whole(offset)
+        if whole != block:
+            return "its header is damaged"
+        _, _, _, _, _, nbytes, *_, size, mtime, _, _, checksum, _ = BLOCK.unpack(block)
+        segment, at = self._region.locate(offset)
+        with memoryview(self._region.maps[segment]) as view, view[
+            at + BLOCK.size : at + BLOCK.size + nbytes
+        ] as payload:
+            if self._marks is not None and zlib.crc32(payload) != checksum:
+                return "its pixels are not those that were written"
+        path = self._path(offset, block)
+        if path:
+            try:
+                now = os.stat(path)
+            except (OSError, ValueError):
+                return "its source is gone"
+            if (now.st_size, now.st_mtime_ns) != (size, mtime):
+                return "its source has changed"
+        return ""
+
+    def _path(self, offset: int, block: bytes) -> bytes:
+        "The source of a record, as far as it was kept."
+        segment, at = self._region.locate(offset)
+        start, nbytes = at + BLOCK.size, BLOCK.unpack(block)[5]
+        return self._region.maps[segment][start + _array_bytes(block) : start + nbytes]
+
     # -- writing ----------------------------------------------------------------------------------------------
 
     def put(
@@ -264,7 +418,7 @@ class ImageStore:
         array: np.ndarray,
         *,
         tag: int = 0,
-        source: Optional[Source] = None,
+        source: Union[Source, Tuple[int, int], None] = None,
         replace: bool = False,
         generation: Optional[int] = None,
     ) -> bool:
@@ -272,25 +426,35 @@ class ImageStore:
 
         Refused is what does not fit the budget or the machine, and what began in another `generation` than the
         present one (pass the one read before decoding). A key that is there stays as it is, unless `replace`.
-        `tag` is a byte for the caller's use; `source` the `(size, mtime_ns)` of the file. Raises TypeError for a dtype
-        and ValueError for a shape that can't be kept (numbers and booleans in up to four dimensions can).
+        `tag` is a number of 32 bits for the caller's use; `source` the size and time of the file, see `Source`. Raises
+        TypeError for a dtype and ValueError for a shape that can't be kept (numbers and booleans in up to four
+        dimensions can).
         """
         array = np.asarray(array)
         if array.dtype not in DTYPES:
             raise TypeError(f"an array of dtype {array.dtype} can't be stored: use one of {_names(DTYPES)}")
         if array.ndim > 4 or max(array.shape, default=0) >= 1 << 32:
             raise ValueError(f"an array of shape {array.shape} can't be stored: four dimensions are the most")
-        digest = _digest(key)
+        origin = NO_SOURCE if source is None else Source(*source)
+        digest, checksum = _digest(key), 0
+        if self._marks is None:
+            origin = origin._replace(path=b"")
+        elif replace or not self._find(digest):  # summed up before the mutex is taken
+            checksum = zlib.crc32(origin.path, zlib.crc32(np.ascontiguousarray(array).data))
         with self._held():
             if generation is not None and generation // PURGE != self._head[GENERATION] // PURGE:
                 return False
             found = self._find(digest)
             if found and not replace:
                 return True
-            offset = 0
-            if self._fits(BLOCK.size + array.nbytes + self._index_growth()) and self._room_in_index():
-                offset = self._append(PIXELS, digest, array, tag, source or NO_SOURCE)
+            offset, number = 0, self._head[ORDINAL]
+            need = BLOCK.size + array.nbytes + len(origin.path)
+            if self._fits(need + self._index_growth()) and self._room_in_index():
+                number = self._head[ORDINAL]
+                offset = self._append(PIXELS, digest, array, tag, origin, checksum)
             if offset:
+                if self._marks is not None:
+                    self._marks.add(number)
                 self._publish(digest, offset)
                 self._head[RECORDS] += 1
                 self._head[NBYTES] += array.nbytes
@@ -299,21 +463,37 @@ class ImageStore:
                 self._drop(found[0])
         return bool(offset)
 
+    @contextmanager
+    def claimed(self, key: bytes, wait: bool = False) -> Iterator[bool]:
+        """Hold `key` against other processes while decoding for it; False where another does, unless one waits.
+
+        Nothing else depends on it: it saves decoding an image twice where several processes fill a store. A killed
+        holder holds it no more.
+        """
+        with self._lock.claimed(KEYS_LOCK + int.from_bytes(_digest(key)[:8], "little") % N_KEYS_LOCK, wait) as mine:
+            yield mine
+
     def note(self, key: bytes) -> bool:
-        "True for the first caller with this `key` since the last purge, over all processes: who is to speak."
-        digest = _digest(b"note:" + key)
+        """True for the first caller with this `key` since the last purge, over all processes: who is to speak.
+
+        In a named file it holds for a session.
+        """
+        digest = self._note_digest(key)
         with self._held():
             if self._find(digest):
                 return False
             if self._room_in_index():
-                offset = self._append(NOTE, digest, np.empty(0, "u1"), 0, NO_SOURCE)
+                offset = self._append(NOTE, digest, np.empty(0, "u1"), 0, NO_SOURCE, 0)
                 if offset:
                     self._publish(digest, offset)
         return True
 
     def noted(self, key: bytes) -> bool:
         "Whether `note` was called with this `key` since the last purge."
-        return self._find(_digest(b"note:" + key)) is not None
+        return self._find(self._note_digest(key)) is not None
+
+    def _note_digest(self, key: bytes) -> bytes:
+        return _digest(b"note:%d:" % self._head[SESSION] + key)
 
     def fits(self, nbytes: int) -> bool:
         "Whether a record of `nbytes` would be taken now."
@@ -326,41 +506,51 @@ class ImageStore:
                 self._recount()
             self._head[BUSY] = 1
             yield
+            if self._marks is not None:
+                self._head[STATE] = _state(self._region.maps[0])
             self._head[BUSY] = 0  # not in a `finally`: after an exception the next holder counts again
 
-    def _append(self, kind: int, digest: bytes, array: np.ndarray, tag: int, source: Source) -> int:
+    def _append(self, kind: int, digest: bytes, array: np.ndarray, tag: int, source: Source, checksum: int) -> int:
         "Write a block at the tail of the log and move the tail past it; its offset, or 0 where no memory is to be had."
         head, region = self._head, self._region
-        need = -(-(BLOCK.size + array.nbytes) // ALIGN) * ALIGN
+        nbytes = array.nbytes + len(source.path)
+        need = _length(nbytes)
         offset = head[TAIL]
         if not self._reach(head[ENDS + head[SEGMENTS] - 1] - 1):
             return 0
-        while True:
-            if offset >= region.ends[-1] and not self._extend(need):
-                return 0
-            end = region.ends[region.locate(offset)[0]]
-            if offset + need <= end:
-                break
-            if end - offset >= BLOCK.size:  # the rest of this segment is too small: a gap that a walk can step over
-                self._write(GAP, bytes(16), np.empty(0, "u1"), 0, NO_SOURCE, offset, end - offset - BLOCK.size)
-            head[FREED] += end - offset
-            head[TAIL] = offset = end
         try:
+            while True:
+                if offset >= region.ends[-1] and not self._extend(need):
+                    return 0
+                end = region.ends[region.locate(offset)[0]]
+                if offset + need <= end:
+                    break
+                if end - offset >= BLOCK.size:  # the rest of this segment is too small: a gap to step over
+                    region.reserve(offset, BLOCK.size)
+                    self._write_gap(offset, end - offset)
+                head[FREED] += end - offset
+                head[TAIL] = offset = end
+            region.reserve(offset, need)
             region.write(offset + BLOCK.size, array)
+            if source.path:
+                region.write(offset + BLOCK.size + array.nbytes, np.frombuffer(source.path, np.uint8))
         except OSError:
             return 0
-        self._write(kind, digest, array, tag, source, offset, array.nbytes)
+        shape, number = (*array.shape, 0, 0, 0, 0)[:4], head[ORDINAL] & 0xFFFFFFFF
+        code, size, mtime = DTYPES.index(array.dtype), source.size, source.mtime_ns
+        head[ORDINAL] = number + 1
+        fields = (kind, code, array.ndim, digest, nbytes, *shape, size, mtime, number, tag, checksum)
+        self._write_header(offset, fields)
         head[TAIL] = offset + need
         return offset
 
-    def _write(
-        self, kind: int, digest: bytes, array: np.ndarray, tag: int, source: Source, offset: int, nbytes: int
-    ) -> None:
+    def _write_header(self, offset: int, fields: Tuple[Any, ...]) -> None:
         segment, at = self._region.locate(offset)
-        shape = (*array.shape, 0, 0, 0, 0)[:4]
-        code = DTYPES.index(array.dtype)
-        block = BLOCK.pack(BLOCK_MAGIC, kind, code, array.ndim, tag, digest, nbytes, *shape, *source, 0, 0, 0)[:-4]
+        block = BLOCK.pack(BLOCK_MAGIC, *fields, 0)[:-4]
         self._region.maps[segment][at : at + BLOCK.size] = block + zlib.crc32(block).to_bytes(4, "little")
+
+    def _write_gap(self, offset: int, length: int) -> None:
+        self._write_header(offset, (GAP, 0, 0, bytes(16), length - BLOCK.size, 0, 0, 0, 0, *NO_SOURCE[:2], 0, 0, 0))
 
     def _extend(self, need: int) -> bool:
         "Add a segment for a block of `need` bytes; False where the system or a limit of this process refuses."
@@ -369,18 +559,17 @@ class ImageStore:
         need = -(-need // PAGE) * PAGE
         if n >= MAX_SEGMENTS:
             return False
-        for size in (region.next_size(end, need), need):
+        size = region.next_size(end, need)
+        while size:
             try:
-                if size >= need:
-                    region.grow(end, size)
-                    region.attach(end + size)
-                    head[ENDS + n] = end + size
-                    head[SEGMENTS] = n + 1
-                    return True
+                region.grow(end, size)
+                region.attach(end + size)
+                head[ENDS + n] = end + size
+                head[SEGMENTS] = n + 1
+                return True
             except (OSError, ValueError, MemoryError):
                 pass
-            if size < need:
-                return False
+            size = max(size // 2 // PAGE * PAGE, need) if size > need else 0  # a nearly full disk
         return False
 
     def _index_growth(self) -> int:
@@ -399,24 +588,22 @@ class ImageStore:
         if old and (head[SLOTS] + 1) * 5 <= 4 << bits:
             return True
         bits = bits + 1 if old else FIRST_TABLE_BITS
-        table = np.zeros(1 << bits, np.uint64)
+        table, kept = np.zeros(1 << bits, np.uint64), 0
         if old:
             segment, at = self._region.locate(old >> 8 << 4)
             words, base = self._region.words[segment], (at + BLOCK.size) // 8
             for value in words[base : base + (1 << bits - 1)]:
-                if value:
-                    _place(table, self._home((value & OFFSET) << 4), value)
-        offset = self._append(TABLE, bytes(16), table, 0, NO_SOURCE)
+                block = self._whole((value & OFFSET) << 4) if value else None
+                if block and block[4] != GAP:  # else a record that was dropped
+                    _place(table, int.from_bytes(block[8:16], "little"), value)
+                    kept += 1
+        offset = self._append(TABLE, bytes(16), table, 0, NO_SOURCE, 0)
         if not offset:
             return False
-        head[INDEX] = offset >> 4 << 8 | bits
+        head[INDEX], head[SLOTS] = offset >> 4 << 8 | bits, kept
         if old:
             self._punch(old >> 8 << 4)
         return True
-
-    def _home(self, offset: int) -> int:
-        segment, at = self._region.locate(offset)
-        return int.from_bytes(self._region.maps[segment][at + 8 : at + 16], "little")
 
     def _publish(self, digest: bytes, offset: int) -> None:
         "Point the index at `offset`, in the slot that `digest` has or in a free one: one aligned store of eight bytes."
@@ -425,9 +612,9 @@ class ImageStore:
         words, base, mask = self._region.words[segment], (at + BLOCK.size) // 8, (1 << (index & 255)) - 1
         home = int.from_bytes(digest[:8], "little")
         slot = home & mask
-        while words[base + slot]:
+        for _ in range(mask):
             value = words[base + slot]
-            if value >> 48 == home >> 48 and self._block((value & OFFSET) << 4, digest):
+            if not value or (value >> 48 == home >> 48 and self._block((value & OFFSET) << 4, digest)):
                 break
             slot = slot + 1 & mask
         self._head[SLOTS] += not words[base + slot]
@@ -435,49 +622,237 @@ class ImageStore:
 
     def _drop(self, offset: int) -> None:
         "Make a gap of a record, which is then no key's, and give its memory back."
-        segment, at = self._region.locate(offset)
-        nbytes = BLOCK.unpack_from(self._region.maps[segment], at)[6]
-        self._write(GAP, bytes(16), np.empty(0, "u1"), 0, NO_SOURCE, offset, nbytes)
+        block = self._whole(offset)
+        if block is None:  # of a damaged file: nobody is to take this for a header again
+            self._region.write(offset, np.zeros(4, np.uint8))
+            return
+        self._write_gap(offset, BLOCK.size + BLOCK.unpack(block)[5])
         self._head[RECORDS] -= 1
-        self._head[NBYTES] -= nbytes
+        self._head[NBYTES] -= _array_bytes(block)
         self._punch(offset)
 
     def _punch(self, offset: int) -> None:
         segment, at = self._region.locate(offset)
-        nbytes = BLOCK.unpack_from(self._region.maps[segment], at)[6]
+        nbytes = BLOCK.unpack_from(self._region.maps[segment], at)[5]
         self._region.punch(offset + BLOCK.size, offset + BLOCK.size + nbytes)
         self._head[FREED] += _whole_pages(offset, nbytes)
 
-    def _blocks(self) -> Iterator[Tuple[int, int, bytes, int]]:
-        "`(offset, kind, digest, payload bytes)` of every block of the log."
-        offset, tail = PAGE, self._head[TAIL]
-        while offset < tail and self._reach(offset):
-            segment, at = self._region.locate(offset)
+    def _whole(self, offset: int) -> Optional[bytes]:
+        "A copy of the header at `offset` if it is one, and its block fits where it lies."
+        if not self._reach(offset):
+            return None
+        segment, at = self._region.locate(offset)
+        block = self._region.maps[segment][at : at + BLOCK.size]
+        if block[:4] != BLOCK_MAGIC or zlib.crc32(block[:-4]) != int.from_bytes(block[-4:], "little"):
+            return None
+        nbytes = BLOCK.unpack(block)[5]
+        if not PIXELS <= block[4] <= GAP or block[5] >= len(DTYPES) or block[6] > 4:
+            return None
+        if offset + _length(nbytes) > self._region.ends[segment] or (
+            block[4] == PIXELS and _array_bytes(block) > nbytes
+        ):
+            return None
+        return block
+
+    def _blocks(self, stop: int) -> Iterator[Tuple[int, int, Optional[bytes]]]:
+        "`(offset, length, header)` of every block of the log up to `stop`; without a header where that is damaged."
+        offset = PAGE
+        while offset < stop and self._reach(offset):
+            segment, _ = self._region.locate(offset)
             end = self._region.ends[segment]
             if end - offset < BLOCK.size:
                 offset = end
                 continue
-            _, kind, _, _, _, digest, nbytes, *_ = BLOCK.unpack_from(self._region.maps[segment], at)
-            yield offset, kind, digest, nbytes
-            offset += -(-(BLOCK.size + nbytes) // ALIGN) * ALIGN
+            block = self._whole(offset)
+            length = _length(BLOCK.unpack(block)[5]) if block else self._damage(segment, offset, min(stop, end))
+            yield offset, length, block
+            offset += length
+
+    def _damage(self, segment: int, offset: int, stop: int) -> int:
+        "How far it is from a damaged block to the next whole one, or to `stop`."
+        region = self._region
+        base = region.ends[segment] - len(region.maps[segment])
+        here = offset + BLOCK.size  # so that a gap can be made of it
+        while here < stop:
+            if hasattr(os, "SEEK_DATA"):
+                try:
+                    here = max(here, os.lseek(region.fd, here, os.SEEK_DATA))
+                except OSError:  # nothing but a hole
+                    break
+            here = region.maps[segment].find(BLOCK_MAGIC, here - base, max(stop - base, 0)) + base
+            if here < base or here >= stop:
+                break
+            if here % ALIGN == 0 and self._whole(here):
+                return here - offset
+            here += 1
+        return stop - offset
 
     def _recount(self) -> None:
         "After a writer that died: index what it had finished, and count what there is. Costs a walk over the log."
         head = self._head
         records = nbytes = freed = 0
-        for offset, kind, digest, length in list(self._blocks()):
-            if kind in (PIXELS, NOTE):
+        for offset, length, block in list(self._blocks(head[TAIL])):
+            if block and block[4] in (PIXELS, NOTE):
+                digest = block[8:24]
                 if not self._find(digest) and self._room_in_index():
                     self._publish(digest, offset)
                 found = self._find(digest)
                 if found and found[0] == offset:
-                    records += kind == PIXELS
-                    nbytes += length if kind == PIXELS else 0
+                    records += block[4] == PIXELS
+                    nbytes += _array_bytes(block) if block[4] == PIXELS else 0
                     continue
-            elif kind == TABLE and offset == head[INDEX] >> 8 << 4:
+            elif block and block[4] == TABLE and offset == head[INDEX] >> 8 << 4:
                 continue
-            freed += _whole_pages(offset, length)
+            freed += _whole_pages(offset, length - BLOCK.size)
         head[RECORDS], head[NBYTES], head[FREED] = records, nbytes, freed
+
+    # -- a named file -----------------------------------------------------------------------------------------
+
+    def _sound(self, size: int) -> bool:
+        "Whether the words of the header agree with one another and with the file's `size`."
+        head = self._head
+        n, tail, index, page = head[SEGMENTS], head[TAIL], head[INDEX], self._region.maps[0]
+        if head[BUSY] or not 1 <= n <= MAX_SEGMENTS or head[STATE] != _state(page):
+            return False
+        ends = list(head[ENDS : ENDS + n])
+        if not _ascending(ends, size) or self._region.ends[0] != ends[0]:
+            return False
+        if not PAGE <= tail <= ends[-1] or tail % ALIGN:
+            return False
+        offset, bits = index >> 8 << 4, index & 255
+        if head[NBYTES] + head[RECORDS] * BLOCK.size + head[FREED] > tail or head[SLOTS] > 1 << bits:
+            return False
+        return not index or (bits <= MOST_BITS and offset >= PAGE and offset + BLOCK.size + (8 << bits) <= tail)
+
+    def _begin_session(self, sound: bool, size: int) -> None:
+        "Mend what was left unsound, cut off what is not used, and count from zero. Nobody else has the file open."
+        head = self._head
+        head[BUSY] = 1
+        if not sound:
+            self._mend(size)
+            head = self._head
+        ends = list(head[ENDS : ENDS + head[SEGMENTS]])
+        used = 1 + next(i for i, end in enumerate(ends) if end >= head[TAIL])
+        head[SEGMENTS] = used
+        del self._region.maps[used:], self._region.words[used:], self._region.ends[used:]
+        os.ftruncate(self._region.fd, ends[used - 1])
+        for word in range(COUNTERS, ENDS):
+            head[word] = 0
+        head[SESSION] = uuid.uuid4().int >> 64
+        head[STATE] = _state(self._region.maps[0])
+        head[BUSY] = 0
+        self._released = head[RELEASES]
+
+    def _mend(self, size: int) -> None:
+        """After a killed writer, a cut or damage: index the blocks of the log that are whole.
+
+        Costs a walk over the log, some ten microseconds a record; pixels are looked at when they are first asked for.
+        """
+        head, region, end = self._head, self._region, size // PAGE * PAGE
+        n = head[SEGMENTS]
+        ends = list(head[ENDS : ENDS + n]) if 1 <= n <= MAX_SEGMENTS else [0]
+        cut = not _ascending(ends, end)
+        if cut:
+            ends = [end]
+        for i, one in enumerate(ends):
+            head[ENDS + i] = one
+        head[SEGMENTS] = len(ends)
+        try:
+            _first_segment(region)
+        except (OSError, ValueError, MemoryError) as error:
+            raise CacheFileError(self.cache_file or "", f"can't be mapped: {error}. {cachefile.HOPELESS}") from error
+        self._head = head = region.words[0]
+        log = list(self._blocks(ends[-1]))
+        while log and log[-1][2] is None:  # what nothing follows was never used
+            log.pop()
+        head[TAIL] = log[-1][0] + log[-1][1] if log else PAGE
+        damaged = sum(length for _, length, block in log if block is None)
+        self._index_anew(log)
+        if cut or damaged:
+            warnings.warn(
+                f"cache_file={self.cache_file!r} was cut off or damaged: {head[RECORDS]:,} records of it are whole and "
+                "kept, the others will be decoded again.",
+                stacklevel=2,
+            )
+
+    def _index_anew(self, log: List[Tuple[int, int, Optional[bytes]]]) -> None:
+        "Make gaps of the damage in the `log`, and an index of the rest; the later of two records of a key counts."
+        head = self._head
+        head[GENERATION] = (head[GENERATION] // PURGE + 1) % (PURGE >> 1) * PURGE
+        head[INDEX] = head[SLOTS] = head[RECORDS] = head[NBYTES] = head[FREED] = 0
+        for offset, length, block in log:
+            if block and block[4] == PIXELS:
+                digest, earlier = block[8:24], self._find(block[8:24])
+                if self._room_in_index():
+                    self._publish(digest, offset)
+                    head[RECORDS] += 1
+                    head[NBYTES] += _array_bytes(block)
+                    head[ORDINAL] = max(head[ORDINAL], _number(block) + 1)
+                    if earlier:
+                        self._drop(earlier[0])
+                    continue
+            # Notes are a session's, an old index is of no use.
+            if block is None or block[4] != GAP:
+                self._write_gap(offset, length)
+                self._region.punch(offset + BLOCK.size, offset + length)
+            head[FREED] += _whole_pages(offset, length - BLOCK.size)
+
+    def check(self, fix: bool = False) -> List[Problem]:
+        """Look at every record and at the index; what is wrong. With `fix`, drop what is and index the rest again.
+
+        A record of a named file is wrong when its pixels are not those that were written, or when the file that it was
+        made from has changed or is gone. Costs reading the whole store, and a look at each source.
+        """
+        head = self._head
+        problems: List[Problem] = []
+        bad: List[Tuple[int, bytes]] = []
+        structure = 0
+        with self._held():
+            generation, log = head[GENERATION], list(self._blocks(head[TAIL]))
+            records, nbytes = head[RECORDS], head[NBYTES]
+        for offset, length, block in log:
+            if block is None:
+                problems.append(Problem("", f"{length:,} bytes of the log, from byte {offset:,} on, are damaged"))
+                structure += 1
+            elif block[4] == PIXELS:
+                found, fault, path = self._find(block[8:24]), self._fault(offset, block), self._path(offset, block)
+                if found and found[0] == offset:
+                    records, nbytes = records - 1, nbytes - _array_bytes(block)
+                    if fault:
+                        problems.append(Problem(os.fsdecode(path), fault))
+                        bad.append((offset, block))
+                    elif self._marks is not None:
+                        self._marks.add(_number(block))
+                elif not found:
+                    problems.append(Problem(os.fsdecode(path), "it is missing in the index"))
+                    structure += 1
+        if head[GENERATION] // PURGE != generation // PURGE:  # somebody has emptied it: what was seen is no more
+            return self.check(fix)
+        if (records, nbytes) != (0, 0) and not structure and head[GENERATION] == generation:
+            problems.append(Problem("", "the counts in its header are wrong"))
+            structure += 1
+        if fix and problems:
+            with self._held():
+                for offset, block in bad:
+                    found = self._find(block[8:24])
+                    if found and found[0] == offset:
+                        head[GENERATION] += 1
+                        self._drop(offset)
+                if structure:
+                    self._index_anew(list(self._blocks(head[TAIL])))
+        return problems
+
+    def sources(self) -> List[str]:
+        "The paths that the records of a named file were made from, as many as there are. Costs a walk over the log."
+        with self._held():
+            log = list(self._blocks(self._head[TAIL]))
+            paths = (self._path(offset, block) for offset, _, block in log if block and block[4] == PIXELS)
+            return [os.fsdecode(path) for path in paths if path]
+
+    def resident(self) -> int:
+        "Bytes of the store that are in memory now: of a named file, what the system keeps of it."
+        self._reach(self._head[ENDS + self._head[SEGMENTS] - 1] - 1)
+        return self._region.resident()
 
     # -- budget -----------------------------------------------------------------------------------------------
 
@@ -514,7 +889,8 @@ class ImageStore:
         """
         most, share = parse_max_ram(self.rule)
         taken = self.taken
-        reachable = taken + self._available()
+        # A file is given room before it is used.
+        reachable = (taken if self._marks is None else max(taken, self.allocated())) + self._available()
         limit = int(share * reachable) if most is None else most
         return min(limit, reachable - min(limits.RESERVE_BYTES, int(limits.RESERVE_SHARE * reachable)))
 
@@ -528,21 +904,34 @@ class ImageStore:
 
     # -- the rest ---------------------------------------------------------------------------------------------
 
-    def purge(self) -> int:
+    def purge(self, file: bool = False) -> int:
         """Empty the store and give its memory back to the system at once, in every process that maps it.
 
         Returns the bytes of the records that were held. Views handed out before read zeros from now on, and
         writers that began before publish nothing.
+
+        A named file keeps its records: it is written out, and its pages leave memory (in other processes that have it
+        open, at their next read of it); returns the bytes of memory freed. With `file` it is emptied as well.
         """
         head = self._head
+        if self._marks is not None and not file:
+            before = self.resident()
+            with self._held():
+                head[RELEASES] += 1
+            self._released = head[RELEASES]
+            self._region.release()
+            return max(0, before - self.resident())
         with self._held():
-            freed, tail = head[NBYTES], head[TAIL]
-            self._reach(tail - 1)
+            freed, tail, end = head[NBYTES], head[TAIL], head[ENDS + head[SEGMENTS] - 1]
+            self._reach(end - 1)
             head[INDEX] = 0  # first: who reads the new generation must not find an old record
             head[GENERATION] += PURGE
+            offsets = [offset for offset, _, _ in self._blocks(tail)] if self._marks is not None else []
             head[TAIL] = PAGE
             head[RECORDS] = head[NBYTES] = head[SLOTS] = head[FREED] = 0
-            self._region.punch(PAGE, -(-tail // PAGE) * PAGE)
+            if not self._region.punch(PAGE, end if self._marks is not None else -(-tail // PAGE) * PAGE):
+                for offset in offsets:  # a file that can't have holes: nobody is to take these for blocks again
+                    self._region.write(offset, np.zeros(4, np.uint8))
         return freed
 
     def count(self, hit: bool) -> None:
@@ -568,6 +957,11 @@ class ImageStore:
         "Bytes of memory that the system has given the store, index and header page included."
         return self._region.allocated()
 
+    @property
+    def place(self) -> Optional[str]:
+        "The dataset that the store was made for."
+        return self.places[0] if self.places else None
+
     def __repr__(self) -> str:
         info = self.info()
         size, most = limits.format_size(info.nbytes), limits.format_size(info.max_ram)
@@ -582,17 +976,23 @@ class ImageStore:
     def __reduce__(self) -> Tuple[Any, ...]:
         # A process being spawned is sent the descriptors; a file gets the address, never the pixels.
         if get_spawning_popen() is not None:
-            return _received, (self.uid, self.place, self._available, *send(self._region, self._lock))
-        return _rejoined, (self.uid, self.place, self.rule)
+            sent = send(self._region, self._lock, self._marks)
+            return _received, (self.uid, self.places, self.cache_file, self._available, *sent)
+        return _rejoined, (self.uid, self.place, self.rule, self.cache_file)
 
 
 # All stores of this process that somebody holds; the last holder takes its store with it.
 _STORES: WeakValueDictionary[str, ImageStore] = WeakValueDictionary()
 
 
-def store_for(place: str, max_ram: MaxRam = None) -> ImageStore:
-    "The store that the dataset at `place` already has, else a new one. An explicit `max_ram` sets its budget."
-    found = [store for store in list(_STORES.values()) if store.place == place]
+def store_for(place: str, max_ram: MaxRam = None, cache_file: Any = None) -> ImageStore:
+    """The store over `cache_file`; without one, that which the dataset at `place` already has, else a new one.
+
+    An explicit `max_ram` sets its budget.
+    """
+    if cache_file is not None:
+        return ImageStore(max_ram, cache_file=cache_file, place=place)
+    found = [store for store in list(_STORES.values()) if place in store.places]
     if not found:
         return ImageStore(max_ram, place=place)
     if max_ram is not None:
@@ -600,37 +1000,57 @@ def store_for(place: str, max_ram: MaxRam = None) -> ImageStore:
     return found[-1]
 
 
+def _open_here(path: str) -> Optional[ImageStore]:
+    "The store that this process has over the file `path`, if any."
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    which = f"{status.st_dev}:{status.st_ino}:"
+    return next((store for store in list(_STORES.values()) if store.uid.startswith(which)), None)
+
+
 def _received(
-    uid: str, place: Optional[str], available: Callable[[], int], kind: str, data: Any, lock: Any
+    uid: str,
+    places: List[str],
+    cache_file: Optional[str],
+    available: Callable[[], int],
+    kind: str,
+    *sent: Any,
 ) -> ImageStore:
-    region, mutex = receive(kind, data, lock)
+    region, mutex, marks = receive(kind, *sent)
     known = _STORES.get(uid)
     if known is not None:
-        region.close()
-        mutex.close()
+        _close(region, mutex, marks)
         known._after_fork()  # closing a descriptor of the lock dropped what this process had claimed
         return known
     region.attach(PAGE)  # the header page first: it says how long the first segment is
-    first = region.words[0][ENDS]
-    region.words.pop().release()
-    region.maps.pop().close()
-    region.ends.pop()
-    region.attach(first)
-    store = ImageStore.__new__(ImageStore)
-    store._open(region, mutex, uid, place, available)
+    _first_segment(region)
+    store = object.__new__(ImageStore)
+    store.cache_file = cache_file
+    store._open(region, mutex, marks, uid, None, available)
+    store.places = places
+    store._register()
     return store
 
 
-def _rejoined(uid: str, place: Optional[str], max_ram: MaxRam) -> ImageStore:
+def _rejoined(uid: str, place: Optional[str], max_ram: MaxRam, cache_file: Optional[str] = None) -> ImageStore:
     known = _STORES.get(uid)
+    if known is None and cache_file is not None:
+        try:
+            return ImageStore(max_ram, cache_file=cache_file, place=place)
+        except CacheFileError as error:  # another machine, perhaps
+            warnings.warn(f"{error} The images are kept in memory instead.", stacklevel=2)
     if known is None and place is not None:
-        known = next((store for store in list(_STORES.values()) if store.place == place), None)
+        known = next((store for store in list(_STORES.values()) if place in store.places), None)
     return ImageStore(max_ram, place=place) if known is None else known
 
 
-def _close(region: Region, lock: Lock) -> None:
+def _close(region: Region, lock: Lock, marks: Optional[Marks]) -> None:
     region.close()
     lock.close()
+    if marks is not None:
+        marks.close()
 
 
 def _after_fork() -> None:
@@ -640,6 +1060,58 @@ def _after_fork() -> None:
 
 if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_after_fork)
+
+
+def _first_words() -> Dict[int, int]:
+    "The words of the header of a store that holds nothing, all others being zero."
+    words = {ENDS: PAGE, SEGMENTS: 1, TAIL: PAGE}
+    page = np.zeros(PAGE // 8, np.uint64)
+    for word, value in words.items():
+        page[word] = value
+    return {**words, STATE: _state(page.tobytes())}
+
+
+def _first_segment(region: Region) -> None:
+    "Map the whole first segment instead of what of it is mapped; what the latter was stays if that can't be."
+    end = region.words[0][ENDS]
+    if region.ends == [end]:
+        return
+    maps, words, ends = region.maps, region.words, region.ends
+    region.maps, region.words, region.ends = [], [], []
+    try:
+        region.attach(end)
+    except BaseException:
+        region.maps, region.words, region.ends = maps, words, ends
+        raise
+
+
+def _state(page: Any) -> int:
+    "The checksum of the words of a header `page` that change with the log."
+    n = min(int.from_bytes(page[8 * SEGMENTS : 8 * SEGMENTS + 8], sys.byteorder), MAX_SEGMENTS)
+    return zlib.crc32(page[8 * ENDS : 8 * (ENDS + n)], zlib.crc32(page[8 * GENERATION : 8 * ORDINAL + 8]))
+
+
+def _ascending(ends: List[int], most: int) -> bool:
+    "Whether these are the ends of segments in a file of `most` bytes."
+    steps = zip([0, *ends], ends)
+    return all(end % PAGE == 0 and start < end for start, end in steps) and ends[-1] <= most
+
+
+def _length(nbytes: int) -> int:
+    "Of a block with a payload of `nbytes`."
+    return -(-(BLOCK.size + nbytes) // ALIGN) * ALIGN
+
+
+def _array_bytes(block: bytes) -> int:
+    "Of the array in a block; the rest of its payload is the path of its source."
+    count = 1
+    for extent in SHAPE.unpack_from(block, 32)[: block[6]]:
+        count *= extent
+    return count * DTYPES[block[5]].itemsize
+
+
+def _number(block: bytes) -> int:
+    return int.from_bytes(block[64:68], "little")
 
 
 def _whole_pages(offset: int, nbytes: int) -> int:

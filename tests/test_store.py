@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
+import itertools
 import multiprocessing
 import os
 import pickle
@@ -11,8 +12,10 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
-from typing import Any, Dict, List, Tuple
+from pathlib import Path
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 import pytest
@@ -23,12 +26,26 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from memlist import ImageStore, limits, store
 from memlist.backing import PAGE
 
-KINDS = ["memfd", "file"]
+KINDS = ["memfd", "file", "named"]
+Make = Callable[..., ImageStore]
 
 
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     return request.param
+
+
+@pytest.fixture
+def make(kind: str, tmp_path: Path) -> Make:
+    "Stores of each kind: two anonymous ones, and one over a named file, a new one at each call."
+    count = itertools.count()
+
+    def made(*args: Any, **kwargs: Any) -> ImageStore:
+        if kind == "named":
+            return ImageStore(*args, cache_file=tmp_path / f"{next(count)}.cache", **kwargs)
+        return ImageStore(*args, kind=kind, **kwargs)
+
+    return made
 
 
 def picture(i: int, size: int = 50) -> np.ndarray:
@@ -39,8 +56,8 @@ def key(i: int) -> bytes:
     return b"%d" % i
 
 
-def test_what_was_put_comes_back(kind: str) -> None:
-    images = ImageStore(kind=kind)
+def test_what_was_put_comes_back(make: Make) -> None:
+    images = make()
     arrays = [
         np.random.default_rng(0).integers(0, 255, shape).astype(dtype)
         for dtype in ("u1", "i1", "u2", "i4", "u8", "f2", "f4", "f8")
@@ -57,8 +74,8 @@ def test_what_was_put_comes_back(kind: str) -> None:
     assert images.get(b"none") is None and b"none" not in images and images.source(b"none") is None
 
 
-def test_a_view_costs_no_copy_and_cannot_be_written(kind: str) -> None:
-    images = ImageStore(kind=kind)
+def test_a_view_costs_no_copy_and_cannot_be_written(make: Make) -> None:
+    images = make()
     images.put(b"a", picture(1))
     first, second = images.get(b"a"), images.get(b"a")
     assert first is not None and second is not None
@@ -67,8 +84,8 @@ def test_a_view_costs_no_copy_and_cannot_be_written(kind: str) -> None:
         first.array[0] = 0
 
 
-def test_arrays_that_are_not_contiguous(kind: str) -> None:
-    images = ImageStore(kind=kind)
+def test_arrays_that_are_not_contiguous(make: Make) -> None:
+    images = make()
     array = np.arange(60, dtype=np.uint8).reshape(3, 4, 5).transpose(2, 0, 1)[:, ::-1]
     images.put(b"a", array)
     assert np.array_equal(images.get(b"a").array, array)  # type: ignore[union-attr]
@@ -88,8 +105,8 @@ def test_what_cannot_be_kept_is_named(array: np.ndarray, error: str) -> None:
         ImageStore().put(b"a", array)
 
 
-def test_a_key_that_is_there_stays_unless_replaced(kind: str) -> None:
-    images = ImageStore(kind=kind)
+def test_a_key_that_is_there_stays_unless_replaced(make: Make) -> None:
+    images = make()
     images.put(b"a", picture(1))
     assert images.put(b"a", picture(2)) and images.get(b"a").array[0, 0, 0] == 1  # type: ignore[union-attr]
     view = images.get(b"a")
@@ -112,18 +129,18 @@ def test_the_index_grows_and_costs_less_than_128_bytes_a_record() -> None:
     assert all(key(i) in images for i in range(0, 20_000, 7)) and key(20_001) not in images
 
 
-def test_purge_gives_the_memory_back_and_makes_views_stale(kind: str) -> None:
-    images = ImageStore(kind=kind)
+def test_purge_gives_the_memory_back_and_makes_views_stale(make: Make, kind: str) -> None:
+    images = make()
     nbytes = sum(images.put(key(i), np.full((100, 100, 3), 7, np.uint8)) * 30_000 for i in range(200))
     view = images.get(key(3))
     assert view is not None and images.current(view)
     if kind == "memfd":
         assert images.allocated() >= nbytes
-    assert images.purge() == nbytes
+    assert images.purge(file=True) == nbytes
     assert not images.current(view) and images.get(key(3)) is None and len(images) == 0
-    if kind == "memfd":
+    if kind != "file":
         assert images.allocated() <= 2 * PAGE
-    assert images.purge() == 0
+    assert images.purge(file=True) == 0
     assert images.put(key(3), picture(4)) and images.get(key(3)).array[0, 0, 0] == 4  # type: ignore[union-attr]
 
 
@@ -157,8 +174,8 @@ def test_sizes_that_are_none_are_named(value: Any) -> None:
     assert repr(value) in str(error.value) and "8GB" in str(error.value)
 
 
-def test_the_budget_holds_to_the_byte(kind: str) -> None:
-    images = ImageStore(200_000, kind=kind)
+def test_the_budget_holds_to_the_byte(make: Make) -> None:
+    images = make(200_000)
     kept = [i for i in range(300) if images.put(key(i), np.full((20, 20, 3), i % 256, np.uint8))]
     assert 100 < len(kept) < 170 and kept == list(range(len(kept)))
     assert images.taken - PAGE <= 200_000
@@ -223,7 +240,7 @@ what, room, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if what == "AS":
     room += int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(getattr(resource, "RLIMIT_" + what), (room, room))
-images = ImageStore(kind=kind)
+images = ImageStore(cache_file=sys.argv[4]) if kind == "named" else ImageStore(kind=kind)
 array = np.zeros((1000, 1000), np.uint8)
 kept = 0
 while kept < 400 and images.put(b"%d" % kept, array + kept % 256):
@@ -236,10 +253,12 @@ print(kept)
 
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", ["AS", "FSIZE"])
-def test_ulimits_make_the_budget_smaller_and_are_no_error(what: str, kind: str) -> None:
+def test_ulimits_make_the_budget_smaller_and_are_no_error(what: str, kind: str, tmp_path: Path) -> None:
     "`ulimit -v` and `-f`, as SLURM sets them: 200 MB of each."
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", LIMITED, what, "200000000", kind], capture_output=True, text=True
+        [sys.executable, "-W", "ignore", "-c", LIMITED, what, "200000000", kind, str(tmp_path / "cache")],
+        capture_output=True,
+        text=True,
     )
     assert done.returncode == 0, done.stderr
     assert 50 <= int(done.stdout) < 200
@@ -261,10 +280,14 @@ def _check(images: ImageStore, numbers: List[int]) -> None:
         images.count(True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
-def test_what_one_process_puts_all_have(method: str, kind: str) -> None:
-    images, context = ImageStore(kind=kind), multiprocessing.get_context(method)
+@pytest.mark.parametrize(
+    ("method", "kind"),
+    [(method, kind) for method in ("fork", "spawn") for kind in KINDS if (method, kind) != ("spawn", "file")]
+    + [("forkserver", "memfd")]
+    + [pytest.param(*pair, marks=pytest.mark.full) for pair in (("spawn", "file"), ("forkserver", "named"))],
+)
+def test_what_one_process_puts_all_have(method: str, make: Make) -> None:
+    images, context = make(), multiprocessing.get_context(method)
     images.put(key(0), picture(0))
     writers = [context.Process(target=_fill, args=(images, i * 700, i * 700 + 900)) for i in range(2)]
     for process in writers:
@@ -297,8 +320,8 @@ def test_counts_are_exact_over_more_processes_than_counters() -> None:
     assert images.info().hits == 3 * (store.N_COUNTERS // 2) * 20
 
 
-def test_threads_of_one_process(kind: str) -> None:
-    images = ImageStore(kind=kind)
+def test_threads_of_one_process(make: Make) -> None:
+    images = make()
     threads = [threading.Thread(target=_fill, args=(images, 100 * i, 100 * i + 200)) for i in range(8)]
     for thread in threads:
         thread.start()
@@ -455,11 +478,11 @@ def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_a_store_that_nobody_holds_is_gone(kind: str) -> None:
+def test_a_store_that_nobody_holds_is_gone(make: Make) -> None:
     gc.collect()
     before = _descriptors()
     for _ in range(5):
-        images = ImageStore(kind=kind)
+        images = make()
         images.put(b"a", picture(1))
         view = images.get(b"a")
         assert view is not None
@@ -468,6 +491,7 @@ def test_a_store_that_nobody_holds_is_gone(kind: str) -> None:
     assert _descriptors() == before
 
 
+@pytest.mark.parametrize("kind", ["memfd", "file"])
 def test_nothing_has_a_name(kind: str) -> None:
     shm = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     images = ImageStore(kind=kind)
@@ -489,12 +513,12 @@ def test_notes_are_for_the_first_to_come_until_the_next_purge() -> None:
     assert images.note(b"full")
 
 
-def test_records_in_several_segments(monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
+def test_records_in_several_segments(monkeypatch: pytest.MonkeyPatch, make: Make, kind: str) -> None:
     from memlist import backing
 
     monkeypatch.setattr(backing, "SEGMENT", 64 * PAGE)
     monkeypatch.setattr(backing, "FILE_SEGMENT", 64 * PAGE)
-    images = ImageStore(kind=kind)
+    images = make()
     sizes = [1, 50_000, 3, 200_000, 262_144 - 80, 17, 300_000, 64 * PAGE] * 5
     for i, size in enumerate(sizes):
         assert images.put(key(i), np.full(size, i, np.uint8))
@@ -505,7 +529,7 @@ def test_records_in_several_segments(monkeypatch: pytest.MonkeyPatch, kind: str)
     images._head[store.BUSY] = 1  # as a killed writer leaves it: the walk finds every record
     assert images.put(b"x", picture(1))
     assert images.info().records == len(sizes) + 1 and images.info().nbytes == nbytes + picture(1).nbytes
-    images.purge()
+    images.purge(file=True)
     if kind == "memfd":
         assert images.allocated() <= 2 * PAGE
 
@@ -515,12 +539,21 @@ class Model(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.images = ImageStore("3MB")
+        self.folder = tempfile.TemporaryDirectory()
+        self.images = self.open()
         self.model: Dict[bytes, Tuple[bytes, int]] = {}
+
+    def open(self) -> ImageStore:
+        return ImageStore("3MB")
+
+    def teardown(self) -> None:
+        self.folder.cleanup()
 
     keys = st.integers(0, 30).map(key)
 
-    @rule(k=keys, n=st.integers(0, 3000), value=st.integers(0, 255), tag=st.integers(0, 255), replace=st.booleans())
+    @rule(
+        k=keys, n=st.integers(0, 3000), value=st.integers(0, 255), tag=st.integers(0, 2**32 - 1), replace=st.booleans()
+    )
     def put(self, k: bytes, n: int, value: int, tag: int, replace: bool) -> None:
         array = np.full(n, value, np.uint8)
         known = k in self.model
@@ -536,6 +569,11 @@ class Model(RuleBasedStateMachine):
         if record is not None:
             assert (record.array.tobytes(), record.tag) == self.model[k]
 
+    @rule(k=keys)
+    def note(self, k: bytes) -> None:
+        known = self.images.noted(k)
+        assert self.images.note(k) != known and self.images.noted(k)
+
     @rule()
     def die_and_recount(self) -> None:
         self.images._head[store.BUSY] = 1
@@ -543,8 +581,12 @@ class Model(RuleBasedStateMachine):
     @precondition(lambda self: self.model)
     @rule()
     def purge(self) -> None:
-        assert self.images.purge() == sum(len(data) for data, _ in self.model.values())
+        assert self.images.purge(file=True) == sum(len(data) for data, _ in self.model.values())
         self.model.clear()
+
+    @rule(fix=st.booleans())
+    def check(self, fix: bool) -> None:
+        assert self.images.check(fix) == []
 
     @invariant()
     def agrees(self) -> None:
@@ -555,7 +597,45 @@ class Model(RuleBasedStateMachine):
         assert self.images.taken - PAGE <= 3_000_000
 
 
-TestModel = Model.TestCase
-TestModel.settings = settings(
-    max_examples=40, stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck)
-)
+class NamedModel(Model):
+    "The same over a named file, that is left, reopened, and left by a killed process, too."
+
+    def open(self) -> ImageStore:
+        return ImageStore("3MB", cache_file=os.path.join(self.folder.name, "cache"))
+
+    @rule()
+    def reopen(self) -> None:
+        del self.images
+        self.images = self.open()
+
+    @rule()
+    def die_and_reopen(self) -> None:
+        self.images._head[store.BUSY] = 1
+        self.reopen()
+
+    @rule()
+    def drop_from_memory(self) -> None:
+        self.images.purge()
+
+    @rule(k=Model.keys, at=st.integers(0, 3000), value=st.integers(1, 255))
+    def rot(self, k: bytes, at: int, value: int) -> None:
+        "A bit of the file changes while nobody has it open: the record is gone, and no other."
+        if not self.model.get(k, (b"", 0))[0]:
+            return
+        offset = self.images._find(store._digest(k))[0] + store.BLOCK.size  # type: ignore[index]
+        offset += at % len(self.model[k][0])
+        del self.images
+        with open(os.path.join(self.folder.name, "cache"), "r+b") as file:
+            file.seek(offset)
+            byte = file.read(1)[0]
+            file.seek(offset)
+            file.write(bytes([byte ^ value]))
+        self.images = self.open()
+        assert k in self.images and self.images.get(k) is None and k not in self.images
+        del self.model[k]
+
+
+TestModel, TestNamedModel = Model.TestCase, NamedModel.TestCase
+_settings = settings(stateful_step_count=40, deadline=None, suppress_health_check=list(HealthCheck))
+TestModel.settings = settings(_settings, max_examples=40)
+TestNamedModel.settings = settings(_settings, max_examples=25)
