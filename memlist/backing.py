@@ -13,6 +13,7 @@ import ctypes
 import errno
 import mmap
 import os
+import sys
 import tempfile
 import threading
 import time
@@ -128,10 +129,14 @@ class Region:
     def attach(self, end: int) -> None:
         "Map the next segment, up to `end`; raises OSError, ValueError or MemoryError where that can't be."
         start = self.ends[-1] if self.ends else 0
+        if end > sys.maxsize:  # of a damaged file
+            raise ValueError(f"no file has {end} bytes")
         if os.name == "nt":  # pragma: no cover
             mapping = mmap.mmap(self.fd, end - start, access=mmap.ACCESS_WRITE, offset=start)
         else:
             mapping = mmap.mmap(self.fd, end - start, mmap.MAP_SHARED, offset=start)
+        if self.kind == "named" and end == PAGE and hasattr(mmap, "MADV_RANDOM"):
+            mapping.madvise(mmap.MADV_RANDOM)  # a look at the header must not read megabytes of what follows
         self.maps.append(mapping)
         self.words.append(memoryview(mapping).cast("Q"))
         self.ends.append(end)
@@ -199,8 +204,7 @@ class Region:
             if hasattr(mmap, "MADV_DONTNEED"):
                 mapping.madvise(mmap.MADV_DONTNEED)
         if hasattr(os, "posix_fadvise"):
-            for _ in range(2):  # the first leaves what the kernel is just about to put on its lists
-                os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+            os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def resident(self) -> int:
         "Bytes of what this process has mapped that are in memory now, by whomever; 0 where the system does not say."
@@ -270,15 +274,18 @@ class Lock:
 
     @contextmanager
     def claimed(self, byte: int, wait: bool) -> Iterator[bool]:
-        "Hold `byte` against other processes, not threads; whether that could be, which it can for who waits."
-        mine = self._lock(byte, wait)
+        """Hold `byte` against other processes, not threads; whether that could be.
+
+        For who waits it can, but where processes would wait for one another.
+        """
+        mine = self._lock(byte, wait, give_up=True)
         try:
             yield mine
         finally:
             if mine:
                 self._unlock(byte)
 
-    def _lock(self, byte: int, wait: bool) -> bool:
+    def _lock(self, byte: int, wait: bool, give_up: bool = False) -> bool:
         if fcntl is not None:
             while True:
                 try:
@@ -290,6 +297,8 @@ class Lock:
                     # The kernel takes all threads of a process for one owner, and sees cycles where there are none.
                     if error.errno != errno.EDEADLK:
                         raise
+                    if give_up:
+                        return False
                     time.sleep(0.001)
         import msvcrt  # pragma: no cover
 

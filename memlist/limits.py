@@ -16,9 +16,12 @@ import psutil
 # Of what is available, the share that a store takes when nobody says otherwise; the rest is for the
 # training itself: batches, workers, the page cache that still serves what did not fit.
 DEFAULT_SHARE = 0.8
-# Whatever the budget, this much stays free (where memory is small: this share of it): the kernel kills at zero.
-RESERVE_BYTES = 256 << 20
-RESERVE_SHARE = 0.1
+# Whatever the budget, this much of memory stays free (where memory is small: this share of it): the kernel kills at
+# zero, and a training with workers, each with its batches in the making, takes hundreds of megabytes after the fill.
+RESERVE_BYTES = 1 << 30
+RESERVE_SHARE = 0.5
+# Of a disk, no more than this share, and never more than the bytes above: nobody is killed when a disk is full.
+DISK_RESERVE_SHARE = 0.1
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
 _UNITS.update({f"{u}I": 1024**i for i, u in enumerate("KMGT", 1)})

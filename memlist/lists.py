@@ -211,12 +211,26 @@ class InMemory(ItemList):
         if thread in scratch.recording and self._outdated(wanted, item):  # `load_data`, through a user's `get`
             scratch.stale.add(wanted)
         hit = None if wanted in scratch.stale else self._hit(decoder, wanted)
-        if hit is not None:
-            if thread in scratch.recording:
-                scratch.recording[thread].append((item, KEPT))
-            if not filling:
-                self.store.count(True)
-            return hit
+        if hit is None and self.store.cache_file is None:
+            return self._serve_miss(function, decoder, wanted, item)
+        if hit is None:
+            # Ranks validate the same images at the same time: the first decodes, the others wait for it.
+            with self.store.claimed(wanted[0], wait=True):
+                hit = None if wanted in scratch.stale else self._hit(decoder, wanted)
+                if hit is None:
+                    return self._serve_miss(function, decoder, wanted, item)
+        if thread in scratch.recording:
+            scratch.recording[thread].append((item, KEPT))
+        if not filling:
+            self.store.count(True)
+        return hit
+
+    def _serve_miss(
+        self, function: Callable[[Any], Any], decoder: Decoder, wanted: Tuple[bytes, ...], item: Any
+    ) -> Served:
+        "Decode `item`, and keep it where that is wanted."
+        scratch, thread = self.scratch, threading.get_ident()
+        filling = thread in scratch.filling
         if not filling:
             self.store.count(False)
         generation, source = self.store.generation, source_of(item)

@@ -280,7 +280,7 @@ class Fill:
         if job.keys:
             store = job.il.store
             with store.claimed(job.keys[0], wait) as mine:
-                if not mine:
+                if not mine and not wait:
                     self.later.append(job)
                     return
                 if not all(store.holds(key) for key in job.keys) or job.il.changed(job):

@@ -468,7 +468,7 @@ class ImageStore:
         """Hold `key` against other processes while decoding for it; False where another does, unless one waits.
 
         Nothing else depends on it: it saves decoding an image twice where several processes fill a store. A killed
-        holder holds it no more.
+        holder holds it no more, and processes that would wait for one another do not.
         """
         with self._lock.claimed(KEYS_LOCK + int.from_bytes(_digest(key)[:8], "little") % N_KEYS_LOCK, wait) as mine:
             yield mine
@@ -892,7 +892,8 @@ class ImageStore:
         # A file is given room before it is used.
         reachable = (taken if self._marks is None else max(taken, self.allocated())) + self._available()
         limit = int(share * reachable) if most is None else most
-        return min(limit, reachable - min(limits.RESERVE_BYTES, int(limits.RESERVE_SHARE * reachable)))
+        kept = limits.RESERVE_SHARE if self._marks is None else limits.DISK_RESERVE_SHARE
+        return min(limit, reachable - min(limits.RESERVE_BYTES, int(kept * reachable)))
 
     def _fits(self, nbytes: int) -> bool:
         when, budget, taken = self._looked

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import random
+import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -54,6 +56,29 @@ def make_formats(folder: Path) -> List[Path]:
     picture.save(folder / "c.bmp")
     picture.save(folder / "d.tif", resolution=72.5)
     return sorted(folder.iterdir())
+
+
+def many(folder: Path, n: int, side: int = 100) -> Path:
+    "`n` square pictures of noise that decode fast."
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(n):
+        PIL.Image.fromarray(noise(side, side, 3, i)).save(folder / f"{i:03}.png", compress_level=0)
+    return folder
+
+
+def in_child(task: Callable[[], Any]) -> int:
+    "The exit status of a forked process that runs `task`; 1 if it raises."
+    pid = os.fork()
+    if not pid:
+        status = 1
+        try:
+            task()
+            status = 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return os.waitpid(pid, 0)[1]
 
 
 @pytest.fixture

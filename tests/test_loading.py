@@ -17,19 +17,11 @@ import numpy as np
 import PIL.Image
 import pytest
 import torch
-from conftest import Opens, assert_same_item, epoch, noise, photo, seed
+from conftest import Opens, assert_same_item, epoch, many, photo, seed
 from fastai.vision import ImageList, open_image
 
 import memlist as m
 from memlist import loading
-
-
-def many(folder: Path, n: int, side: int = 100) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    for i in range(n):
-        PIL.Image.fromarray(noise(side, side, 3, i)).save(folder / f"{i:03}.png", compress_level=0)
-    return folder
-
 
 # -- loading ----------------------------------------------------------------------------------------------------
 
