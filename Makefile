@@ -5,12 +5,28 @@ RUN    := $(VENV)/bin/python
 # The user's own folder for the demo: make demo DATA=~/pictures
 DATA   ?=
 
-.PHONY: demo test test-full lint bench clean
+# The oldest and the newest Python that the tests are run on: pyenv's, or what is on the path.
+LEGACY ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.8.*/bin/python) python3.8)
+LATEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) python3.13)
+
+.PHONY: demo test test-full test-legacy test-latest lint bench clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
 	$(RUN) -m pip install --quiet --editable '.[test]' --constraint constraints.txt
+	touch $@
+
+$(VENV)-legacy/ready: pyproject.toml constraints-legacy.txt
+	$(LEGACY) -m venv $(VENV)-legacy
+	$(VENV)-legacy/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-legacy/bin/python -m pip install --quiet --editable '.[test]' --constraint constraints-legacy.txt
+	touch $@
+
+$(VENV)-latest/ready: pyproject.toml constraints.txt
+	$(LATEST) -m venv $(VENV)-latest
+	$(VENV)-latest/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-latest/bin/python -m pip install --quiet --editable '.[test]' --constraint constraints.txt
 	touch $@
 
 demo: $(VENV)/ready
@@ -29,8 +45,16 @@ test: lint
 test-full: lint
 	$(RUN) -m pytest -q -n 2 --dist worksteal
 
+# The same on Python 3.8, torch 1.8.1 and fastai 1.0.60.
+test-legacy: $(VENV)-legacy/ready
+	OMP_NUM_THREADS=1 $(VENV)-legacy/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
+
+# And on the newest Python that fastai 1 can be imported on.
+test-latest: $(VENV)-latest/ready
+	$(VENV)-latest/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
+
 bench: $(VENV)/ready
 	$(RUN) -W ignore benchmarks/figures.py
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-legacy $(VENV)-latest build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache

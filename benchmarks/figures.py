@@ -16,6 +16,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import measure
 import memory
+import named
 import page
 import pictures
 import speed
@@ -34,10 +35,11 @@ class Scale(NamedTuple):
     repeats: int
     records: Tuple[int, ...]
     small: int
+    reopened: int
 
 
-FULL = Scale(384, 4, 40, 1008, 1, (1_000, 10_000, 100_000), 1000)
-QUICK = Scale(128, 2, 4, 128, 1, (1_000, 2_000, 5_000), 100)
+FULL = Scale(384, 4, 40, 1008, 1, (1_000, 10_000, 100_000), 1000, 3600)
+QUICK = Scale(128, 2, 4, 128, 1, (1_000, 2_000, 5_000), 100, 200)
 
 
 class Pictures:
@@ -113,6 +115,21 @@ def small(made: Pictures, scale: Scale) -> Dict[str, Any]:
     return speed.small_images(pictures.digits(made.folder / "digits", scale.small), scale.epochs * 3)
 
 
+def reopened(made: Pictures, scale: Scale) -> Dict[str, Any]:
+    "Figure 10."
+    return named.reopening(made.photographs(100)[0], made.folder, scale.reopened, scale.epochs + 1)
+
+
+def from_file(made: Pictures, scale: Scale) -> Dict[str, Any]:
+    "Figure 11."
+    return named.warm_from_file(made.photographs(100)[0], made.folder, scale.epochs * 2)
+
+
+def ranks(made: Pictures, scale: Scale) -> Dict[str, Any]:
+    "Figure 12."
+    return named.ranks(made.photographs(100)[0], made.folder)
+
+
 ROWS: Dict[str, Callable[[Pictures, Scale], Dict[str, Any]]] = {
     "equal": equal,
     "misses": missing,
@@ -121,6 +138,9 @@ ROWS: Dict[str, Callable[[Pictures, Scale], Dict[str, Any]]] = {
     "load": load,
     "first": first,
     "index": index,
+    "reopened": reopened,
+    "from_file": from_file,
+    "ranks": ranks,
     "records": records,
     "small": small,
 }

@@ -206,6 +206,10 @@ class ImageStore:
                 uid = f"{status.st_dev}:{status.st_ino}:{region.words[0][cachefile.IDENTITY]}"
                 self._open(region, lock, marks, uid, place, available or partial(limits.disk_available, path))
                 self.cache_file = path
+                if self._head[BUSY] and not alone:  # a writer was killed beside others that live
+                    self._recount()
+                    self._head[STATE] = _state(region.maps[0])
+                    self._head[BUSY] = 0
                 sound = self._sound(status.st_size)
                 if not sound and not alone:
                     raise CacheFileError(path, "is damaged while other processes use it. End these first.")
@@ -560,6 +564,8 @@ class ImageStore:
         if n >= MAX_SEGMENTS:
             return False
         size = region.next_size(end, need)
+        if size and self._marks is not None:  # the budget is the file's, what it has in reserve included
+            size = max(need, min(size, (self.budget() + PAGE - end) // PAGE * PAGE))
         while size:
             try:
                 region.grow(end, size)
@@ -691,7 +697,7 @@ class ImageStore:
         "After a writer that died: index what it had finished, and count what there is. Costs a walk over the log."
         head = self._head
         records = nbytes = freed = 0
-        for offset, length, block in list(self._blocks(head[TAIL])):
+        for offset, length, block in self._blocks(head[TAIL]):
             if block and block[4] in (PIXELS, NOTE):
                 digest = block[8:24]
                 if not self._find(digest) and self._room_in_index():

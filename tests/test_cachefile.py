@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import pickle
 import random
+import signal
 import struct
 import sys
 import warnings
@@ -549,6 +550,31 @@ def test_a_damaged_file_in_use_is_not_mended_under_its_users(tmp_path: Path) -> 
 
     assert in_child(child) == 0
     assert right(images) == 60
+
+
+def test_a_writer_that_is_killed_beside_others_keeps_nobody_out(tmp_path: Path) -> None:
+    images = filled(tmp_path / "cache")
+
+    def killed() -> None:
+        with images._held():
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.WTERMSIG(in_child(killed)) == signal.SIGKILL and images._head[store.BUSY]
+
+    def newcomer() -> None:
+        store._STORES.clear()  # as a process that was not forked
+        again = ImageStore(cache_file=tmp_path / "cache")
+        assert again is not images and right(again) == 60 and again.put(b"new", picture(1))
+
+    assert in_child(newcomer) == 0
+    assert right(images) == 60 and images.get(b"new") is not None and images.check() == []
+
+
+def test_the_budget_bounds_the_file_itself(tmp_path: Path) -> None:
+    images = ImageStore("5MB", cache_file=tmp_path / "cache")
+    while images.put(b"%d" % len(images), np.zeros(100_000, np.uint8)):
+        assert os.path.getsize(tmp_path / "cache") <= 5_000_000 + 2 * PAGE
+    assert 45 <= len(images) <= 50
 
 
 def test_a_cache_file_that_is_deleted_under_its_users(photos: Path, tmp_path: Path) -> None:

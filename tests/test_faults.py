@@ -249,7 +249,7 @@ def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: 
         assert 8 <= data.cache_info().cached <= 23 and "% will fit" in capsys.readouterr().out
         with warnings.catch_warnings():
             warnings.simplefilter("error", UserWarning)
-            warnings.filterwarnings("ignore", message=".*pin_memory.*")
+            warnings.filterwarnings("ignore", message=".*(pin_memory|interpolate).*")
             stock = bunch(ImageList, folder, workers)
             assert_same_bunches(data, stock)
         # Others take the last of it: holes that were punched can't be filled again, and that is no SIGBUS.
@@ -410,26 +410,26 @@ def test_with_a_tiny_dev_shm() -> None:
 
 
 def test_under_ulimit_v_and_f_training_goes_on(tmp_path: Path) -> None:
-    folder = many(tmp_path / "many", 60, 1000)  # 180 MB
+    folder = many(tmp_path / "many", 40, 900)  # 97 MB
 
     def task() -> None:
         stock = lists(ImageList, folder)
         for what, room, kwargs in (
-            (resource.RLIMIT_FSIZE, 60_000_000, {}),
-            (resource.RLIMIT_FSIZE, 60_000_000, {"cache_file": tmp_path / "cache"}),
-            (resource.RLIMIT_AS, 150_000_000, {}),
-            (resource.RLIMIT_AS, 150_000_000, {"cache_file": tmp_path / "second"}),
+            (resource.RLIMIT_FSIZE, 30_000_000, {}),
+            (resource.RLIMIT_FSIZE, 30_000_000, {"cache_file": tmp_path / "cache"}),
+            (resource.RLIMIT_AS, 160_000_000, {}),
+            (resource.RLIMIT_AS, 160_000_000, {"cache_file": tmp_path / "second"}),
         ):
 
             def limited(what: int = what, room: int = room, kwargs: Any = kwargs) -> None:
                 used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE if what == resource.RLIMIT_AS else 0
                 resource.setrlimit(what, (room + used, room + used))
                 il = lists(m.MemoryImageList, folder, **kwargs)
-                with pytest.warns(UserWarning, match="of 60 images are in"):
-                    il.load_data(progress=False, n_workers=1)
-                assert 5 <= il.cache_info().cached <= 50
-                for i in range(0, 60, 7):
-                    assert_same_item(il[i], stock[i])
+                with pytest.warns(UserWarning, match="of 40 images are in"):
+                    il.load_data(progress=False, n_workers=0)
+                assert 5 <= il.cache_info().cached <= 37
+                for i in range(0, 40, 7):
+                    assert torch.equal(il[i].px, stock[i].px)  # which takes no memory of its own
 
             assert in_child(limited) == 0, (what, kwargs)
 
