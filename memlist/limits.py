@@ -160,13 +160,14 @@ def available_memory() -> int:
 def disk_available(path: str) -> int:
     "Bytes that the disk under `path` can still give; where that disk is itself memory, no more than memory can."
     free = shutil.disk_usage(path).free
-    mounts = [part for part in psutil.disk_partitions(all=True) if _is_under(path, part.mountpoint)]
-    kind = max(mounts, key=lambda part: len(part.mountpoint)).fstype if mounts else ""
-    return min(free, available_memory()) if kind in ("tmpfs", "ramfs") else free
+    return min(free, available_memory()) if is_memory(path) else free
 
 
-def _is_under(path: str, folder: str) -> bool:
-    return os.path.join(os.path.realpath(path), "").startswith(os.path.join(folder, ""))
+def is_memory(path: str) -> bool:
+    "Whether what lies at `path` is on no disk but in memory (tmpfs)."
+    real = os.path.join(os.path.realpath(path), "")
+    mounts = [m for m in psutil.disk_partitions(all=True) if real.startswith(os.path.join(m.mountpoint, ""))]
+    return bool(mounts) and max(mounts, key=lambda m: len(m.mountpoint)).fstype in ("tmpfs", "ramfs")
 
 
 def usable_cpus() -> int:

@@ -261,9 +261,12 @@ class InMemory(ItemList):
             try:
                 restored = decoder.restore(records)
             except Exception:
-                if store.current(records[0]):
+                if not store.current(records[0]):
+                    continue
+                if store.cache_file is None:
                     raise
-                continue
+                self.scratch.stale.add(tuple(wanted))  # what somebody wrote into the file makes no image
+                return None
             if store.current(records[0]):  # read first, so as old as any
                 original = None if self.max_size is None else decoder.original(records)
                 return Served(decoder.finish(restored), True, original)

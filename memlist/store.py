@@ -23,6 +23,7 @@ when a process or one of its children first meets it: its checksum, and the size
 
 from __future__ import annotations
 
+import errno
 import os
 import struct
 import sys
@@ -683,8 +684,9 @@ class ImageStore:
             if hasattr(os, "SEEK_DATA"):
                 try:
                     here = max(here, os.lseek(region.fd, here, os.SEEK_DATA))
-                except OSError:  # nothing but a hole
-                    break
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # nothing but a hole
+                        break
             here = region.maps[segment].find(BLOCK_MAGIC, here - base, max(stop - base, 0)) + base
             if here < base or here >= stop:
                 break
