@@ -122,7 +122,7 @@ def reopened(made: Pictures, scale: Scale) -> Dict[str, Any]:
 
 def from_file(made: Pictures, scale: Scale) -> Dict[str, Any]:
     "Figure 11."
-    return named.warm_from_file(made.photographs(100)[0], made.folder, scale.epochs * 2)
+    return named.warm_from_file(made.photographs(100)[0], made.folder, scale.epochs * 4)
 
 
 def ranks(made: Pictures, scale: Scale) -> Dict[str, Any]:

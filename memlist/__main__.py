@@ -46,6 +46,8 @@ def check(path: str, fix: bool) -> int:
     what = "nothing is wrong" if not problems else f"{len(problems):,} problem{'s' * (len(problems) != 1)}"
     if problems and fix:
         what += "; dropped what is wrong, the rest is indexed again"
+    elif problems:
+        what += "; `check --fix` drops what is wrong"
     print(f"{len(store):,} records, {what}")
     return int(bool(problems) and not fix)
 
@@ -72,6 +74,8 @@ def plan(folder: str, size: Optional[int]) -> int:
     sampled = f" (from {len(sizes):,} headers)" if len(sizes) + bad < len(files) else ""
     print(f"{len(files):,} images under {folder}" + (f", {bad} of {len(sizes) + bad} can't be opened" if bad else ""))
     room = int(limits.DEFAULT_SHARE * limits.available_memory())
+    disk = format_size(limits.disk_available(os.path.abspath(folder)))
+    print(f"{disk} of room on the disk of that folder, where a cache_file might be")
     print(f"{format_size(room)} may be used: {limits.DEFAULT_SHARE:.0%} of the memory that is available here")
     for most in (None, size) if size else (None,):
         need = round(sum(_bytes(one, most) for one in sizes) / len(sizes) * (len(files) - bad))
@@ -126,7 +130,8 @@ def _existing(path: str) -> ImageStore:
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     "The command; 0 for success, 1 for problems found, 2 for what can't be used."
-    parser = argparse.ArgumentParser(prog="python -m memlist", description=__doc__)
+    codes = "Exits with 0; with 1 where check finds problems and leaves them; with 2 for what can't be used."
+    parser = argparse.ArgumentParser(prog="python -m memlist", description=__doc__, epilog=codes)
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("info", "what a cache file holds"),

@@ -35,8 +35,9 @@ except ImportError:  # Windows
 PAGE = mmap.PAGESIZE
 # A sparse segment costs nothing but address space, and each one costs a descriptor: few and large.
 SEGMENT = 1 << 30
-# A file is really allocated as it grows, so that a full disk is an error and not a SIGBUS: small steps.
-FILE_SEGMENT = 64 << 20
+# A file is really allocated as it grows, so that a full disk is an error and not a SIGBUS: small steps. One that stays
+# begins with less, and doubles.
+FILE_SEGMENT, NAMED_SEGMENT = 64 << 20, 1 << 20
 # Of the address space that a limit leaves, the share that mappings may take.
 ADDRESS_SHARE = 0.5
 
@@ -96,7 +97,10 @@ class Region:
         A limit on address space or file size makes the region smaller; the rest of the process, numpy and torch
         among it, needs address space too.
         """
-        want = max(need, (SEGMENT if self.kind == "memfd" else FILE_SEGMENT), end // 16)
+        step = SEGMENT if self.kind == "memfd" else FILE_SEGMENT
+        if self.kind == "named":
+            step = min(step, max(NAMED_SEGMENT, end))
+        want = max(need, step, end // 16)
         left = limits.address_space_left()
         if left is not None:
             want = min(want, int(ADDRESS_SHARE * (end + left)) - end)

@@ -56,7 +56,11 @@ def _checksum(words: Dict[int, int]) -> int:
 
 
 def resolve(path: Any) -> str:
-    "The one name of a cache file: absolute, `~` and links resolved."
+    "The one name of a cache file: absolute, `~` and links resolved. Raises TypeError for what is no path."
+    if not isinstance(path, (str, os.PathLike)):
+        raise TypeError(f"cache_file={path!r} is a {type(path).__name__}: use the path of a file")
+    if not os.fspath(path):
+        raise CacheFileError(str(path), "names no file.")
     return os.path.realpath(os.path.expanduser(os.fspath(path)))
 
 
@@ -77,6 +81,8 @@ def opened(path: str, first: Dict[int, int]) -> Iterator[Tuple[int, Lock, bool]]
     """
     if fcntl is None:
         raise CacheFileError(path, "can't be used here: a store over a named file needs a POSIX system.")
+    if os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path):
+        raise CacheFileError(path, "is no regular file, and is left as it is. Name another file.")
     while True:
         try:
             if os.path.exists(path) and os.path.getsize(path):
@@ -112,7 +118,9 @@ def _refused(path: str, error: OSError) -> CacheFileError:
         errno.ENOSPC: "Its disk is full: not even an empty cache has room.",
         errno.EDQUOT: "The quota on its disk is used up: not even an empty cache has room.",
     }
-    what = advice.get(error.errno or 0, "It has to be a file that can be read and written, on a local disk.")
+    what = "It has to be a file that can be made, read and written, on a local disk."
+    if error.errno != errno.ENOENT or not os.path.isdir(os.path.dirname(path)):
+        what = advice.get(error.errno or 0, what)
     return CacheFileError(path, f"can't be opened: {error.strerror}. {what}")
 
 

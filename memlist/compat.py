@@ -58,7 +58,8 @@ def _gesv_while_importing() -> Iterator[None]:
 
 
 try:
-    with _gesv_while_importing():
+    with _gesv_while_importing(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # nobody here can mend that
         from fastai import basic_data, basic_train, core, data_block, torch_core
         from fastai.vision import data, image, interpret, learner, transform
 except ModuleNotFoundError as error:

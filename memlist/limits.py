@@ -158,9 +158,13 @@ def available_memory() -> int:
 
 
 def disk_available(path: str) -> int:
-    "Bytes that the disk under `path` can still give; where that disk is itself memory, no more than memory can."
-    free = shutil.disk_usage(path).free
-    return min(free, available_memory()) if is_memory(path) else free
+    "Bytes that the disk of the file `path` can still give; where that disk is itself memory, no more than memory can."
+    folder = os.path.dirname(path)  # of a file that was deleted, too
+    try:
+        free = shutil.disk_usage(folder).free
+    except OSError:
+        return 0
+    return min(free, available_memory()) if is_memory(folder) else free
 
 
 def is_memory(path: str) -> bool:

@@ -141,14 +141,14 @@ class InMemory(ItemList):
         name = type(self).__name__
         if stock_open(self._function()) is None:
             raise ValueError(
-                f"max_size={max_size}: {name}.open decodes by itself, and what of an image it would reduce, labels or "
-                "pixels, only it can know: please reduce the images there."
+                f"max_size={max_size}: {name}.open is your own, and only it can know how what it returns may be "
+                "reduced: please reduce the images there."
             )
         self.max_size = max_size
         self._say(
             f"max_size {max_size}".encode(),
-            f"{name}: with max_size={max_size} images are kept with their shorter side reduced to {max_size} pixels, "
-            "so their pixels differ from those of fastai's own list.",
+            f"{name}: with max_size={max_size} images are kept with their shorter side reduced to {max_size} pixels at "
+            "most, so the pixels of larger ones differ from those of fastai's own list.",
         )
 
     @property

@@ -565,8 +565,9 @@ class ImageStore:
         if n >= MAX_SEGMENTS:
             return False
         size = region.next_size(end, need)
-        if size and self._marks is not None:  # the budget is the file's, what it has in reserve included
-            size = max(need, min(size, (self.budget() + PAGE - end) // PAGE * PAGE))
+        if size and self._marks is not None:  # the budget is the file's, gaps and reserve included
+            room = (self.budget() + PAGE - end) // PAGE * PAGE
+            size = min(size, room) if room >= need else 0
         while size:
             try:
                 region.grow(end, size)
