@@ -483,19 +483,23 @@ class ImageStore:
 
         In a named file it holds for a session.
         """
-        digest = self._note_digest(key)
+        digest, offset = self._note_digest(key), 0
         with self._held():
-            if self._find(digest):
+            if self.noted(key):
                 return False
             if self._room_in_index():
                 offset = self._append(NOTE, digest, np.empty(0, "u1"), 0, NO_SOURCE, 0)
-                if offset:
-                    self._publish(digest, offset)
+            if offset:
+                self._publish(digest, offset)
+            elif self._marks is not None:  # not a byte is left on the disk: this process and its children know
+                self._marks.add(_note_number(digest))
         return True
 
     def noted(self, key: bytes) -> bool:
         "Whether `note` was called with this `key` since the last purge."
-        return self._find(self._note_digest(key)) is not None
+        digest = self._note_digest(key)
+        found = self._find(digest) is not None
+        return found or (self._marks is not None and _note_number(digest) in self._marks)
 
     def _note_digest(self, key: bytes) -> bytes:
         return _digest(b"note:%d:" % self._head[SESSION] + key)
@@ -1121,7 +1125,13 @@ def _array_bytes(block: bytes) -> int:
 
 
 def _number(block: bytes) -> int:
+    "Of a block, by which a session remembers that it was looked at."
     return int.from_bytes(block[64:68], "little")
+
+
+def _note_number(digest: bytes) -> int:
+    "Beyond the numbers of all blocks."
+    return (1 << 32) + int.from_bytes(digest[:3], "little")
 
 
 def _whole_pages(offset: int, nbytes: int) -> int:
