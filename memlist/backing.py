@@ -21,6 +21,7 @@ from contextlib import contextmanager, suppress
 from multiprocessing import reduction
 from types import ModuleType
 from typing import Any, Iterator, List, Optional, Tuple
+from weakref import finalize
 
 import numpy as np
 
@@ -38,6 +39,8 @@ SEGMENT = 1 << 30
 # A file is really allocated as it grows, so that a full disk is an error and not a SIGBUS: small steps. One that stays
 # begins with less, and doubles.
 FILE_SEGMENT, NAMED_SEGMENT = 64 << 20, 1 << 20
+# How long, in seconds, a process waits for another that decodes the same image.
+MOST_PATIENCE = 10
 # Of the address space that a limit leaves, the share that mappings may take.
 ADDRESS_SHARE = 0.5
 
@@ -132,9 +135,11 @@ class Region:
 
     def attach(self, end: int) -> None:
         "Map the next segment, up to `end`; raises OSError, ValueError or MemoryError where that can't be."
+        n = len(self.ends)
+        del self.maps[n:], self.words[n:]  # what an interrupted call left
         start = self.ends[-1] if self.ends else 0
-        if end > sys.maxsize:  # of a damaged file
-            raise ValueError(f"no file has {end} bytes")
+        if end > sys.maxsize or end % PAGE:  # of a damaged file
+            raise ValueError(f"no segment ends at byte {end}")
         if os.name == "nt":  # pragma: no cover
             mapping = mmap.mmap(self.fd, end - start, access=mmap.ACCESS_WRITE, offset=start)
         else:
@@ -228,13 +233,17 @@ class Region:
         "Bytes of the region that take memory (for a file: disk) now, header and index included."
         return getattr(os.fstat(self.fd), "st_blocks", 0) * 512
 
-    def close(self) -> None:
-        "Unmap what nobody views any more and close the descriptor."
-        for words, mapping in zip(self.words, self.maps):
+    def forget(self, n: int) -> None:
+        "Unmap all segments but the first `n`."
+        for words, mapping in zip(self.words[n:], self.maps[n:]):
             words.release()
             with suppress(BufferError):  # a caller still holds a view; the mapping goes with it
                 mapping.close()
-        self.maps, self.words, self.ends = [], [], []
+        del self.ends[n:], self.words[n:], self.maps[n:]
+
+    def close(self) -> None:
+        "Unmap what nobody views any more and close the descriptor."
+        self.forget(0)
         os.close(self.fd)
 
 
@@ -245,10 +254,14 @@ class Lock:
     leaves it held. Two traps decide the shape: closing *any* descriptor of a file drops the process's locks on it,
     hence the own file; and a record lock does not exclude threads of one process, hence the thread lock, which is
     made anew after a fork (its holder may not exist in the child).
+
+    The descriptor is closed with the last reference, since two stores may come to share a named lock.
     """
 
     def __init__(self, kind: str, fd: Optional[int] = None) -> None:
         self.fd = _anonymous(kind, "lock") if fd is None else fd
+        self._closed = finalize(self, os.close, self.fd)
+        self._closed.atexit = False
         self.after_fork()
 
     def after_fork(self) -> None:
@@ -262,14 +275,12 @@ class Lock:
         if self.owner == me:  # waiting for ourselves would be for ever
             raise RuntimeError("a signal handler or finalizer can't write to a store that its own thread is writing to")
         with self.threads:
-            self.owner = me
             try:
+                self.owner = me
                 self._lock(0, wait=True)
-                try:
-                    yield
-                finally:
-                    self._unlock(0)
-            finally:
+                yield
+            finally:  # also where Ctrl-C strikes before we know that we have it
+                self._surely_unlock(0)
                 self.owner = 0
 
     def claim(self, first: int, last: int) -> Optional[int]:
@@ -280,16 +291,35 @@ class Lock:
     def claimed(self, byte: int, wait: bool) -> Iterator[bool]:
         """Hold `byte` against other processes, not threads; whether that could be.
 
-        For who waits it can, but where processes would wait for one another.
+        Who waits does so for `MOST_PATIENCE` seconds at most: a claim saves work and guards nothing, so neither
+        processes that wait for one another nor one that was stopped may hold up anybody.
         """
-        mine = self._lock(byte, wait, give_up=True)
+        pause, until = 0.0005, time.monotonic() + MOST_PATIENCE
         try:
+            mine = self._lock(byte, wait=False)
+            while wait and not mine and time.monotonic() < until:
+                time.sleep(pause)
+                pause = min(2 * pause, 0.02)
+                mine = self._lock(byte, wait=False)
             yield mine
         finally:
-            if mine:
-                self._unlock(byte)
+            self._surely_unlock(byte)
 
-    def _lock(self, byte: int, wait: bool, give_up: bool = False) -> bool:
+    def _surely_unlock(self, byte: int) -> None:
+        "Unlock, and only then let a Ctrl-C through that strikes meanwhile."
+        struck: Optional[BaseException] = None
+        while True:
+            try:
+                self._unlock(byte)
+                break
+            except OSError:
+                raise
+            except BaseException as error:
+                struck = error
+        if struck is not None:
+            raise struck
+
+    def _lock(self, byte: int, wait: bool) -> bool:
         if fcntl is not None:
             while True:
                 try:
@@ -301,8 +331,6 @@ class Lock:
                     # The kernel takes all threads of a process for one owner, and sees cycles where there are none.
                     if error.errno != errno.EDEADLK:
                         raise
-                    if give_up:
-                        return False
                     time.sleep(0.001)
         import msvcrt  # pragma: no cover
 
@@ -325,7 +353,7 @@ class Lock:
             msvcrt.locking(self.fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
 
     def close(self) -> None:
-        os.close(self.fd)
+        self._closed()
 
 
 class Marks:

@@ -13,7 +13,7 @@ import sys
 import uuid
 import zlib
 from contextlib import contextmanager
-from typing import Any, Dict, Iterator, Tuple
+from typing import Any, Dict, Iterable, Iterator, Tuple
 
 import numpy as np
 
@@ -73,11 +73,12 @@ def same_file(path: str, fd: int) -> bool:
 
 
 @contextmanager
-def opened(path: str, first: Dict[int, int]) -> Iterator[Tuple[int, Lock, bool]]:
+def opened(path: str, first: Dict[int, int], locks: Iterable[Lock]) -> Iterator[Tuple[int, Lock, bool]]:
     """`(descriptor, lock, alone)` of the cache file `path`, with its lock held while the block runs.
 
     Where there is none, or an empty file, one is made with the words `first` in its header. Raises `CacheFileError`
-    for what is no cache file of ours, having changed nothing; closes what it opened if the block raises.
+    for what is no cache file of ours, having changed nothing; closes what it opened if the block raises. `locks` are
+    those that this process has: to open the file of one of them a second time, and close it, would drop what it holds.
     """
     if fcntl is None:
         raise CacheFileError(path, "can't be used here: a store over a named file needs a POSIX system.")
@@ -87,7 +88,9 @@ def opened(path: str, first: Dict[int, int]) -> Iterator[Tuple[int, Lock, bool]]
         try:
             if os.path.exists(path) and os.path.getsize(path):
                 _recognise(path)  # before anything is made beside it
-            lock = Lock("named", os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666))
+            lock = next((known for known in locks if same_file(f"{path}.lock", known.fd)), None) or Lock(
+                "named", os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            )
         except OSError as error:
             raise _refused(path, error) from error
         fd = -1
@@ -106,9 +109,7 @@ def opened(path: str, first: Dict[int, int]) -> Iterator[Tuple[int, Lock, bool]]
         except BaseException:
             if fd >= 0:
                 os.close(fd)
-            lock.close()
             raise
-        lock.close()
 
 
 def _refused(path: str, error: OSError) -> CacheFileError:
@@ -129,14 +130,18 @@ def _create(path: str, words: Dict[int, int]) -> None:
     page = np.zeros(PAGE // 8, np.uint64)
     for word, value in words.items():
         page[word] = value
-    new = f"{path}.new"
-    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o666)
+    new = f"{path}.{uuid.uuid4().hex}.new"
+    fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
-        os.write(fd, page.tobytes())
-        os.fsync(fd)
-    finally:
-        os.close(fd)
-    os.replace(new, path)
+        try:
+            os.write(fd, page.tobytes())
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.replace(new, path)
+    except BaseException:
+        os.unlink(new)
+        raise
 
 
 def _recognise(path: str) -> None:

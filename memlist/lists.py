@@ -177,6 +177,7 @@ class InMemory(ItemList):
 
     def get(self, i: Any) -> Any:
         "Item `i` of the list below. `sizes` has the sizes before images were reduced, of which points and boxes speak."
+        self.scratch.originals.pop(threading.get_ident(), None)
         item = super().get(i)
         if self.max_size is not None:
             known = self.scratch.originals.pop(threading.get_ident(), {})

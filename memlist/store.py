@@ -50,10 +50,10 @@ from .limits import MaxRam, parse_max_ram
 # ORDINAL and the ends of the segments say what the log is; STATE is their checksum in a named file.
 BUSY, STATE = CHECKSUM + 1, CHECKSUM + 2
 GENERATION, INDEX, TAIL, FREED, RECORDS, NBYTES, SLOTS, SEGMENTS, ORDINAL = range(STATE + 1, STATE + 10)
-MAX_BYTES, SHARE, SESSION, RELEASES = range(ORDINAL + 1, ORDINAL + 5)
+MAX_BYTES, SHARE, SESSION, RELEASES, LOCK_FILE = range(ORDINAL + 1, ORDINAL + 6)
 # A pair of counters (hits, misses) a process, so that counting needs no lock; the last pair is for everybody
 # that finds the others taken. A killed process leaves its counts, and its pair to the next one.
-COUNTERS, N_COUNTERS = RELEASES + 1, 64
+COUNTERS, N_COUNTERS = LOCK_FILE + 1, 64
 ENDS = COUNTERS + 2 * (N_COUNTERS + 1)
 MAX_SEGMENTS = PAGE // 8 - ENDS
 NO_LIMIT = (1 << 64) - 1
@@ -140,9 +140,16 @@ class ImageStore:
     cache_file: Optional[str] = None
 
     def __new__(cls, max_ram: MaxRam = None, *, cache_file: Any = None, **kwargs: Any) -> ImageStore:
+        if cache_file is None:
+            return super().__new__(cls)
+        path = cachefile.resolve(cache_file)
         # One process has one store over a file: record locks do not exclude threads of one process.
-        known = None if cache_file is None else _open_here(cachefile.resolve(cache_file))
-        return super().__new__(cls) if known is None else known
+        with _OPENING[0]:
+            store = _open_here(path)
+            if store is None:
+                store = super().__new__(cls)
+                store._join(path, parse_max_ram(max_ram), max_ram is not None, kwargs.get("available"))
+        return store
 
     def __init__(
         self,
@@ -153,18 +160,14 @@ class ImageStore:
         kind: Optional[str] = None,
         available: Optional[Callable[[], int]] = None,
     ) -> None:
-        budget = parse_max_ram(max_ram)
-        if hasattr(self, "uid"):  # open already
-            if max_ram is not None:
-                self.set_max_ram(max_ram)
-            if place is not None and place not in self.places:
-                self.places.append(place)
-        elif cache_file is None:
-            self._make(kind or default_kind(), budget, place, available or limits.available_memory)
-        else:
-            self._join(cachefile.resolve(cache_file), budget, max_ram is not None, place, available)
+        if cache_file is None:
+            self._make(kind or default_kind(), parse_max_ram(max_ram), available or limits.available_memory)
+        elif max_ram is not None:
+            self.set_max_ram(max_ram)
+        if place is not None and place not in self.places:
+            self.places.append(place)
 
-    def _make(self, kind: str, budget: Budget, place: Optional[str], available: Callable[[], int]) -> None:
+    def _make(self, kind: str, budget: Budget, available: Callable[[], int]) -> None:
         "A new region of memory without a name."
         region, lock = Region(kind), None
         try:
@@ -182,31 +185,29 @@ class ImageStore:
             if lock:
                 lock.close()
             raise
-        self._open(region, lock, None, uuid.uuid4().hex, place, available)
+        self._open(region, lock, None, uuid.uuid4().hex, available)
         for word, value in {**_first_words(), ENDS: first}.items():
             self._head[word] = value
         self._set_budget(budget)
         self._register()
 
-    def _join(
-        self,
-        path: str,
-        budget: Budget,
-        explicit: bool,
-        place: Optional[str],
-        available: Optional[Callable[[], int]],
-    ) -> None:
+    def _join(self, path: str, budget: Budget, explicit: bool, available: Optional[Callable[[], int]]) -> None:
         "The region of a named file, which may be in use. Who finds that it is not begins a session."
-        marks = Marks()
+        marks, region = Marks(), None
+        locks = [store._lock for store in list(_STORES.values()) if store.cache_file is not None]
         try:
-            with cachefile.opened(path, _first_words()) as (fd, lock, alone):
+            with cachefile.opened(path, _first_words(), locks) as (fd, lock, alone):
                 region, status = Region("named", fd), os.fstat(fd)
                 region.attach(PAGE)
                 with suppress(OSError, ValueError, MemoryError):  # a page is enough to see that the rest is unsound
                     _first_segment(region)
                 uid = f"{status.st_dev}:{status.st_ino}:{region.words[0][cachefile.IDENTITY]}"
-                self._open(region, lock, marks, uid, place, available or partial(limits.disk_available, path))
+                self._open(region, lock, marks, uid, available or partial(limits.disk_available, path))
                 self.cache_file = path
+                lock_file = os.fstat(lock.fd).st_ino
+                if not alone and self._head[LOCK_FILE] != lock_file:
+                    why = "is in use under another lock file: it has another name, too, or its .lock file was deleted."
+                    raise CacheFileError(path, f"{why} End the other processes first.")
                 if self._head[BUSY] and not alone:  # a writer was killed beside others that live
                     self._recount()
                     self._head[STATE] = _state(region.maps[0])
@@ -216,10 +217,13 @@ class ImageStore:
                     raise CacheFileError(path, "is damaged while other processes use it. End these first.")
                 if alone:
                     self._begin_session(sound, status.st_size)
+                    self._head[LOCK_FILE] = lock_file
                 if alone or explicit:
                     self._set_budget(budget)
         except BaseException:
             marks.close()
+            if region is not None:
+                region.forget(0)  # a mapping that a traceback keeps would keep the file in use
             raise
         self._register()
 
@@ -229,12 +233,11 @@ class ImageStore:
         lock: Lock,
         marks: Optional[Marks],
         uid: str,
-        place: Optional[str],
         available: Callable[[], int],
     ) -> None:
         self._region, self._lock, self._marks = region, lock, marks
         self.uid, self._available = uid, available
-        self.places: List[str] = [] if place is None else [place]
+        self.places: List[str] = []
         self._head = region.words[0]
         self._released = self._head[RELEASES]
         self._looked: Tuple[float, int, int] = (-1e9, 0, 0)
@@ -525,11 +528,12 @@ class ImageStore:
         nbytes = array.nbytes + len(source.path)
         need = _length(nbytes)
         offset = head[TAIL]
+        region.forget(head[SEGMENTS])  # a segment that an interrupted call did not get to tell the others of
         if not self._reach(head[ENDS + head[SEGMENTS] - 1] - 1):
             return 0
         try:
             while True:
-                if offset >= region.ends[-1] and not self._extend(need):
+                if offset >= region.ends[-1] and not self._extend(need, kind):
                     return 0
                 end = region.ends[region.locate(offset)[0]]
                 if offset + need <= end:
@@ -537,6 +541,8 @@ class ImageStore:
                 if end - offset >= BLOCK.size:  # the rest of this segment is too small: a gap to step over
                     region.reserve(offset, BLOCK.size)
                     self._write_gap(offset, end - offset)
+                    if self._marks is not None:  # a file was given room for it
+                        region.punch(offset + BLOCK.size, end)
                 head[FREED] += end - offset
                 head[TAIL] = offset = end
             region.reserve(offset, need)
@@ -554,14 +560,18 @@ class ImageStore:
         return offset
 
     def _write_header(self, offset: int, fields: Tuple[Any, ...]) -> None:
-        segment, at = self._region.locate(offset)
         block = BLOCK.pack(BLOCK_MAGIC, *fields, 0)[:-4]
-        self._region.maps[segment][at : at + BLOCK.size] = block + zlib.crc32(block).to_bytes(4, "little")
+        block += zlib.crc32(block).to_bytes(4, "little")
+        if self._marks is not None:  # where a file has a hole and its disk no room, an error and no SIGBUS
+            self._region.write(offset, np.frombuffer(block, np.uint8))
+            return
+        segment, at = self._region.locate(offset)
+        self._region.maps[segment][at : at + BLOCK.size] = block
 
     def _write_gap(self, offset: int, length: int) -> None:
         self._write_header(offset, (GAP, 0, 0, bytes(16), length - BLOCK.size, 0, 0, 0, 0, *NO_SOURCE[:2], 0, 0, 0))
 
-    def _extend(self, need: int) -> bool:
+    def _extend(self, need: int, kind: int) -> bool:
         "Add a segment for a block of `need` bytes; False where the system or a limit of this process refuses."
         head, region = self._head, self._region
         n, end = head[SEGMENTS], region.ends[-1]
@@ -569,8 +579,10 @@ class ImageStore:
         if n >= MAX_SEGMENTS:
             return False
         size = region.next_size(end, need)
-        if size and self._marks is not None:  # the budget is the file's, gaps and reserve included
-            room = (self.budget() + PAGE - end) // PAGE * PAGE
+        if size and self._marks is not None and kind == PIXELS:
+            # The budget is the file's, what it has in reserve included. Index and notes are let pass: they are small,
+            # and records without an index are lost.
+            room = (self.budget() + 2 * PAGE - self.allocated()) // PAGE * PAGE
             size = min(size, room) if room >= need else 0
         while size:
             try:
@@ -654,8 +666,15 @@ class ImageStore:
         if not self._reach(offset):
             return None
         segment, at = self._region.locate(offset)
-        block = self._region.maps[segment][at : at + BLOCK.size]
-        if block[:4] != BLOCK_MAGIC or zlib.crc32(block[:-4]) != int.from_bytes(block[-4:], "little"):
+        if self._marks is not None:  # to look into a hole through the mapping would fill it, on tmpfs
+            block = os.pread(self._region.fd, BLOCK.size, offset)
+        else:
+            block = self._region.maps[segment][at : at + BLOCK.size]
+        if (
+            len(block) < BLOCK.size
+            or block[:4] != BLOCK_MAGIC
+            or zlib.crc32(block[:-4]) != int.from_bytes(block[-4:], "little")
+        ):
             return None
         nbytes = BLOCK.unpack(block)[5]
         if not PIXELS <= block[4] <= GAP or block[5] >= len(DTYPES) or block[6] > 4:
@@ -676,28 +695,30 @@ class ImageStore:
                 offset = end
                 continue
             block = self._whole(offset)
-            length = _length(BLOCK.unpack(block)[5]) if block else self._damage(segment, offset, min(stop, end))
+            length = _length(BLOCK.unpack(block)[5]) if block else self._damage(offset, min(stop, end))
             yield offset, length, block
             offset += length
 
-    def _damage(self, segment: int, offset: int, stop: int) -> int:
-        "How far it is from a damaged block to the next whole one, or to `stop`."
-        region = self._region
-        base = region.ends[segment] - len(region.maps[segment])
+    def _damage(self, offset: int, stop: int) -> int:
+        "How far it is from a damaged block to the next whole one, or to `stop`, which is in the same segment."
+        fd = self._region.fd
         here = offset + BLOCK.size  # so that a gap can be made of it
         while here < stop:
             if hasattr(os, "SEEK_DATA"):
                 try:
-                    here = max(here, os.lseek(region.fd, here, os.SEEK_DATA))
+                    here = max(here, os.lseek(fd, here, os.SEEK_DATA))
                 except OSError as error:
                     if error.errno == errno.ENXIO:  # nothing but a hole
                         break
-            here = region.maps[segment].find(BLOCK_MAGIC, here - base, max(stop - base, 0)) + base
-            if here < base or here >= stop:
+            chunk = os.pread(fd, min(1 << 20, stop - here), here) if hasattr(os, "pread") else b""
+            found = chunk.find(BLOCK_MAGIC)
+            while found >= 0:
+                if (here + found) % ALIGN == 0 and here + found < stop and self._whole(here + found):
+                    return here + found - offset
+                found = chunk.find(BLOCK_MAGIC, found + 1)
+            if len(chunk) < len(BLOCK_MAGIC):
                 break
-            if here % ALIGN == 0 and self._whole(here):
-                return here - offset
-            here += 1
+            here += len(chunk) - len(BLOCK_MAGIC) + 1
         return stop - offset
 
     def _recount(self) -> None:
@@ -744,11 +765,24 @@ class ImageStore:
         if not sound:
             self._mend(size)
             head = self._head
-        ends = list(head[ENDS : ENDS + head[SEGMENTS]])
-        used = 1 + next(i for i, end in enumerate(ends) if end >= head[TAIL])
-        head[SEGMENTS] = used
-        del self._region.maps[used:], self._region.words[used:], self._region.ends[used:]
-        os.ftruncate(self._region.fd, ends[used - 1])
+        region, end = self._region, PAGE
+        if not head[RECORDS]:  # gaps and what is left of an index
+            head[INDEX] = head[SLOTS] = head[FREED] = head[NBYTES] = 0
+            head[GENERATION] += PURGE
+            head[TAIL] = PAGE
+        else:
+            end = next(one for one in head[ENDS : ENDS + head[SEGMENTS]] if one >= head[TAIL])
+        os.ftruncate(region.fd, end)
+        # One segment instead of many, whose number is limited. Where there is no address space for it, they stay.
+        region.forget(1)
+        segments, first = head[SEGMENTS], head[ENDS]
+        head[SEGMENTS], head[ENDS] = 1, end
+        try:
+            _first_segment(region)
+        except (OSError, ValueError, MemoryError):
+            head[SEGMENTS], head[ENDS] = segments, first
+            head[SEGMENTS] = 1 + list(head[ENDS : ENDS + segments]).index(end)
+        self._head = head = region.words[0]
         for word in range(COUNTERS, ENDS):
             head[word] = 0
         head[SESSION] = uuid.uuid4().int >> 64
@@ -789,26 +823,51 @@ class ImageStore:
             )
 
     def _index_anew(self, log: List[Tuple[int, int, Optional[bytes]]]) -> None:
-        "Make gaps of the damage in the `log`, and an index of the rest; the later of two records of a key counts."
+        """An index of the records in `log`, of two of one key the one that was written later; gaps of all the rest.
+
+        No record is given up for want of room for an index: there is the room of the old one.
+        """
         head = self._head
+        head[INDEX] = 0  # first: who reads the new generation must not find what is about to go
         head[GENERATION] = (head[GENERATION] // PURGE + 1) % (PURGE >> 1) * PURGE
-        head[INDEX] = head[SLOTS] = head[RECORDS] = head[NBYTES] = head[FREED] = 0
-        for offset, length, block in log:
+        head[SLOTS] = head[RECORDS] = head[NBYTES] = head[FREED] = 0
+        kept: Dict[bytes, Tuple[int, int, bytes]] = {}
+        for offset, _, block in log:
             if block and block[4] == PIXELS:
-                digest, earlier = block[8:24], self._find(block[8:24])
-                if self._room_in_index():
-                    self._publish(digest, offset)
-                    head[RECORDS] += 1
-                    head[NBYTES] += _array_bytes(block)
-                    head[ORDINAL] = max(head[ORDINAL], _number(block) + 1)
-                    if earlier:
-                        self._drop(earlier[0])
-                    continue
-            # Notes are a session's, an old index is of no use.
-            if block is None or block[4] != GAP:
-                self._write_gap(offset, length)
-                self._region.punch(offset + BLOCK.size, offset + length)
+                known = kept.get(block[8:24])
+                if known is None or _number(block) >= known[0]:
+                    kept[block[8:24]] = _number(block), offset, block
+        bits = FIRST_TABLE_BITS
+        while (len(kept) + 1) * 5 > 4 << bits:
+            bits += 1
+        tables = [one for one in log if one[2] and one[2][4] == TABLE and BLOCK.unpack(one[2])[5] >= 8 << bits]
+        reused = tables[-1][0] if tables else 0  # the last is the one that was in use, and has its room still
+        for offset, length, block in log:
+            there = block and block[4] == PIXELS and kept[block[8:24]][1] == offset
+            if there or offset == reused:
+                continue
+            with suppress(OSError):  # no room for the header of a gap: it is stepped over as damage is
+                if block is None or block[4] != GAP:
+                    self._write_gap(offset, length)
+                    self._region.punch(offset + BLOCK.size, offset + length)
             head[FREED] += _whole_pages(offset, length - BLOCK.size)
+        table = np.zeros(1 << bits, np.uint64)
+        for _, offset, block in kept.values():
+            home = int.from_bytes(block[8:16], "little")
+            _place(table, home, offset >> 4 | home >> 48 << 48)
+        if reused:
+            with suppress(OSError):
+                self._region.reserve(reused, BLOCK.size + table.nbytes)
+                self._region.write(reused + BLOCK.size, table)
+                head[INDEX] = reused >> 4 << 8 | bits
+        else:
+            offset = self._append(TABLE, bytes(16), table, 0, NO_SOURCE, 0)
+            head[INDEX] = offset >> 4 << 8 | bits if offset else 0
+        if head[INDEX]:
+            head[SLOTS] = head[RECORDS] = len(kept)
+            head[NBYTES] = sum(_array_bytes(block) for _, _, block in kept.values())
+        head[ORDINAL] = max([head[ORDINAL], *(number + 1 for number, _, _ in kept.values())])
+        head[GENERATION] += 1
 
     def check(self, fix: bool = False) -> List[Problem]:
         """Look at every record and at the index; what is wrong. With `fix`, drop what is and index the rest again.
@@ -836,7 +895,7 @@ class ImageStore:
                         bad.append((offset, block))
                     elif self._marks is not None:
                         self._marks.add(_number(block))
-                elif not found:
+                elif not found and self._whole(offset) == block:  # else it was dropped meanwhile
                     problems.append(Problem(os.fsdecode(path), "it is missing in the index"))
                     structure += 1
         if head[GENERATION] // PURGE != generation // PURGE:  # somebody has emptied it: what was seen is no more
@@ -846,6 +905,8 @@ class ImageStore:
             structure += 1
         if fix and problems:
             with self._held():
+                if head[GENERATION] // PURGE != generation // PURGE:
+                    return problems
                 for offset, block in bad:
                     found = self._find(block[8:24])
                     if found and found[0] == offset:
@@ -995,6 +1056,8 @@ class ImageStore:
         return _rejoined, (self.uid, self.place, self.rule, self.cache_file)
 
 
+# Held while a file is opened and its store comes into the registry; made anew in a forked child.
+_OPENING = [threading.RLock()]
 # All stores of this process that somebody holds; the last holder takes its store with it.
 _STORES: WeakValueDictionary[str, ImageStore] = WeakValueDictionary()
 
@@ -1036,13 +1099,14 @@ def _received(
     known = _STORES.get(uid)
     if known is not None:
         _close(region, mutex, marks)
+        mutex.close()
         known._after_fork()  # closing a descriptor of the lock dropped what this process had claimed
         return known
     region.attach(PAGE)  # the header page first: it says how long the first segment is
     _first_segment(region)
     store = object.__new__(ImageStore)
     store.cache_file = cache_file
-    store._open(region, mutex, marks, uid, None, available)
+    store._open(region, mutex, marks, uid, available)
     store.places = places
     store._register()
     return store
@@ -1062,12 +1126,13 @@ def _rejoined(uid: str, place: Optional[str], max_ram: MaxRam, cache_file: Optio
 
 def _close(region: Region, lock: Lock, marks: Optional[Marks]) -> None:
     region.close()
-    lock.close()
     if marks is not None:
         marks.close()
+    del lock  # which goes with the last store that has it
 
 
 def _after_fork() -> None:
+    _OPENING[0] = threading.RLock()
     for store in list(_STORES.values()):
         store._after_fork()
 

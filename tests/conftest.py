@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
+import signal
 import traceback
 from pathlib import Path
 from typing import Any, Callable, Dict, List
@@ -16,6 +18,8 @@ import torch
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
+with contextlib.suppress(ValueError):  # a shell's background jobs ignore Ctrl-C, and what they start inherits that
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:
