@@ -762,11 +762,12 @@ class ImageStore:
         "Mend what was left unsound, cut off what is not used, and count from zero. Nobody else has the file open."
         head = self._head
         head[BUSY] = 1
-        if not sound:
-            self._mend(size)
+        kept = head[RECORDS]
+        if not sound or (not head[INDEX] and head[TAIL] > PAGE):  # the latter: there was no room for an index
+            kept = self._mend(size)
             head = self._head
         region, end = self._region, PAGE
-        if not head[RECORDS]:  # gaps and what is left of an index
+        if not kept:  # gaps and what is left of an index
             head[INDEX] = head[SLOTS] = head[FREED] = head[NBYTES] = 0
             head[GENERATION] += PURGE
             head[TAIL] = PAGE
@@ -790,8 +791,8 @@ class ImageStore:
         head[BUSY] = 0
         self._released = head[RELEASES]
 
-    def _mend(self, size: int) -> None:
-        """After a killed writer, a cut or damage: index the blocks of the log that are whole.
+    def _mend(self, size: int) -> int:
+        """After a killed writer, a cut or damage: index the blocks of the log that are whole; how many records.
 
         Costs a walk over the log, some ten microseconds a record; pixels are looked at when they are first asked for.
         """
@@ -814,18 +815,20 @@ class ImageStore:
             log.pop()
         head[TAIL] = log[-1][0] + log[-1][1] if log else PAGE
         damaged = sum(length for _, length, block in log if block is None)
-        self._index_anew(log)
+        kept = self._index_anew(log)
         if cut or damaged:
             warnings.warn(
-                f"cache_file={self.cache_file!r} was cut off or damaged: {head[RECORDS]:,} records of it are whole and "
+                f"cache_file={self.cache_file!r} was cut off or damaged: {kept:,} records of it are whole and "
                 "kept, the others will be decoded again.",
                 stacklevel=2,
             )
+        return kept
 
-    def _index_anew(self, log: List[Tuple[int, int, Optional[bytes]]]) -> None:
+    def _index_anew(self, log: List[Tuple[int, int, Optional[bytes]]]) -> int:
         """An index of the records in `log`, of two of one key the one that was written later; gaps of all the rest.
 
-        No record is given up for want of room for an index: there is the room of the old one.
+        How many records there are. None is given up for want of room for an index: there is the room of the old one,
+        and where that is not enough they lie in the log until a session finds room.
         """
         head = self._head
         head[INDEX] = 0  # first: who reads the new generation must not find what is about to go
@@ -868,6 +871,7 @@ class ImageStore:
             head[NBYTES] = sum(_array_bytes(block) for _, _, block in kept.values())
         head[ORDINAL] = max([head[ORDINAL], *(number + 1 for number, _, _ in kept.values())])
         head[GENERATION] += 1
+        return len(kept)
 
     def check(self, fix: bool = False) -> List[Problem]:
         """Look at every record and at the index; what is wrong. With `fix`, drop what is and index the rest again.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import gc
 import multiprocessing
 import os
@@ -727,6 +728,25 @@ def test_a_full_cache_that_is_mended_keeps_its_records(tmp_path: Path) -> None:
     images = ImageStore("3MB", cache_file=tmp_path / "cache")
     assert len(images) == n and images.check() == []
     assert all((images.get(b"%d" % i).array == i % 251).all() for i in range(n))  # type: ignore[union-attr]
+
+
+def test_records_that_no_index_has_room_for_wait_for_the_next_session(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = filled(tmp_path / "cache")
+    images._head[store.BUSY] = 1
+    del images
+
+    def full(*args: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(backing.Region, "reserve", full)  # a disk that is full to the last byte
+        images = ImageStore(cache_file=tmp_path / "cache")
+        assert right(images) == 0 and not images.put(b"new", picture(1))
+        del images
+    images = ImageStore(cache_file=tmp_path / "cache")
+    assert right(images) == 60 and images.check() == []
 
 
 def test_an_interrupt_while_a_segment_is_mapped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
