@@ -7,6 +7,7 @@ of the classes involved are fastai's.
 from __future__ import annotations
 
 import copy
+import inspect
 from numbers import Integral
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
@@ -17,6 +18,7 @@ from fastai.torch_core import try_int
 from fastai.vision.image import ImagePoints
 
 from . import loading
+from .batches import BatchDeviceDataLoader, batched, checked, default_workers
 from .lists import InMemory, parts, stock_class
 from .loading import CacheInfo
 
@@ -72,6 +74,7 @@ def _loaded(self: Any) -> bool:
 
 _stock_getitem: Callable[..., Any] = LabelList.__getitem__
 _stock_databunch: Callable[..., Any] = LabelLists.databunch
+_stock_add_test: Callable[..., None] = DataBunch.add_test
 _stock_get_state: Callable[..., Dict[str, Any]] = LabelList.get_state
 
 
@@ -114,11 +117,27 @@ def _apply(item: Any, own: bool, tfms: Any, kwargs: Dict[str, Any]) -> Any:
         vars(item).pop("clone", None)
 
 
-def _databunch(self: Any, *args: Any, **kwargs: Any) -> Any:
-    "A `DataBunch`, as in fastai; its lists have their stores before any worker is forked."
+def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -> Any:
+    """A `DataBunch`, as in fastai; its lists have their stores before any worker is forked.
+
+    `batch_tfms`: transforms are done a batch at a time, under the same draws: see `memlist.batches`.
+    """
     for il in _lists(self):
         _ = il.store
-    return _stock_databunch(self, *args, **kwargs)
+    if not checked(batch_tfms):
+        return _stock_databunch(self, *args, **kwargs)
+    given = inspect.signature(_stock_databunch).bind(self, *args, **kwargs).arguments
+    if "num_workers" not in given:
+        asked = {name: given[name] for name in ("device", "collate_fn") if name in given}
+        kwargs["num_workers"] = default_workers(self, **asked)
+    return batched(_stock_databunch(self, *args, **kwargs))
+
+
+def _add_test(self: Any, *args: Any, **kwargs: Any) -> None:
+    "Add a test set, as in fastai; its loader is of the kind that the others are."
+    _stock_add_test(self, *args, **kwargs)
+    if isinstance(self.valid_dl, BatchDeviceDataLoader):
+        self.test_dl = self.valid_dl.like(self.test_dl)
 
 
 def _get_state(self: Any, **kwargs: Any) -> Dict[str, Any]:
@@ -146,3 +165,4 @@ for _cls in (ItemLists, LabelLists, LabelList, DataBunch):
 LabelList.__getitem__ = _getitem
 LabelList.get_state = _get_state
 LabelLists.databunch = _databunch
+DataBunch.add_test = _add_test

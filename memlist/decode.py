@@ -58,6 +58,29 @@ class Decoded(NamedTuple):
     original: Optional[Size] = None  # where the image was reduced
 
 
+class Bytes(NamedTuple):
+    """The pixels of an image as they are kept: uint8, (height, width, channels); a `cls` has them divided by `divisor`.
+
+    `viewed`: a view into a store, which is good for as long as that store's generation stands.
+    """
+
+    array: np.ndarray
+    divisor: int
+    cls: type
+    viewed: bool = False
+
+    @property
+    def size(self) -> Tuple[int, int]:
+        "Height and width, as an `Image` says them."
+        return torch.Size(self.array.shape[:2])  # type: ignore[return-value]
+
+    @property
+    def shape(self) -> Tuple[int, int, int]:
+        "Channels, height and width, as an `Image` says them."
+        height, width, channels = self.array.shape
+        return channels, height, width
+
+
 def reduced(size: Size, most: Optional[int]) -> Size:
     "`size`, in either order, with its shorter side brought down to `most` and the other in proportion."
     shorter = min(size)
@@ -180,13 +203,42 @@ class Stock:
         return image.convert(self.mode)
 
     def _after(self, image: PIL.Image.Image) -> Image:
-        pixels = pil2tensor(self.after_open(image), np.float32)  # type: ignore[misc]
+        return self._floats(self.after_open(image))  # type: ignore[misc]
+
+    def _floats(self, image: Any) -> Image:
+        pixels = pil2tensor(image, np.float32)
         return self.cls(pixels.div_(255) if self.div else pixels)
 
     def _image(self, pixels: np.ndarray) -> Image:
         # The strides of `pil2tensor`, which torch's kernels may choose their order of summation by.
         pixels = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels.reshape(1, *pixels.shape)
         return self.cls(_floats(pixels, self.div))
+
+
+class Raw(Stock):
+    "As `Stock`, under the same keys, but what it makes are `Bytes`; floats only of pixels that are none."
+
+    def __init__(self, decoder: Stock) -> None:
+        super().__init__(decoder.mode, decoder.div, decoder.cls, decoder.after_open, decoder.most)
+
+    def restore(self, pieces: Sequence[Any]) -> Any:
+        "As of `Stock`; without an `after_open` no copy is made."
+        pixels = pieces[0].array
+        if self.after_open is not None or pixels.dtype != np.uint8:
+            return super().restore(pieces)
+        return Bytes(pixels if pixels.ndim == 3 else pixels[..., None], 255 if self.div else 1, self.cls, True)
+
+    def _image(self, pixels: np.ndarray) -> Any:
+        if pixels.dtype != np.uint8:
+            return super()._image(pixels)
+        return Bytes(pixels if pixels.ndim == 3 else pixels[..., None], 255 if self.div else 1, self.cls)
+
+    def _after(self, image: PIL.Image.Image) -> Any:
+        made = self.after_open(image)  # type: ignore[misc]
+        pixels = np.asarray(made)
+        if isinstance(made, PIL.Image.Image) and pixels.dtype == np.uint8:
+            return self._image(pixels)
+        return self._floats(made)
 
 
 def _floats(array: np.ndarray, divide: bool) -> torch.Tensor:

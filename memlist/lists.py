@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import inspect
 import os
 import threading
 import types
@@ -12,7 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 import pandas as pd
 import torch
 from fastai.core import ifnone
-from fastai.data_block import ItemList, LabelList
+from fastai.data_block import ItemList, LabelList, LabelLists
 from fastai.vision.data import (
     ImageDataBunch,
     ImageImageList,
@@ -26,7 +27,7 @@ from fastai.vision.gan import GANItemList
 from fastai.vision.image import Image, ImageSegment
 
 from . import keys, limits
-from .decode import RANDOM, Decoded, Stock, Whole, stock_open
+from .decode import RANDOM, Decoded, Raw, Stock, Whole, stock_open
 from .limits import MaxRam
 from .loading import AGAIN, FULL, KEPT, NEVER, CacheInfo, Job, cache_info, is_loaded, load_data, purge, warn_user
 from .store import ImageStore, Source, store_for
@@ -194,7 +195,7 @@ class InMemory(ItemList):
             originals[served.image.size] = torch.Size(served.original)
         return served
 
-    def _serve(self, function: Callable[[Any], Any], item: Any) -> Served:
+    def _serve(self, function: Callable[[Any], Any], item: Any, decoder: Optional[Decoder] = None) -> Served:
         scratch, thread = self.scratch, threading.get_ident()
         if thread in scratch.probing:
             scratch.probing[thread].append(item)
@@ -202,7 +203,7 @@ class InMemory(ItemList):
         if thread in scratch.inside:
             return Served(function(item), False)
         try:
-            decoder = self._decoder(function)
+            decoder = decoder or self._decoder(function)
             wanted = decoder.keys(item)
         except Exception as error:  # whatever a value can do to one who looks at it
             image = function(item)  # raises what stock raises, if this is no item to open at all
@@ -380,12 +381,21 @@ class InMemory(ItemList):
 
     def take(self, i: int) -> Tuple[Any, bool]:
         "Item `i`, and whether nobody else can hold it: an image made for this call alone need not be copied again."
-        cls = type(self)
-        if cls.open is not InMemory.open or cls.__getitem__ is not ItemList.__getitem__ or not self._opens_its_items():
+        if not self._serves_its_items():
             return self[i], False
         served = self._serve(super().open, self.items[i])
         self.sizes[i] = served.image.size if served.original is None else torch.Size(served.original)
         return served.image, served.own
+
+    def reader(self) -> Reader:
+        "What gives this list's items for one batch, as they are kept."
+        return Reader(self, super().open)
+
+    def _serves_its_items(self) -> bool:
+        "Whether item `i` is what our `open` makes of `items[i]`, and nothing else."
+        cls = type(self)
+        plain = cls.open is InMemory.open and cls.__getitem__ is ItemList.__getitem__
+        return plain and self._opens_its_items()
 
     def decoder(self) -> Decoder:
         "How this list decodes."
@@ -531,6 +541,45 @@ class InMemory(ItemList):
         return super().__reduce_ex__(protocol)
 
 
+class Reader:
+    """Item `i` of a list as `Bytes`, as it is kept; as the list itself has it where it keeps it otherwise.
+
+    What decides that is looked at once: it is good for one batch, and `close` counts its hits. A hit costs its key and
+    a look into the index.
+    """
+
+    def __init__(self, il: InMemory, function: Callable[[Any], Any]) -> None:
+        self.il, self.function, self.hits = il, function, 0
+        self.items, self.sizes, self.store, scratch = il.items, getattr(il, "sizes", {}), il.store, il.scratch
+        decoder = il._decoder(function) if il._serves_its_items() else None
+        self.raw = Raw(decoder) if isinstance(decoder, Stock) else None
+        undisturbed = not (scratch.stale or scratch.recording or scratch.probing)
+        self.straight = undisturbed and self.raw is not None and self.raw.after_open is None and self.raw.most is None
+
+    def __call__(self, i: int) -> Any:
+        if self.raw is None:
+            return self.il[i]
+        if self.straight:
+            try:
+                record = self.store.read(self.raw.keys(self.items[i])[0])
+            except Exception:
+                record = None  # no item to open at all, perhaps: who serves it says so
+            if record is not None:
+                self.hits += 1
+                made = self.raw.restore((record,))
+                self.sizes[i] = made.size
+                return made
+        served = self.il._serve(self.function, self.items[i], self.raw)
+        self.sizes[i] = served.image.size if served.original is None else torch.Size(served.original)
+        return served.image
+
+    def close(self) -> None:
+        "Count what was found."
+        if self.hits:
+            self.store.count(True, self.hits)
+            self.hits = 0
+
+
 def source_of(item: Any) -> Optional[Source]:
     "Size, modification time (ns) and absolute path of the file that `item` names, if it does."
     if not isinstance(item, (str, os.PathLike)):
@@ -629,6 +678,21 @@ class MemoryImageDataBunch(ImageDataBunch):
     They take the list's keywords too (`lazy`, `max_ram`, `cache_file`, `max_size`, `convert_mode`, `after_open`); all
     others are as in fastai.
     """
+
+    @classmethod
+    def create_from_ll(
+        cls, lls: LabelLists, *args: Any, batch_tfms: bool = False, **kwargs: Any
+    ) -> MemoryImageDataBunch:
+        "As fastai's; `batch_tfms` as for `databunch`."
+        from .batches import batched, checked, default_workers  # which build on this module
+
+        if not checked(batch_tfms):
+            return super().create_from_ll(lls, *args, **kwargs)
+        given = inspect.signature(super().create_from_ll).bind(lls, *args, **kwargs).arguments
+        if "num_workers" not in given:
+            asked = {name: given[name] for name in ("device", "collate_fn") if name in given}
+            given["num_workers"] = default_workers(lls, **asked)
+        return batched(super().create_from_ll(**given))
 
     @classmethod
     def from_folder(

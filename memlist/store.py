@@ -1013,18 +1013,18 @@ class ImageStore:
                     self._region.write(offset, np.zeros(4, np.uint8))
         return freed
 
-    def count(self, hit: bool) -> None:
-        "Count one read, as a hit or a miss."
+    def count(self, hit: bool, n: int = 1) -> None:
+        "Count `n` reads, as hits or misses."
         with self._threads:
             if self._pair is None:
                 claimed = self._lock.claim(1, 1 + N_COUNTERS)
                 self._pair = N_COUNTERS if claimed is None else claimed - 1
             word = COUNTERS + 2 * self._pair + (not hit)
             if self._pair < N_COUNTERS:
-                self._head[word] += 1
+                self._head[word] += n
                 return
         with self._held():
-            self._head[word] += 1
+            self._head[word] += n
 
     def info(self) -> StoreInfo:
         "What the store holds and has served; see `StoreInfo`."
