@@ -1,8 +1,9 @@
 """Every figure of benchmarks/README.md in one run: `python benchmarks/figures.py`, some 15 minutes on two quiet cores.
 
 Writes the raw samples to benchmarks/results/figures.json and renders the page from them. `--quick` takes small sizes
-and few rounds and writes to a temporary folder; `--only NAME` runs one row and replaces it in what is there;
-`--render` makes the page anew from the raw samples.
+and few rounds and writes to a temporary folder; `--only NAME`, which may be repeated, runs that row and replaces it in
+what is there; `--render` makes the page anew from the raw samples. FFCV needs an environment of its own: see
+ffcv_rival.py, and name its Python in MEMLIST_FFCV; without it that row says so.
 """
 
 import argparse
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
+import batching
 import measure
 import memory
 import named
@@ -36,10 +38,12 @@ class Scale(NamedTuple):
     records: Tuple[int, ...]
     small: int
     reopened: int
+    digits: int
+    raw: int
 
 
-FULL = Scale(384, 4, 40, 1008, 1, (1_000, 10_000, 100_000), 1000, 3600)
-QUICK = Scale(128, 2, 4, 128, 1, (1_000, 2_000, 5_000), 100, 200)
+FULL = Scale(384, 4, 40, 1008, 1, (1_000, 10_000, 100_000), 1000, 3600, 4096, 1024)
+QUICK = Scale(128, 2, 4, 128, 1, (1_000, 2_000, 5_000), 100, 200, 256, 128)
 
 
 class Pictures:
@@ -130,6 +134,32 @@ def ranks(made: Pictures, scale: Scale) -> Dict[str, Any]:
     return named.ranks(made.photographs(100)[0], made.folder)
 
 
+def batch_epochs(made: Pictures, scale: Scale) -> Dict[str, Any]:
+    "Figure 13."
+    small = pictures.digits(made.folder / f"digits-{scale.digits}", scale.digits)
+    return batching.against_stock(made.photographs(100)[0], small, scale.epochs + 1)
+
+
+def ffcv(made: Pictures, scale: Scale) -> Dict[str, Any]:
+    "Figures 14 and 15."
+    return batching.against_ffcv(made.photographs(100, scale.raw)[0], made.folder, scale.epochs * 2)
+
+
+def gather(made: Pictures, scale: Scale) -> Dict[str, Any]:
+    "Figure 16."
+    return batching.gathering(made.photographs(100)[0], scale.blocks)
+
+
+def above(made: Pictures, scale: Scale) -> Dict[str, Any]:
+    "Figure 17."
+    return batching.memory_above(made.photographs(100)[0])
+
+
+def curves(made: Pictures, scale: Scale) -> Dict[str, Any]:
+    "Figure 18."
+    return batching.curves(pictures.digits(made.folder / "digits-curves", scale.small), scale.epochs + 2)
+
+
 ROWS: Dict[str, Callable[[Pictures, Scale], Dict[str, Any]]] = {
     "equal": equal,
     "misses": missing,
@@ -141,6 +171,11 @@ ROWS: Dict[str, Callable[[Pictures, Scale], Dict[str, Any]]] = {
     "reopened": reopened,
     "from_file": from_file,
     "ranks": ranks,
+    "batch_epochs": batch_epochs,
+    "ffcv": ffcv,
+    "gather": gather,
+    "above": above,
+    "curves": curves,
     "records": records,
     "small": small,
 }
@@ -168,7 +203,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     names = [*ROWS, "memory"]
     parser.add_argument("--quick", action="store_true", help="small sizes, into a temporary folder")
-    parser.add_argument("--only", choices=names, help="one row")
+    parser.add_argument("--only", choices=names, action="append", help="one row; may be given several times")
     parser.add_argument("--render", action="store_true", help="make the page from the raw samples")
     given = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="memlist-quick-")) if given.quick else HERE
@@ -180,13 +215,16 @@ def main() -> None:
         begun = time.perf_counter()
         surroundings = {**measure.surroundings(), "quick": given.quick}
         raw.parent.mkdir(parents=True, exist_ok=True)
-        run([given.only] if given.only else names, QUICK if given.quick else FULL, results, raw)
+        run(given.only or names, QUICK if given.quick else FULL, results, raw)
         surroundings["minutes"] = round((time.perf_counter() - begun) / 60, 1)
         if given.only and "surroundings" in results:
-            results.setdefault("again", {})[given.only] = surroundings["date"]
+            for name in given.only:
+                results.setdefault("again", {})[name] = surroundings["date"]
         else:
             results["surroundings"] = surroundings
         raw.write_text(json.dumps(results, indent=1) + "\n")
+    if "curves" in results["rows"]:
+        batching.draw_curves(results["rows"]["curves"]["losses"], folder / "results" / "curves.svg")
     (folder / "README.md").write_text(page.render(results))
     sys.stdout.write(f"{folder / 'README.md'}\n")
 
