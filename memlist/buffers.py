@@ -34,16 +34,17 @@ class Buffers:
 
     def empty(self, shape: Tuple[int, ...], dtype: Any) -> Tensor:
         "An uninitialised tensor, as `torch.empty` makes one."
-        nbytes = int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size()
+        kind = torch.empty(0, dtype=dtype).numpy().dtype
+        nbytes = int(np.prod(shape)) * kind.itemsize
         if nbytes < LEAST:
             return torch.empty(shape, dtype=dtype)
         found = [k for k, block in enumerate(self._free) if block.nbytes == nbytes + ALIGN]
         block = self._free.pop(found[0]) if found else np.empty(nbytes + ALIGN, np.uint8)
         start = -block.ctypes.data % ALIGN
         # torch holds on to this very array object for as long as any tensor uses its memory.
-        lease = block[start : start + nbytes]
+        lease = block[start : start + nbytes].view(kind).reshape(shape)
         finalize(lease, _back, ref(self), block).atexit = False
-        return torch.from_numpy(lease).view(dtype).view(shape)
+        return torch.from_numpy(lease)
 
 
 def _back(buffers: Any, block: np.ndarray) -> None:
