@@ -18,11 +18,11 @@ import numpy as np
 import torch
 from fastai.basic_data import DataBunch, DeviceDataLoader
 from fastai.core import ItemBase, defaults, listify
-from fastai.data_block import LabelList, LabelLists
+from fastai.data_block import ItemList, LabelList, LabelLists
 from fastai.torch_core import data_collate, to_device
 from fastai.vision import image as fastai_image
 from fastai.vision.data import _normalize_batch, bb_pad_collate
-from fastai.vision.image import Image, ImagePoints, ImageSegment, RandTransform, Transform
+from fastai.vision.image import Image, ImagePoints, ImageSegment, RandTransform, ResizeMethod, Transform
 from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
@@ -154,13 +154,14 @@ class Collate:
         # Of a process that makes its batches itself: helpers, and memory to use again.
         self.threads: Optional[ThreadPoolExecutor] = None
         self.buffers: Optional[Buffers] = None
+        self._memo: Any = ([], None)
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**vars(self), "threads": None, "buffers": None}
+        return {**vars(self), "threads": None, "buffers": None, "_memo": ([], None)}
 
     def __call__(self, indices: Sequence[int]) -> Any:
         try:
-            ways = pipelines(self.ds)
+            ways = self._ways()
         except Unknown:
             ways = None
         if ways is None or self.ds.item is not None:
@@ -177,12 +178,22 @@ class Collate:
             made = [side.make(self) for side in sides]
         return self._collated(sides, made)
 
+    def _ways(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
+        "The pipelines of the dataset, made anew when anything that they are made of is not what it was."
+        seen = _made_of(self.ds)
+        known, ways = self._memo
+        if seen is None or len(seen) != len(known) or not all(a is b for a, b in zip(seen, known)):
+            ways = pipelines(self.ds)
+            self._memo = (seen or [], ways)
+        return ways
+
     def _opened(
         self, indices: Sequence[int], x_way: Optional[Pipeline], y_way: Optional[Pipeline]
     ) -> Tuple[List[Any], List[Any]]:
         "Items and targets, in turn: a `Job` where an image is to be made, else what stock makes of it."
         ds = self.ds
-        readers = [il.reader() if isinstance(il, InMemory) else il.__getitem__ for il in (ds.x, ds.y)]
+        plain = all(type(i) is int for i in indices)
+        readers = [_reader(il, plain) for il in (ds.x, ds.y)]
         read_x, read_y = readers
         reduces = getattr(ds.x, "max_size", None) is not None
         transformed, tfm_y = bool(ds.tfms or ds.tfmargs), bool(hasattr(ds, "tfms_y") and ds.tfm_y)
@@ -343,6 +354,30 @@ class _Side:
                     self.items[k] = job._replace(source=again, late=late)
 
 
+def _reader(il: Any, plain: bool) -> Callable[[int], Any]:
+    "What gives the items of `il`; `plain`: for indices that are ints, which need no looking at."
+    if isinstance(il, InMemory):
+        return il.reader()
+    return il.get if plain and type(il).__getitem__ is ItemList.__getitem__ else il.__getitem__  # type: ignore
+
+
+_FIXED = (int, float, str, bool, tuple, type(None), ResizeMethod)
+
+
+def _made_of(ds: Any) -> Optional[List[Any]]:
+    "All that `pipelines(ds)` is made of, to be compared by identity; None where a part may change inside."
+    tfms = [*listify(ds.tfms), *listify(getattr(ds, "tfms_y", None))]
+    if any(type(one) is not RandTransform for one in tfms):
+        return None
+    arguments = [*(ds.tfmargs or {}).items(), *(getattr(ds, "tfmargs_y", None) or {}).items()]
+    values = [value for _, value in arguments]
+    seen = [bool(ds.tfms), ds.tfm_y, *(name for name, _ in arguments)]
+    for one in tfms:
+        values += one.kwargs.values()
+        seen += (one, one.tfm, one.p, one.is_random, *one.kwargs)
+    return seen + values if all(isinstance(value, _FIXED) for value in values) else None
+
+
 def _source(item: Any) -> Optional[Tuple[Any, bool]]:
     "The pixels of an image, and whether it is a mask; None for what is no image, or not a plain one."
     kind = type(item)
@@ -414,7 +449,7 @@ def gathered(sources: Sequence[Source], collate: Collate) -> Pixels:
 def pipelines(ds: LabelList) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
     """What `ds` does to its inputs, None for nothing, and to its targets, None for what stock has to do to each.
 
-    Read for every batch, since fastai exchanges `tfms` between batches. Raises Unknown.
+    Looked at for every batch, since fastai exchanges `tfms` between batches. Raises Unknown.
     """
     changed = next((name for owner, name, known in _KNOWN if getattr(owner, name, None) is not known), None)
     if changed is None and LabelList.__getitem__.__module__ != _GETITEM:

@@ -124,13 +124,13 @@ class Stock:
     ) -> None:
         self.mode, self.div, self.cls, self.after_open, self.most = mode, div, cls, after_open, most
         self.nearest = not div or mode in ("1", "P")
-        self._prefix = f"stock {mode} ".encode()
+        self.prefix = f"stock {mode} ".encode()
         if most is not None:
-            self._prefix += f"most {most}{' nearest' * self.nearest} ".encode()
+            self.prefix += f"most {most}{' nearest' * self.nearest} ".encode()
 
     def keys(self, item: Any) -> Keys:
         "The record of pixels, and with `after_open` that of the rest; raises Unkeyable."
-        pixels = self._prefix + keys.file_key(item)
+        pixels = self.prefix + keys.file_key(item)
         return (pixels,) if self.after_open is None else (pixels, b"rest " + pixels)
 
     def restore(self, pieces: Sequence[Any]) -> Any:

@@ -561,7 +561,7 @@ class Reader:
             return self.il[i]
         if self.straight:
             try:
-                record = self.store.read(self.raw.keys(self.items[i])[0])
+                record = self.store.read(self.raw.prefix + keys.file_key(self.items[i]))
             except Exception:
                 record = None  # no item to open at all, perhaps: who serves it says so
             if record is not None:

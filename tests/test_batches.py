@@ -1131,3 +1131,31 @@ def test_what_is_no_number_stays_none() -> None:
     values = np.array([0.3, np.nan, 0.7], np.float32)
     kernels._light(values, np.float32(1.2), np.float32(0.1))
     assert np.isnan(values).tolist() == [False, True, False]
+
+
+def test_parameters_changed_inside_an_epoch(photos: Path) -> None:
+    "What a transform is made with is looked at for every batch, too, however it was changed."
+    found = []
+    for data in bunches(
+        *(
+            classification(cls, photos, ([fv.rotate(degrees=[0, 0]), fv.flip_lr(p=0.5), fv.contrast(scale=1.0)], []))
+            for cls in (m.MemoryImageList, ImageList)
+        ),
+        bs=2,
+    ):
+        turn, flip, contrast = data.train_ds.tfms
+        seed(0)
+        seen = []
+        for k, b in enumerate(data.train_dl):
+            seen.append(b)
+            if k == 1:
+                turn.kwargs["degrees"][1] = 40  # in place
+            if k == 2:
+                flip.p = 1.0
+            if k == 3:
+                contrast.kwargs["scale"] = 2.0
+            if k == 4:
+                data.train_ds.tfmargs["padding_mode"] = "zeros"
+        found.append(seen)
+    for one, other in zip(*found):
+        assert_close(one, other)
