@@ -1138,7 +1138,9 @@ def test_parameters_changed_inside_an_epoch(photos: Path) -> None:
     found = []
     for data in bunches(
         *(
-            classification(cls, photos, ([fv.rotate(degrees=[0, 0]), fv.flip_lr(p=0.5), fv.contrast(scale=1.0)], []))
+            classification(
+                cls, photos, ([fv.rotate(degrees=[0, 0]), fv.flip_lr(p=0.5), fv.contrast(scale=(1.0, 1.0))], [])
+            )
             for cls in (m.MemoryImageList, ImageList)
         ),
         bs=2,
@@ -1153,7 +1155,7 @@ def test_parameters_changed_inside_an_epoch(photos: Path) -> None:
             if k == 2:
                 flip.p = 1.0
             if k == 3:
-                contrast.kwargs["scale"] = 2.0
+                contrast.kwargs["scale"] = (2.0, 2.0)
             if k == 4:
                 data.train_ds.tfmargs["padding_mode"] = "zeros"
         found.append(seen)
