@@ -96,11 +96,6 @@ class Axis:
         self.start = np.where(run, self.start + self.step * (self.n - 1), self.start)
         self.step = np.where(run, -self.step, self.step)
 
-    def copy(self) -> Axis:
-        made = Axis(self.n)
-        made.start, made.step = self.start, self.step
-        return made
-
 
 def plan(pipeline: Pipeline, drawn: Sequence[Drawn], shapes: Sequence[Shape], mask: bool = False) -> Plan:
     """The plan for images of `shapes` (channels, height, width), for which the steps have `drawn`.
