@@ -9,7 +9,10 @@ DATA   ?=
 LEGACY ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.8.*/bin/python) python3.8)
 LATEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) python3.13)
 
-.PHONY: demo test test-full test-legacy test-latest lint bench bench-ffcv bench-gpu clean
+# Where `make package` tries what it has made.
+OUTSIDE ?= build/outside
+
+.PHONY: demo docs notebooks package test test-full test-legacy test-latest lint bench bench-ffcv bench-gpu clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -37,6 +40,15 @@ $(VENV)-ffcv/ready:
 	$(VENV)-ffcv/bin/python -m pip install --quiet --no-build-isolation ffcv==1.0.2
 	touch $@
 
+# The documentation, in docs/_build/html: every warning is an error, and every link inside it has to lead somewhere.
+$(VENV)/ready-docs: $(VENV)/ready
+	$(RUN) -m pip install --quiet --editable '.[fast,test,docs]' --constraint constraints.txt
+	touch $@
+
+docs: $(VENV)/ready-docs
+	$(RUN) -W ignore -m sphinx -W --keep-going -q -b html docs docs/_build/html
+	$(VENV)/bin/linkchecker --config docs/linkchecker.ini --no-status docs/_build/html/index.html
+
 demo: $(VENV)/ready
 	$(RUN) -W ignore examples/demo.py $(DATA)
 
@@ -61,6 +73,28 @@ test-legacy: $(VENV)-legacy/ready
 test-latest: $(VENV)-latest/ready
 	$(VENV)-latest/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
 
+# What looks at the metadata of a release.
+$(VENV)-twine/ready:
+	$(PYTHON) -m venv $(VENV)-twine
+	$(VENV)-twine/bin/python -m pip install --quiet twine
+	touch $@
+
+# A release, in dist/: the sdist, and the wheel made of it. Then the tests as a stranger runs them: the wheel is put in
+# an environment of its own, and the sdist is unpacked beside that. memlist/ is deleted from what was unpacked: a test,
+# its subprocesses, an example or a notebook finds no memlist but the installed one, whatever its working directory.
+package: $(VENV)/ready $(VENV)-twine/ready
+	rm -rf dist $(OUTSIDE)/venv $(OUTSIDE)/suite
+	$(RUN) -m build --outdir dist
+	$(VENV)-twine/bin/python -m twine check --strict dist/*
+	$(PYTHON) -m venv $(OUTSIDE)/venv
+	$(OUTSIDE)/venv/bin/python -m pip install --quiet --upgrade pip
+	$(OUTSIDE)/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[fast,test]" --constraint constraints.txt
+	mkdir -p $(OUTSIDE)/suite
+	tar -xzf dist/*.tar.gz -C $(OUTSIDE)/suite --strip-components 1
+	rm -r $(OUTSIDE)/suite/memlist $(OUTSIDE)/suite/memlist.egg-info
+	cd $(OUTSIDE)/suite && ../venv/bin/python -W ignore -m memlist --version
+	cd $(OUTSIDE)/suite && ../venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
+
 bench: $(VENV)/ready
 	$(RUN) -W ignore benchmarks/figures.py
 
@@ -72,4 +106,5 @@ bench-gpu: $(VENV)/ready
 	$(RUN) -W ignore benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-legacy $(VENV)-latest $(VENV)-ffcv build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(VENV)-legacy $(VENV)-latest $(VENV)-ffcv $(VENV)-twine build dist *.egg-info
+	rm -rf docs/_build docs/notebooks .pytest_cache .mypy_cache .ruff_cache

@@ -6,6 +6,7 @@ Swap `ImageList` for `MemoryImageList`, change nothing else, and get the same pi
 from . import compat  # isort: skip  - first: the rest imports what it repairs
 from . import attach as _attach  # noqa: F401  - adds our methods to fastai's classes
 from .cachefile import CacheFileError
+from .comparing import Comparison, compare
 from .lists import (
     InMemory,
     MemoryGANItemList,
@@ -20,11 +21,14 @@ from .lists import (
 )
 from .loading import CacheInfo, ImageLoadError
 from .store import ImageStore
+from .waiting import DataWait
 
 __version__ = "0.1.0"
 __all__ = [
     "CacheFileError",
     "CacheInfo",
+    "Comparison",
+    "DataWait",
     "ImageLoadError",
     "ImageStore",
     "InMemory",
@@ -37,5 +41,6 @@ __all__ = [
     "MemoryPointsItemList",
     "MemorySegmentationItemList",
     "MemorySegmentationLabelList",
+    "compare",
     "compat",
 ]

@@ -12,6 +12,7 @@ from numbers import Integral
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from fastai.basic_data import DataBunch
+from fastai.basic_train import Learner
 from fastai.core import listify
 from fastai.data_block import ItemLists, LabelList, LabelLists
 from fastai.torch_core import try_int
@@ -19,24 +20,13 @@ from fastai.vision.image import ImagePoints
 
 from . import loading
 from .batches import BatchDeviceDataLoader, batched, checked, default_workers
-from .lists import InMemory, parts, stock_class
+from .lists import InMemory, lists_of, parts, stock_class
 from .loading import CacheInfo
-
-
-def _lists(self: Any) -> List[InMemory]:
-    "The in-memory lists of an object, over its train, valid and test sets, inputs and targets."
-    if isinstance(self, DataBunch):
-        sets = [self.train_ds, self.valid_ds, self.test_ds]
-    elif isinstance(self, ItemLists):
-        sets = self.lists
-    else:
-        sets = [self]
-    inner = [getattr(one, name, None) for one in sets if isinstance(one, LabelList) for name in ("x", "y")]
-    return parts(*sets, *inner)
+from .waiting import DataWait
 
 
 def _lists_or_error(self: Any) -> List[InMemory]:
-    found = _lists(self)
+    found = lists_of(self)
     if not found:
         raise TypeError(
             f"this {type(self).__name__} holds no in-memory list: please make it of `MemoryImageList` (or another "
@@ -69,12 +59,13 @@ def _cache_info(self: Any) -> CacheInfo:
 
 def _loaded(self: Any) -> bool:
     "True when every image that these lists would open is cached."
-    return loading.is_loaded(_lists(self))
+    return loading.is_loaded(lists_of(self))
 
 
 _stock_getitem: Callable[..., Any] = LabelList.__getitem__
 _stock_databunch: Callable[..., Any] = LabelLists.databunch
 _stock_add_test: Callable[..., None] = DataBunch.add_test
+_stock_export: Callable[..., None] = Learner.export
 _stock_get_state: Callable[..., Dict[str, Any]] = LabelList.get_state
 
 
@@ -122,7 +113,7 @@ def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -
 
     `batch_tfms`: transforms are done a batch at a time, under the same draws: see `memlist.batches`.
     """
-    for il in _lists(self):
+    for il in lists_of(self):
         _ = il.store
     if not checked(batch_tfms):
         return _stock_databunch(self, *args, **kwargs)
@@ -159,6 +150,19 @@ def _without_list(processor: Any) -> Any:
     return processor
 
 
+def _export(self: Any, file: Any = "export.pkl", destroy: bool = False) -> None:
+    "Export the learner, as in fastai, but for our callback: its class would be asked for where the file is loaded."
+    everything = self.callbacks, self.callback_fns
+    self.callbacks = [callback for callback in self.callbacks if not isinstance(callback, DataWait)]
+    self.callback_fns = [make for make in self.callback_fns if getattr(make, "func", make) is not DataWait]
+    try:
+        _stock_export(self, file)
+    finally:
+        self.callbacks, self.callback_fns = everything
+    if destroy:
+        self.destroy()
+
+
 for _cls in (ItemLists, LabelLists, LabelList, DataBunch):
     _cls.load_data, _cls.purge, _cls.cache_info = _load_data, _purge, _cache_info
     _cls.loaded = property(_loaded)
@@ -166,3 +170,4 @@ LabelList.__getitem__ = _getitem
 LabelList.get_state = _get_state
 LabelLists.databunch = _databunch
 DataBunch.add_test = _add_test
+Learner.export = _export

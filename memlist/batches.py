@@ -30,7 +30,7 @@ from . import draws, geometry, render
 from .buffers import Buffers
 from .decode import Bytes, random_states, restore_states
 from .draws import Drawn, Pipeline, Unknown
-from .lists import InMemory, Reader, parts
+from .lists import InMemory, Reader, lists_of, named, parts
 from .loading import warn_user
 from .render import Pixels, Source
 
@@ -533,8 +533,8 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         if reason not in said:
             said.add(reason)
             warn_user(
-                f"batch_tfms: transforms run as stock fastai's do, image by image, since {reason}. What is your own "
-                "may work on whole batches, by data.add_tfm; else leave batch_tfms out."
+                f"batch_tfms{_of(self.dl.dataset)}: transforms run as stock fastai's do, image by image, since "
+                f"{reason}. What is your own may work on whole batches, by data.add_tfm; else leave batch_tfms out."
             )
 
     def _makes_there(self) -> bool:
@@ -595,10 +595,16 @@ def batched(data: DataBunch) -> DataBunch:
         data.train_dl._say(why)
     elif missing and torch.device(data.device).type == "cpu":
         warn_user(
-            f"batch_tfms: on a CPU it takes numba to be faster than image by image, and there is none ({missing}). "
-            "Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
+            f"batch_tfms{_of(data.train_ds)}: on a CPU it takes numba to be faster than image by image, and there is "
+            f"none ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
         )
     return data
+
+
+def _of(ds: Any) -> str:
+    "Whose transforms a warning speaks of: the list that is in memory, inputs before targets."
+    found = lists_of(ds)
+    return f" of {named(found[0])}" if found else ""
 
 
 def _odd_items(ds: Any) -> str:

@@ -12,8 +12,9 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 import pandas as pd
 import torch
+from fastai.basic_data import DataBunch
 from fastai.core import ifnone
-from fastai.data_block import ItemList, LabelList, LabelLists
+from fastai.data_block import ItemList, ItemLists, LabelList, LabelLists
 from fastai.vision.data import (
     ImageDataBunch,
     ImageImageList,
@@ -148,8 +149,9 @@ class InMemory(ItemList):
         self.max_size = max_size
         self._say(
             f"max_size {max_size}".encode(),
-            f"{name}: with max_size={max_size} images are kept with their shorter side reduced to {max_size} pixels at "
-            "most, so the pixels of larger ones differ from those of fastai's own list.",
+            f"{named(self)}: with max_size={max_size} images are kept with their shorter side reduced to {max_size} "
+            "pixels at most, so the pixels of larger ones differ from those of fastai's own list. For the same pixels, "
+            "leave max_size out.",
         )
 
     @property
@@ -368,7 +370,13 @@ class InMemory(ItemList):
 
     def _say_never(self, function: Callable[[Any], Any], reason: str) -> None:
         name = getattr(function, "__qualname__", "open")
-        text = f"{type(self).__name__}: what {name} returns is not kept in memory, because {reason}."
+        if reason == RANDOM:
+            remedy = "Please leave what is random to after_open or to a transform: they run on every read."
+        elif stock_open(function) is None:
+            remedy = "Please let it make a plain Image or ImageSegment of its file and of what copy_new names, alone."
+        else:
+            remedy = "Other images of this list are kept."
+        text = f"{named(self)}: what {name} returns is not kept in memory, because {reason}. {remedy}"
         self._say(self._note(function, reason), text)
 
     def say_full(self, lists: Sequence[InMemory]) -> None:
@@ -430,7 +438,10 @@ class InMemory(ItemList):
         if not self._comes_here():
             if filling:
                 name = f"{type(self).__name__}.open"
-                text = f"{name} was replaced by one that knows no memory: write it in a class of `MemoryImageList`."
+                text = (
+                    f"{named(self)}: its open was replaced by one that knows no memory. Please write it as a method: "
+                    "`class MyList(MemoryImageList): def open(self, fn): …`."
+                )
                 self._say(f"replaced {name}".encode(), text)
             for index, item in enumerate(() if filling else self.items):
                 yield Job(self, item, index, ())
@@ -442,9 +453,11 @@ class InMemory(ItemList):
         elif not any(self._opens(index) for index in range(min(3, len(self.items)))):
             if filling and len(self.items):
                 name = f"{type(self).__name__}.get"
-                self._say(
-                    f"never {name}".encode(), f"{name} never calls open: there is nothing of it to keep in memory."
+                text = (
+                    f"{named(self)}: {name} never calls open: there is nothing of it to keep in memory. Please let it "
+                    "open its files by `self.open(…)`."
                 )
+                self._say(f"never {name}".encode(), text)
         else:
             known = self.scratch.opened if self.scratch.opened_of is self.items else {}
             for index, item in enumerate(self.items):
@@ -591,6 +604,11 @@ def source_of(item: Any) -> Optional[Source]:
     return Source(stat.st_size, stat.st_mtime_ns, os.path.abspath(os.fsencode(item)))
 
 
+def named(il: Any) -> str:
+    "How a warning names a list: by its class, and the path that tells it from others of that class."
+    return f"{type(il).__name__} over {il.path}"
+
+
 def full_message(il: Any, info: CacheInfo) -> str:
     "The one warning of a budget that was met: how many are in, how many are not, what would help."
     file = il.store.cache_file
@@ -598,7 +616,7 @@ def full_message(il: Any, info: CacheInfo) -> str:
     if file is not None:
         where, help = f"in {file}", "more room on its disk"
     return (
-        f"{type(il).__name__}: {info.cached} of {info.total} images are {where} "
+        f"{named(il)}: {info.cached} of {info.total} images are {where} "
         f"({limits.format_size(info.nbytes)}), the other {info.total - info.cached} do not fit and are opened from "
         f"disk every time: the store may take {limits.format_size(info.max_ram)}. A larger max_ram, {help}, max_size, "
         "smaller images on disk or a convert_mode with fewer channels would help."
@@ -803,3 +821,15 @@ def parts(*lists: Any) -> List[InMemory]:
             if not any(one is other for other in found):
                 found.append(one)
     return found
+
+
+def lists_of(data: Any) -> List[InMemory]:
+    "The in-memory lists of a list, of what a split or a label call returns, or of a `DataBunch`: inputs and targets."
+    if isinstance(data, DataBunch):
+        sets = [data.train_ds, data.valid_ds, data.test_ds]
+    elif isinstance(data, ItemLists):
+        sets = data.lists
+    else:
+        sets = [data]
+    inner = [getattr(one, name, None) for one in sets if isinstance(one, LabelList) for name in ("x", "y")]
+    return parts(*sets, *inner)

@@ -23,10 +23,10 @@ from typing import (
 )
 
 import PIL.Image
-from fastprogress.fastprogress import progress_bar
 
 from . import limits
 from .decode import Stock, random_states, restore_states
+from .progress import progress
 
 if TYPE_CHECKING:
     from .lists import InMemory
@@ -52,7 +52,10 @@ def warn_user(message: str) -> None:
 
 class CacheInfo(NamedTuple):
     """`cached` of `total` distinct images that the object would open are in memory; the store, shared with every list
-    over the same path, holds `nbytes` of at most `max_ram`, and has served `hits` and `misses` in all processes."""
+    over the same path, holds `nbytes` of at most `max_ram`, and has served `hits` and `misses` in all processes.
+
+    Printed, it is three lines for people; a notebook shows it as a small table. Its `repr` is a named tuple's.
+    """
 
     cached: int
     total: int
@@ -60,6 +63,32 @@ class CacheInfo(NamedTuple):
     max_ram: int
     hits: int
     misses: int
+
+    def _said(self) -> List[Tuple[str, str, float]]:
+        "What there is to say: a name, a text, and the share in [0, 1] that it speaks of."
+        size, most = limits.format_size(self.nbytes), limits.format_size(self.max_ram)
+        reads = self.hits + self.misses
+        shares = [part / whole if whole else 0.0 for part, whole in zip(self[::2], (self.total, self.max_ram, reads))]
+        # Rounded down: what is not quite there is not 100 %.
+        cached, _, hits = (f"{math.floor(100 * share)} %" for share in shares)
+        images = f"{self.cached:,} of {self.total:,} cached ({cached})" if self.total else "none to open"
+        served = f"{self.hits:,} hits ({hits}), {self.misses:,} misses" if reads else "none so far"
+        texts = images, f"{size} of at most {most}", served
+        return list(zip(("images", "store", "reads"), texts, shares))
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {text}" for name, text, _ in self._said())
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self))
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td><progress value='{share:.4f}' max='1'></progress></td>"
+            f"<td style='text-align:left'>{text}</td></tr>"
+            for name, text, share in self._said()
+        )
+        return f"<table>{rows}</table>"
 
 
 class ImageLoadError(Exception):
@@ -95,8 +124,9 @@ def load_data(
     """Decode into memory every image of `lists` that is not there, or whose file has changed since.
 
     `n_workers` threads decode (0: the calling thread; None: one a usable CPU, more where a sample shows that reading
-    and not decoding takes the time). With `progress` a bar shows GB and images a second. Images that can't be decoded
-    are listed in one `ImageLoadError` after all others are loaded; `on_error='warn'` warns with the same text.
+    and not decoding takes the time). With `progress` a bar shows GB and images a second in a notebook or a terminal,
+    and a line every few seconds does in a log. Images that can't be decoded are listed in one `ImageLoadError` after
+    all others are loaded; `on_error='warn'` warns with the same text.
     What does not fit is said before the work starts and, once, after it. Random generators are left as they were.
     Interrupted, it keeps what it has loaded. Of a `cache_file`, what an earlier session left there is looked at, and
     processes that load at the same time share the work.
@@ -142,24 +172,25 @@ class Fill:
         begun = time.monotonic()
         held = [(il.store, il.store.info().nbytes) for il in one_a_store(self.lists)]
         self._announce(jobs)
-        bar = progress_bar(range(len(jobs))) if self.progress else None
-        if bar is not None:
-            bar.update(0)
+        shown = progress(len(jobs), "load_data", show=self.progress)
 
-        def beat() -> None:
-            if bar is None:
-                return
+        def state() -> Tuple[int, str]:
             loaded = sum(store.info().nbytes - before for store, before in held)
             rate = self.done / max(time.monotonic() - begun, 1e-9)
-            bar.comment = f"{loaded / 1e9:.2f} GB, {rate:.0f} images/s"
-            if self.done:
-                bar.update(self.done)
+            return min(self.done, len(jobs)), f"{loaded / 1e9:.2f} GB, {rate:.0f} images/s"
 
+        try:
+            self._all(jobs, lambda: shown.update(*state()) if self.progress else None)
+        finally:
+            if self.progress:
+                shown.close(*state())
+
+    def _all(self, jobs: List[Job], beat: Callable[[], None]) -> None:
         n_workers, rest = self._sample(jobs)
         if n_workers:
             self._parallel(rest, n_workers, beat)
         else:
-            when = begun
+            when = time.monotonic()
             for job in rest:
                 self._do(job)
                 if time.monotonic() - when > BEAT:
@@ -173,7 +204,6 @@ class Fill:
         again, self.again = self.again, []
         for job in again:
             self._do(job)
-        beat()
 
     def _jobs(self) -> Iterator[Job]:
         seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
@@ -235,11 +265,11 @@ class Fill:
         failure: List[BaseException] = []
 
         def work() -> None:
-            if self.stop:  # the start was interrupted, and nobody waits for this thread any more
-                return
-            for il in self.lists:
-                il.hold_back()
             try:
+                # Where the start was interrupted, or another thread has failed already, there is nothing to do but to
+                # be counted as done, which somebody may wait for.
+                for il in () if self.stop else self.lists:
+                    il.hold_back()
                 while not self.stop:
                     with lock:
                         job = next(queue, None)

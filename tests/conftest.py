@@ -108,6 +108,19 @@ def seed(n: int = 0) -> None:
     torch.manual_seed(n)
 
 
+# The beginning of a program for a machine on which memlist is not installed, and fastai can load what it saved.
+WITHOUT_MEMLIST = """
+import sys, importlib.abc
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] == "memlist": raise ImportError("memlist is not installed here")
+sys.meta_path.insert(0, Absent())
+import functools, torch
+torch.load = functools.partial(torch.load, weights_only=False) if torch.__version__[0] == "2" else torch.load
+from fastai.vision import *
+"""
+
+
 def bits(tensor: torch.Tensor) -> bytes:
     return tensor.contiguous().numpy().tobytes()
 

@@ -114,16 +114,6 @@ def test_lazy_false_fills_on_load_data_alone(photos: Path) -> None:
     assert data.loaded and data.cache_info().misses == misses
 
 
-def test_the_bar_shows_gigabytes_and_speed(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = []
-    stock = loading.progress_bar
-    monkeypatch.setattr(loading, "progress_bar", lambda *args, **kw: made.append(stock(*args, **kw)) or made[-1])
-    m.MemoryImageList.from_folder(photos).load_data()
-    assert "GB" in made[0].comment and "images/s" in made[0].comment
-    m.MemoryImageList.from_folder(photos).load_data(progress=False)
-    assert len(made) == 1
-
-
 def test_more_threads_where_reading_dominates(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loading.limits, "usable_cpus", lambda: 2)
     used = []
