@@ -49,6 +49,10 @@ docs: $(VENV)/ready-docs
 	$(RUN) -W ignore -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(VENV)/bin/linkchecker --config docs/linkchecker.ini --no-status docs/_build/html/index.html
 
+# Run the notebooks and keep what they show.
+notebooks: $(VENV)/ready
+	cd examples && $(abspath $(VENV))/bin/jupyter execute --inplace --timeout=600 *.ipynb
+
 demo: $(VENV)/ready
 	$(RUN) -W ignore examples/demo.py $(DATA)
 
@@ -97,6 +101,7 @@ package: $(VENV)/ready $(VENV)-twine/ready
 
 bench: $(VENV)/ready
 	$(RUN) -W ignore benchmarks/figures.py
+	$(RUN) benchmarks/plots.py
 
 # What FFCV's row of the figures needs, once, beforehand.
 bench-ffcv: $(VENV)-ffcv/ready

@@ -56,6 +56,25 @@ def crops(folder, size, most, factor=2):
         save(low, folder / "low" / f"{i:04d}.jpg", quality=25)
 
 
+def photographs(folder, size, most, quality=90):
+    """Write `most` square crops of eight photographs, at random scales, as JPEGs: `folder/coffee/coffee_0042.jpg`.
+
+    A folder, and a name, says which photograph a crop was cut from: something for a classifier to learn.
+    """
+    from skimage import data
+    from sklearn.datasets import load_sample_images
+
+    sources = {"pagoda": load_sample_images().images[0], "flower": load_sample_images().images[1]}
+    sources.update(astronaut=data.astronaut(), coffee=data.coffee(), cat=data.chelsea(), rocket=data.rocket())
+    sources.update(tissue=data.immunohistochemistry(), galaxies=data.hubble_deep_field())
+    random = np.random.RandomState(SEED)
+    for i in range(most):
+        name = list(sources)[i % len(sources)]
+        side = int(random.uniform(0.6, 1.0) * min(sources[name].shape[:2]))
+        crop = Image.fromarray(cut(random, sources[name], side)[0]).resize((size, size), Image.BICUBIC)
+        save(crop, folder / name / f"{name}_{i:04d}.jpg", quality=quality)
+
+
 def tiles(folder, size, most):
     """Write `most` random tiles of a photograph of coins and one of a printed page, and what is what in them.
 
@@ -118,6 +137,13 @@ def small_encoder(pretrained=False):
     first = nn.Sequential(conv_layer(3, 8), conv_layer(8, 8))
     deeper = [nn.Sequential(conv_layer(n, 2 * n, stride=2), conv_layer(2 * n, 2 * n)) for n in (8, 16, 32)]
     return nn.Sequential(first, *deeper)
+
+
+def small_arch(pretrained=False):
+    "An architecture for `cnn_learner` that a CPU can train in a minute; on a GPU take `models.resnet34` instead."
+    from torch import nn
+
+    return nn.Sequential(*small_encoder(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1000))
 
 
 def size_of(nbytes):

@@ -6,13 +6,17 @@ import argparse
 import os
 import sys
 import warnings
+from importlib import metadata
 from time import perf_counter
-from typing import List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
+import fastai
+import numpy as np
 import PIL.Image
+import torch
 from fastai.vision.data import get_image_files
 
-from . import cachefile, limits
+from . import __version__, cachefile, compat, limits, render
 from .decode import reduced
 from .limits import format_size
 from .lists import MemoryImageList
@@ -128,10 +132,33 @@ def _existing(path: str) -> ImageStore:
     return ImageStore(cache_file=path)
 
 
+def versions() -> str:
+    "What a bug report has to say: our version, the stack's, and which repairs of fastai are in force."
+    try:
+        numba = f"numba {metadata.version('numba')}{' (unusable)' if render.without_kernels() else ''}"
+    except metadata.PackageNotFoundError:
+        numba = "no numba"
+    stack = f"fastai {fastai.__version__}, torch {torch.__version__}, numpy {np.__version__}, pillow {PIL.__version__}"
+    return (
+        f"memlist {__version__}\n"
+        f"python {sys.version.split()[0]} on {sys.platform}, {stack}, {numba}\n"
+        f"repairs: {', '.join(compat.applied()) or 'none'}"
+    )
+
+
+class _Version(argparse.Action):
+    "Looks for versions only when asked."
+
+    def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
+        print(versions())
+        parser.exit()
+
+
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     "The command; 0 for success, 1 for problems found, 2 for what can't be used."
     codes = "Exits with 0; with 1 where check finds problems and leaves them; with 2 for what can't be used."
     parser = argparse.ArgumentParser(prog="python -m memlist", description=__doc__, epilog=codes)
+    parser.add_argument("--version", action=_Version, nargs=0, help="the versions that a bug report needs")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
         ("info", "what a cache file holds"),

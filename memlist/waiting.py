@@ -270,7 +270,7 @@ class DataWait(LearnerCallback):
 
         axes = pyplot.subplots()[1] if ax is None else ax
         draw(axes, self.epochs, self.warm)
-        axes.legend()
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, frameon=False)
         return axes.figure if ifnone(return_fig, defaults.return_fig) else None
 
     def __repr__(self) -> str:

@@ -98,3 +98,13 @@ def test_superres():
     assert re.search(r"GAN of 9 batches: critic's loss \d", text)
     assert "An autoencoder's 160 inputs and 160 targets are 160 images in RAM" in text
     assert ", 0 files decoded while training." in text
+
+
+def test_compare(tmp_path):
+    text = output("compare.py", "--quick", "--size", 32, "--out", tmp_path / "waiting.svg")
+    assert re.search(r"ImageList +MemoryImageList +batch_tfms=True", text)
+    assert "times as fast" in text and "of that: waiting" in text
+    first, second, third = re.search(r"loss of the last epoch +(\S+) +(\S+) +(\S+)", text).groups()
+    assert first == second and abs(float(first) - float(third)) < 0.1
+    drawn = (tmp_path / "waiting.svg").read_text()
+    assert "<svg" in drawn and "<dc:date>" not in drawn

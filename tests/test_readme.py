@@ -48,7 +48,7 @@ def test_every_code_block_runs(data: None, capsys: Any) -> None:
             if bunch is not None and "databunch" in block:
                 x, _ = bunch.one_batch()
                 assert len(x)
-    assert "CacheInfo(cached=40, total=40" in capsys.readouterr().out
+    assert "images: 40 of 40 cached (100 %)" in capsys.readouterr().out
 
 
 def test_links_lead_somewhere() -> None:
