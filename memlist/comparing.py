@@ -132,32 +132,37 @@ def compare(
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs={epochs!r}: use a number of epochs for each side")
     states = random_states()
-    try:
-        sides = [_Side(cls.__name__, lambda cls=cls: make(cls), learner, seed) for cls in classes]  # type: ignore[misc]
-        sides += [_Side(name, other, learner, seed) for name, other in (also or {}).items()]
-        for side, cls in zip(sides, classes):
-            if issubclass(cls, InMemory) != bool(side.watch.lists):
-                raise TypeError(
-                    f"compare: the data bunch made with {cls.__name__} holds {'an' if side.watch.lists else 'no'} "
-                    "in-memory list: please build it with the class that your function is given."
-                )
-        shown, done = progress(epochs * len(sides), "compare", "epochs"), 0
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # the GPUs' generators, which `states` has not
         try:
-            for epoch in range(epochs):
-                for side in sides:
-                    _seed(seed + epoch)
-                    gc.collect()
-                    side.run()
-                    done += 1
-                    shown.update(done, f"{side.name}: {side.watch.epochs[-1].seconds:.2f} s")
+            sides = [_Side(cls.__name__, lambda cls=cls: make(cls), learner, seed) for cls in classes]  # type: ignore[misc]
+            sides += [_Side(name, other, learner, seed) for name, other in (also or {}).items()]
+            for side, cls in zip(sides, classes):
+                if issubclass(cls, InMemory) != bool(side.watch.lists):
+                    raise TypeError(
+                        f"compare: the data bunch made with {cls.__name__} holds {'an' if side.watch.lists else 'no'} "
+                        "in-memory list: please build it with the class that your function is given."
+                    )
+            _take_turns(sides, epochs, seed)
         finally:
-            shown.close(done)
-    finally:
-        restore_states(states)
+            restore_states(states)
     found = Comparison([side.close() for side in sides])
     if plot:
         found.plot(return_fig=False)
     return found
+
+
+def _take_turns(sides: Sequence[_Side], epochs: int, seed: int) -> None:
+    shown, done = progress(epochs * len(sides), "compare", "epochs"), 0
+    try:
+        for epoch in range(epochs):
+            for side in sides:
+                _seed(seed + epoch)
+                gc.collect()
+                side.run()
+                done += 1
+                shown.update(done, f"{side.name}: {side.watch.epochs[-1].seconds:.2f} s")
+    finally:
+        shown.close(done)
 
 
 class _Side:
