@@ -156,11 +156,10 @@ def _export(self: Any, file: Any = "export.pkl", destroy: bool = False) -> None:
     self.callbacks = [callback for callback in self.callbacks if not isinstance(callback, DataWait)]
     self.callback_fns = [make for make in self.callback_fns if getattr(make, "func", make) is not DataWait]
     try:
-        _stock_export(self, file)
+        _stock_export(self, file, destroy)
     finally:
-        self.callbacks, self.callback_fns = everything
-    if destroy:
-        self.destroy()
+        if "callbacks" in vars(self):  # unless it has been destroyed
+            self.callbacks, self.callback_fns = everything
 
 
 for _cls in (ItemLists, LabelLists, LabelList, DataBunch):

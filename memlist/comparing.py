@@ -12,11 +12,12 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Se
 
 import numpy as np
 import torch
+from fastai.basic_data import DataBunch
 from fastai.core import defaults, ifnone
 from fastai.vision.data import ImageList
 
 from .decode import random_states, restore_states
-from .lists import InMemory, MemoryImageList, lists_of
+from .lists import InMemory, MemoryImageDataBunch, MemoryImageList
 from .progress import in_notebook, progress
 from .waiting import DataWait, Epoch, Watch, draw
 
@@ -114,14 +115,14 @@ def compare(
     seed: int = 0,
     plot: bool = True,
 ) -> Comparison:
-    """Run the same code with fastai's list and with ours, print nothing but a bar, and show both.
+    """Run the same code with fastai's list and with ours, under a bar, and show both.
 
     - `make`: a function that builds a `DataBunch` with the list class it is given: `lambda cls: cls.from_folder(…)…`
     - `learner`: a function from a `DataBunch` to a `Learner`, which is trained; without one batches are delivered and
       nothing is computed, so that all of an epoch is waiting
     - `epochs`: so many for each side; the first fills the cache, unless `make` ends in `load_data()`
-    - `classes`: fastai's list and its twin, `(SegmentationItemList, MemorySegmentationItemList)`, say, or a list of
-      your own and the in-memory one of it
+    - `classes`: fastai's list and its twin, such as `(SegmentationItemList, MemorySegmentationItemList)`; the two data
+      bunches, `(ImageDataBunch, MemoryImageDataBunch)`; or a list of your own and the in-memory one of it
     - `also`: more data bunches to run beside the two, made by functions of nothing: `{"batch_tfms=True": lambda: …}`
     - `seed`: of the models, and of every epoch; random generators are left as they were
 
@@ -137,7 +138,7 @@ def compare(
             sides = [_Side(cls.__name__, lambda cls=cls: make(cls), learner, seed) for cls in classes]  # type: ignore[misc]
             sides += [_Side(name, other, learner, seed) for name, other in (also or {}).items()]
             for side, cls in zip(sides, classes):
-                if issubclass(cls, InMemory) != bool(side.watch.lists):
+                if issubclass(cls, (InMemory, MemoryImageDataBunch)) != bool(side.watch.lists):
                     raise TypeError(
                         f"compare: the data bunch made with {cls.__name__} holds {'an' if side.watch.lists else 'no'} "
                         "in-memory list: please build it with the class that your function is given."
@@ -172,9 +173,11 @@ class _Side:
         self.name = name
         _seed(seed)
         self.data = make()
+        if not isinstance(self.data, DataBunch):
+            raise TypeError(f"compare: {name} made a {type(self.data).__name__}: please let it return a DataBunch.")
         _seed(seed)
         self.learn = None if learner is None else learner(self.data)
-        self.watch = Watch(lists_of(self.data), self.data.device)
+        self.watch = Watch(self.data)
 
     def run(self) -> None:
         "One epoch."
@@ -183,11 +186,9 @@ class _Side:
                 self.learn.fit(1, callbacks=[DataWait(self.learn, self.watch)])
             return
         self.watch.begin()
-        for train, loader in ((True, self.data.train_dl), (False, self.data.valid_dl)):
-            if train or not self.data.empty_val:
-                for _ in loader:
-                    self.watch.arrived()
-                    self.watch.done(train)
+        for train, loader in ((True, self.data.train_dl), (False, None if self.data.empty_val else self.data.valid_dl)):
+            for _ in self.watch.timed(loader or (), train):
+                pass
         self.watch.end()
 
     def close(self) -> Run:

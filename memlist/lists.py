@@ -403,7 +403,7 @@ class InMemory(ItemList):
         "Whether item `i` is what our `open` makes of `items[i]`, and nothing else."
         cls = type(self)
         plain = cls.open is InMemory.open and cls.__getitem__ is ItemList.__getitem__
-        return plain and self._opens_its_items()
+        return plain and self.opens_its_items()
 
     def decoder(self) -> Decoder:
         "How this list decodes."
@@ -416,10 +416,15 @@ class InMemory(ItemList):
             return super().open  # type: ignore[no-any-return]
         return types.MethodType(getattr(own, "__wrapped__", own), self)
 
-    def _opens_its_items(self) -> bool:
+    def opens_its_items(self) -> bool:
         "Whether `get` is fastai's own, and with it what is opened: exactly `items[i]`, by the class's `open`."
         own = {"open", "get"} & set(vars(self))
         return not own and self._get() is ImageList.get
+
+    def known_by_running(self) -> bool:
+        "Whether only running a `get` of a user's own tells what is opened."
+        own = "get" in vars(self) or self._get().__module__.split(".")[0] not in LIBRARIES
+        return own and self._comes_here() and not self.opens_its_items()
 
     def _get(self) -> Any:
         "The `get` of this list's class, past our own around it."
@@ -445,10 +450,10 @@ class InMemory(ItemList):
                 self._say(f"replaced {name}".encode(), text)
             for index, item in enumerate(() if filling else self.items):
                 yield Job(self, item, index, ())
-        elif self._opens_its_items():
+        elif self.opens_its_items():
             for index, item in enumerate(self.items):
                 yield Job(self, item, index, self._keys(item))
-        elif "get" not in vars(self) and self._get().__module__.split(".")[0] in LIBRARIES:  # a GAN's noise
+        elif not self.known_by_running():  # a GAN's noise
             return
         elif not any(self._opens(index) for index in range(min(3, len(self.items)))):
             if filling and len(self.items):
@@ -502,7 +507,7 @@ class InMemory(ItemList):
 
     def fill(self, job: Job) -> str:
         "Decode the image of `job` and keep it; see `_keep` for the outcomes. Raises what decoding raises."
-        if self._opens_its_items():
+        if self.opens_its_items():
             if not job.keys:
                 self.open(job.item)
                 return NEVER
@@ -823,10 +828,10 @@ def parts(*lists: Any) -> List[InMemory]:
     return found
 
 
-def lists_of(data: Any) -> List[InMemory]:
+def lists_of(data: Any, sets_of_a_bunch: Sequence[str] = ("train_ds", "valid_ds", "test_ds")) -> List[InMemory]:
     "The in-memory lists of a list, of what a split or a label call returns, or of a `DataBunch`: inputs and targets."
     if isinstance(data, DataBunch):
-        sets = [data.train_ds, data.valid_ds, data.test_ds]
+        sets = [getattr(data, name, None) for name in sets_of_a_bunch]  # it may be without one of them
     elif isinstance(data, ItemLists):
         sets = data.lists
     else:

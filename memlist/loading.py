@@ -26,7 +26,7 @@ import PIL.Image
 
 from . import limits
 from .decode import Stock, random_states, restore_states
-from .progress import progress
+from .progress import progress, say
 
 if TYPE_CHECKING:
     from .lists import InMemory
@@ -68,9 +68,10 @@ class CacheInfo(NamedTuple):
         "What there is to say: a name, a text, and the share in [0, 1] that it speaks of."
         size, most = limits.format_size(self.nbytes), limits.format_size(self.max_ram)
         reads = self.hits + self.misses
-        shares = [part / whole if whole else 0.0 for part, whole in zip(self[::2], (self.total, self.max_ram, reads))]
+        pairs = list(zip(self[::2], (self.total, self.max_ram, reads)))
+        shares = [part / whole if whole else 0.0 for part, whole in pairs]
         # Rounded down: what is not quite there is not 100 %.
-        cached, _, hits = (f"{math.floor(100 * share)} %" for share in shares)
+        cached, _, hits = (f"{100 * part // max(whole, 1)} %" for part, whole in pairs)
         images = f"{self.cached:,} of {self.total:,} cached ({cached})" if self.total else "none to open"
         served = f"{self.hits:,} hits ({hits}), {self.misses:,} misses" if reads else "none so far"
         texts = images, f"{size} of at most {most}", served
@@ -80,7 +81,7 @@ class CacheInfo(NamedTuple):
         return "\n".join(f"{name}: {text}" for name, text, _ in self._said())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self))
+        printer.text(str(self) if len(printer.stack) < 2 else repr(self))  # inside another object: as tuples are
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -162,7 +163,7 @@ class Fill:
         self.later: List[Job] = []
         self.outcomes: Dict[int, List[str]] = {id(il): [] for il in lists}
         self.refused: Dict[str, InMemory] = {}
-        self.done = 0
+        self.done = self.left_out = 0
         self.stop = False
 
     def run(self) -> None:
@@ -177,7 +178,10 @@ class Fill:
         def state() -> Tuple[int, str]:
             loaded = sum(store.info().nbytes - before for store, before in held)
             rate = self.done / max(time.monotonic() - begun, 1e-9)
-            return min(self.done, len(jobs)), f"{loaded / 1e9:.2f} GB, {rate:.0f} images/s"
+            text = f"{loaded / 1e9:.2f} GB, {rate:.0f} images/s"
+            text += f", {self.left_out:,} did not fit" if self.left_out else ""
+            text += f", {len(self.errors):,} failed" if self.errors else ""
+            return min(self.done, len(jobs)), text
 
         try:
             self._all(jobs, lambda: shown.update(*state()) if self.progress else None)
@@ -221,7 +225,7 @@ class Fill:
         store = jobs[0].il.store
         there = [bool(job.keys) and all(key in job.il.store for key in job.keys) for job in jobs]
         if any(there) and self.progress:  # in a cache file, from an earlier session
-            print(f"load_data: {sum(there):,} images of {store.cache_file} to be looked at", flush=True)
+            say(f"load_data: {sum(there):,} images of {store.cache_file} to be looked at")
         jobs = [job for job, known in zip(jobs, there) if not known]
         if not jobs:
             return
@@ -238,7 +242,7 @@ class Fill:
                 f"(max_ram={store.rule!r}): about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
             )
         if self.progress or (need is not None and need > room):
-            print(text, flush=True)
+            say(text)
 
     def _sample(self, jobs: List[Job]) -> Tuple[int, List[Job]]:
         "Do the first jobs of each list; how many threads that speaks for, and the jobs that are left."
@@ -323,6 +327,7 @@ class Fill:
         il = job.il
         try:
             if il.store.uid in self.refused and not self._might_fit(job):
+                self.left_out += 1
                 return
             outcomes = self.outcomes[id(il)]
             if outcomes == [NEVER] * SAMPLE:  # it has been said; the rest would be decoded for nothing
@@ -332,6 +337,7 @@ class Fill:
                 outcomes.append(outcome)
             if outcome == FULL:
                 self.refused[il.store.uid] = il
+                self.left_out += 1
             elif outcome == AGAIN:
                 self.again.append(job)
         except Exception as error:
@@ -391,7 +397,7 @@ def purge(lists: Sequence[InMemory], file: bool = False) -> int:
 def cache_info(lists: Sequence[InMemory]) -> CacheInfo:
     "Count the distinct images of `lists`; some microseconds an image. Other numbers are the stores', summed."
     cached, total = 0, 0
-    for there in _distinct(lists):
+    for there in distinct(lists):
         total += 1
         cached += there
     infos = [il.store.info() for il in one_a_store(lists)]
@@ -401,10 +407,10 @@ def cache_info(lists: Sequence[InMemory]) -> CacheInfo:
 
 def is_loaded(lists: Sequence[InMemory]) -> bool:
     "Whether every image of `lists` is cached; True for lists that open none."
-    return all(_distinct(lists))
+    return all(distinct(lists))
 
 
-def _distinct(lists: Sequence[InMemory]) -> Iterator[bool]:
+def distinct(lists: Sequence[InMemory]) -> Iterator[bool]:
     "For each distinct image of `lists`, whether it is cached."
     seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
     states = random_states()

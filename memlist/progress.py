@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import sys
 import time
+from contextlib import suppress
 from typing import Any, Optional
 
 from fastprogress.fastprogress import NBProgressBar, progress_bar
 
 # Seconds between two lines of a log.
 LINE_SECONDS = 5.0
+# What comes of writing where nobody reads any more, or of a letter that is not known there: nothing to fail for.
+UNSPEAKABLE = (OSError, ValueError)
 
 
 class Progress:
@@ -35,20 +38,22 @@ class Bar(Progress):
 
     def __init__(self, total: int, name: str, unit: str) -> None:
         super().__init__(total, name, unit)
-        self.bar: Any = progress_bar(range(total))
-        self.bar.update(0)
         self.finished = False
+        with suppress(*UNSPEAKABLE):
+            self.bar: Any = progress_bar(range(total))
+            self.bar.update(0)
 
     def update(self, done: int, text: str = "") -> None:
         if done and not self.finished:  # 0 begins a bar anew, and so does anything after the end
-            self.bar.comment = text
-            self.bar.update(done)
             self.finished = done >= self.total
+            with suppress(*UNSPEAKABLE):
+                self.bar.comment = text
+                self.bar.update(done)
 
     def close(self, done: int, text: str = "") -> None:
         self.update(done, text)
         if not in_notebook():
-            print(flush=True)  # the bar leaves the cursor behind itself
+            say("")  # the bar leaves the cursor behind itself
         elif not self.finished:
             self.bar.on_interrupt()
 
@@ -74,13 +79,19 @@ class Lines(Progress):
         self._say(what, text, f"{took} in all")
 
     def _say(self, *parts: str) -> None:
-        print(f"{self.name}: " + ", ".join(part for part in parts if part), flush=True)
+        say(f"{self.name}: " + ", ".join(part for part in parts if part))
 
 
 def progress(total: int, name: str, unit: str = "images", show: bool = True) -> Progress:
     "What suits the place that standard output goes to; nothing where `show` is False."
     kind = Progress if not show else Bar if in_notebook() or _in_terminal() else Lines
     return kind(total, name, unit)
+
+
+def say(text: str) -> None:
+    "A line on standard output, if it can be written there."
+    with suppress(*UNSPEAKABLE):
+        print(text, flush=True)
 
 
 def in_notebook() -> bool:

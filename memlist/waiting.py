@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any, Deque, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from contextlib import suppress
+from typing import Any, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import torch
 from fastai.basic_train import LearnerCallback
 from fastai.core import defaults, ifnone
 
-from .lists import InMemory, lists_of
-from .loading import is_loaded, one_a_store
+from .lists import lists_of
+from .loading import distinct, one_a_store
 
 # A cache counts as warm from where on at most this share of what is read is a miss: a shuffled training set that drops
 # its last batch finds some images only in the second epoch or the third.
@@ -20,7 +21,7 @@ WAIT_COLOUR, COMPUTE_COLOUR = "#d95f02", "#7f9fbf"  # told apart in grey, too
 
 
 class Step(NamedTuple):
-    "One batch: seconds waited for it, seconds computed with it, and the store's hits and misses since the start."
+    "One batch: seconds waited for it, seconds until the next was asked for, and the store's reads since the start."
 
     wait: float
     compute: float
@@ -30,15 +31,16 @@ class Step(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    "One epoch, training and validation: its steps, and its seconds from end to end."
+    "One epoch, training and validation: its steps, its seconds from end to end, and those in which loaders ended."
 
     steps: List[Step]
     seconds: float
+    ending: float = 0.0
 
     @property
     def wait(self) -> float:
-        "Seconds waited for batches."
-        return sum(step.wait for step in self.steps)
+        "Seconds waited for batches, and for the workers of loaders to end."
+        return self.ending + sum(step.wait for step in self.steps)
 
     @property
     def compute(self) -> float:
@@ -47,7 +49,7 @@ class Epoch(NamedTuple):
 
     @property
     def data_wait(self) -> float:
-        "Per cent of the epoch waited for batches."
+        "Per cent of the epoch waited."
         return min(100.0, 100 * self.wait / self.seconds) if self.seconds else 0.0
 
 
@@ -68,15 +70,18 @@ class HostClock:
 
 
 class CudaClock(HostClock):
-    """Time as the GPU sees it, by events on its stream: Python only queues work, and is past it long before it is done.
+    """Time as a GPU sees it, by events on its stream: Python only queues work, and is past it long before it is done.
 
     A batch has arrived when it is on the GPU, copied and (with `batch_tfms`) transformed. Nothing is synchronised while
     training goes on: an event's time is asked for once it has passed.
     """
 
+    def __init__(self, device: torch.device) -> None:
+        self.device = device
+
     def mark(self) -> Any:
         event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record()
+        event.record(torch.cuda.current_stream(self.device))
         return event
 
     def passed(self, mark: Any) -> bool:
@@ -89,17 +94,37 @@ class CudaClock(HostClock):
 
 
 class Watch:
-    "Takes the times of epochs: `begin`, then `arrived` and `done` for each batch, then `end`."
+    """Takes the times of epochs over a `DataBunch`: `begin`, then `timed` around each of its loaders, then `end`.
 
-    def __init__(self, lists: Sequence[InMemory], device: Optional[torch.device] = None) -> None:
-        self.lists = list(lists)
-        self.stores = [il.store for il in one_a_store(self.lists)]
-        on_gpu = device is not None and device.type == "cuda" and torch.cuda.is_available()
-        self.clock: HostClock = CudaClock() if on_gpu else HostClock()
+    Where a loader can't be watched: `arrived` and `done` for each of its batches.
+    """
+
+    def __init__(self, data: Any) -> None:
         self.epochs: List[Epoch] = []
         self.hits = self.misses = 0
         self.began: Optional[float] = None
-        self.loaded = False
+        self.loaded: Optional[bool] = None
+        self.look_at(data)
+
+    def look_at(self, data: Any) -> None:
+        "Time what `data` gives from now on."
+        self.data = data
+        self.lists = lists_of(data)
+        self.stores = [il.store for il in one_a_store(self.lists)]
+        self.in_memory = bool(self.stores)
+        device = torch.device(data.device)
+        on_gpu = device.type == "cuda" and torch.cuda.is_available()
+        self.clock: HostClock = CudaClock(device) if on_gpu else HostClock()
+        self._forget()
+
+    def _forget(self) -> None:
+        self.steps: List[Step] = []
+        # Batches whose marks have not all passed: when each was asked for, when it was there, when the next was asked
+        # for, and what else a step knows.
+        self.open: Deque[List[Any]] = deque()
+        self.ends: List[Tuple[Any, Any]] = []
+        self.since: Any = None
+        self.timing = False
 
     @property
     def running(self) -> bool:
@@ -110,48 +135,104 @@ class Watch:
         "An epoch begins. What others read from the same store between two epochs is not counted."
         hits, misses = self._reads()
         self.before = hits - self.hits, misses - self.misses
-        self.steps: List[Step] = []
-        self.open: Deque[Tuple[Any, Any, Any, bool, int, int]] = deque()
-        self.began, self.last, self.batch = time.perf_counter(), self.clock.mark(), None
+        self._forget()
+        self.began, self.since = time.perf_counter(), self.clock.mark()
 
-    def arrived(self) -> None:
-        "The batch is there."
-        self.batch = self.clock.mark()
-
-    def done(self, train: bool) -> None:
-        "The step is over; what comes next is waited for."
-        if self.batch is None:
+    def timed(self, batches: Iterable[Any], train: bool) -> Iterator[Any]:
+        "What `batches` gives, timed; a loader that is gone over inside the step of another is part of that step."
+        if self.timing or not self.running:
+            yield from batches
             return
-        now = self.clock.mark()
+        self.timing = True
+        try:
+            iterator = iter(batches)
+            while True:
+                self._asked(self.clock.mark())
+                try:
+                    batch = next(iterator)
+                except StopIteration:
+                    self.ends.append((self.since, self.clock.mark()))
+                    return
+                self.arrived(train)
+                yield batch
+        finally:
+            self.timing = False
+
+    def arrived(self, train: bool) -> None:
+        "A batch is there."
         self.hits, self.misses = (reads - before for reads, before in zip(self._reads(), self.before))
-        self.open.append((self.last, self.batch, now, train, self.hits, self.misses))
-        self.last, self.batch = now, None
-        while self.open and self.clock.passed(self.open[0][2]):
-            self._close()
+        self.open.append([self.since, self.clock.mark(), None, train, self.hits, self.misses])
+
+    def done(self) -> None:
+        "The step is over; what comes next is waited for."
+        self._asked(self.clock.mark())
+
+    def _asked(self, now: Any) -> None:
+        self.since = now
+        if self.open and self.open[-1][2] is None:
+            self.open[-1][2] = now
+        while self.open and self.open[0][2] is not None and self.clock.passed(self.open[0][2]):
+            self._close_step()
+
+    def _close_step(self) -> None:
+        asked, there, after, train, hits, misses = self.open.popleft()
+        wait, compute = self.clock.seconds(asked, there), self.clock.seconds(there, after)
+        self.steps.append(Step(wait, compute, train, hits, misses))
 
     def end(self) -> Epoch:
         "The epoch is over."
-        while self.open:
-            self._close()
         assert self.began is not None
-        self.epochs.append(Epoch(self.steps, time.perf_counter() - self.began))
+        if self.open and self.open[-1][2] is None:  # nothing was asked for after the last batch
+            self.open[-1][2] = self.clock.mark()
+        while self.open:
+            self._close_step()
+        ending = sum(self.clock.seconds(first, last) for first, last in self.ends)
+        self.epochs.append(Epoch(self.steps, time.perf_counter() - self.began, ending))
         self.began = None
+        self._forget()
         return self.epochs[-1]
 
     def close(self) -> None:
-        "Training is over, perhaps within an epoch, which then counts as far as it came."
-        if self.running and (self.open or self.steps):
-            self.end()
-        self.began = None
-        self.loaded = bool(self.lists) and is_loaded(self.lists)
+        "Training is over, perhaps within an epoch, which then counts as far as it came; lets go of the data."
+        try:
+            if self.running and (self.open or self.steps):
+                self.end()
+            self.loaded = self._nearly_loaded()
+        finally:
+            self.began = None
+            self._forget()
+            self.data, self.lists, self.stores = None, [], []
+
+    def _nearly_loaded(self) -> bool:
+        "Whether all that is trained and validated with is cached, but for a share of `WARM_MISSES`."
+        lists = lists_of(self.data, ("train_ds", "valid_ds"))
+        if any(il.known_by_running() for il in lists):  # what they open is not worth running a user's code again
+            last = self.epochs[-2:]
+            return len(last) == 2 and self._missed(last[1].steps, last[0].steps[-1:]) <= WARM_MISSES
+        most = WARM_MISSES * sum(len(il.items) for il in lists)
+        missing = 0
+        for there in distinct(lists):
+            missing += not there
+            if missing > most:
+                return False
+        return self.in_memory
+
+    @staticmethod
+    def _missed(steps: Sequence[Step], before: Sequence[Step]) -> float:
+        "The share of misses in `steps`, which came after the step in `before`."
+        if not steps or not before:
+            return 1.0
+        hits, misses = steps[-1].hits - before[-1].hits, steps[-1].misses - before[-1].misses
+        return misses / max(1, hits + misses)
 
     def warm(self) -> Optional[float]:
         """When the cache became warm, in epochs since the start: 0 before the first, 1.5 in the middle of the second.
 
-        None where it never was, or nothing is in memory. See `WARM_MISSES`; a budget that was met leaves it cold.
+        From there on at most a share of `WARM_MISSES` was a miss. None where nothing is in memory, or where at the end
+        more than that share was not.
         """
         steps = [step for epoch in self.epochs for step in epoch.steps]
-        if not self.stores or not steps:
+        if not self.in_memory or not steps or not (self._nearly_loaded() if self.loaded is None else self.loaded):
             return None
         places, reads, misses = [0.0], [0], [0]
         for i, epoch in enumerate(self.epochs):
@@ -162,24 +243,44 @@ class Watch:
                 reads.append(step.hits + step.misses)
                 misses.append(step.misses)
             places[-1] = float(i + 1)
-        # What follows has to be long enough to tell: half an epoch.
-        enough = reads[-1] / len(self.epochs) / 2
-        for place, read, missed in zip(places, reads, misses):
-            left = reads[-1] - read
-            if left < max(1, enough):
-                break
-            if misses[-1] - missed <= WARM_MISSES * left:
-                return place
-        return places[-1] if self.loaded else None
-
-    def _close(self) -> None:
-        last, batch, now, train, hits, misses = self.open.popleft()
-        wait, compute = self.clock.seconds(last, batch), self.clock.seconds(batch, now)
-        self.steps.append(Step(wait, compute, train, hits, misses))
+        return next(
+            place
+            for place, read, missed in zip(places, reads, misses)
+            if misses[-1] - missed <= WARM_MISSES * (reads[-1] - read)
+        )
 
     def _reads(self) -> Tuple[int, int]:
         counts = [store.reads() for store in self.stores]
         return sum(hits for hits, _ in counts), sum(misses for _, misses in counts)
+
+
+class Watched:
+    "What a loader's class is mixed with while an epoch runs: going over it is timed, and all else is as it was."
+
+    def __iter__(self) -> Iterator[Any]:
+        batches: Iterator[Any] = super().__iter__()  # type: ignore[misc]
+        for watch, train in vars(self).get("_watches", ()):
+            batches = watch.timed(batches, train)
+        return batches
+
+
+def _follow(loader: Any, watch: Watch, train: bool) -> None:
+    "Let `watch` time `loader`, which may be timed by others, too."
+    watches = vars(loader).setdefault("_watches", [])
+    if not isinstance(loader, Watched):
+        cls = type(loader)
+        loader.__class__ = type(cls.__name__, (Watched, cls), {"__module__": cls.__module__})
+    watches.append((watch, train))
+
+
+def _leave(loader: Any, watch: Watch) -> None:
+    "Undo `_follow`."
+    watches = vars(loader).get("_watches")
+    if watches is not None:
+        watches[:] = [pair for pair in watches if pair[0] is not watch]
+        if not watches:
+            del loader._watches
+            loader.__class__ = type(loader).__mro__[2]
 
 
 class DataWait(LearnerCallback):
@@ -189,20 +290,21 @@ class DataWait(LearnerCallback):
     to work on. Afterwards `learn.data_wait` has `epochs`, each with `wait` and `compute` in seconds and its `steps`;
     `warm`, when the cache became warm; and `plot()`. It works with fastai's own lists as well.
 
-    A step waits from the end of the one before it until its batch is there; on a GPU, until it has been copied, as
-    events on the GPU's stream tell: nothing is synchronised for them. The rest is computing, the work of other
-    callbacks included. Starting workers is waiting. Costs some ten microseconds a batch. A `fit` starts anew; one that
-    is interrupted keeps its last epoch as far as it came.
+    Waiting is what the loop spends in its data loaders, until a batch is there; on a GPU, until it has been copied, as
+    events on the GPU's stream tell: nothing is synchronised for them. Starting and ending workers is waiting, too. The
+    rest is computing, the work of other callbacks included. Costs some twenty microseconds a batch. A `fit` starts anew;
+    one that is interrupted keeps its last epoch as far as it came.
 
     Give it to `fit` rather than to the learner; an exported learner leaves it out in either case.
     """
 
-    _order = -1000  # first to hear that a batch has come, and that a step is over
+    _order = -1000  # before the recorder, whose table it adds to, and before those that change what it looks at
 
     def __init__(self, learn: Any, watch: Optional[Watch] = None) -> None:
         super().__init__(learn)
         self.watch, self.given = watch, watch is not None  # one that is given goes on from one `fit` to the next
-        self.active, self.n_metrics = False, 0
+        self.active, self.nested, self.n_metrics = False, False, 0
+        self.loaders: List[Any] = []
 
     @property
     def epochs(self) -> List[Epoch]:
@@ -215,34 +317,47 @@ class DataWait(LearnerCallback):
         return None if self.watch is None else self.watch.warm()
 
     def on_train_begin(self, pbar: Any = None, metrics_names: Sequence[str] = (), **kwargs: Any) -> None:
-        "Begin anew; announce the column, which `validate`, without a table, has no place for."
-        self.active = pbar is not None
-        if not self.active:
+        "Begin anew, and announce the column; `validate`, perhaps in the midst of a `fit`, has no table."
+        self.nested = pbar is None
+        if self.nested:
             return
         if not self.given:
-            self.watch = Watch(lists_of(self.learn.data), self.learn.data.device)
-        self.n_metrics = len(metrics_names)
+            self.watch = Watch(self.learn.data)
+        self.active, self.n_metrics = True, len(metrics_names)
+        self.learn.data_wait = self
         self.learn.recorder.add_metric_names(["data_wait"])
 
     def on_epoch_begin(self, **kwargs: Any) -> None:
         "The first batch is waited for."
-        if self.watch is not None and self.active:
-            self.watch.begin()
+        if self.watch is None or not self.active or self.nested:
+            return
+        self._leave_loaders()
+        data = self.learn.data
+        if data is not self.watch.data:
+            self.watch.look_at(data)
+        for loader, train in ((data.train_dl, True), (data.valid_dl, False)):
+            if loader is not None:
+                with suppress(TypeError):  # a class that can't be mixed with is timed by what callbacks hear
+                    _follow(loader, self.watch, train)
+                    self.loaders.append(loader)
+        self.watch.begin()
 
-    def on_batch_begin(self, **kwargs: Any) -> None:
-        "A batch is there."
-        if self.watch is not None and self.watch.running:
-            self.watch.arrived()
+    def on_batch_begin(self, train: bool = True, **kwargs: Any) -> None:
+        "A batch is there: of a loader that is not watched, such as one that came in the midst of the epoch."
+        if self.watch is not None and self.watch.running and not (self.nested or self.watch.timing):
+            self.watch.arrived(train)
 
-    def on_batch_end(self, train: bool = True, **kwargs: Any) -> None:
+    def on_batch_end(self, **kwargs: Any) -> None:
         "The next one is waited for."
-        if self.watch is not None and self.watch.running:
-            self.watch.done(train)
+        if self.watch is not None and self.watch.running and not (self.nested or self.watch.timing):
+            self.watch.done()
 
     def on_epoch_end(self, last_metrics: Any = None, **kwargs: Any) -> Optional[Dict[str, Any]]:
         "Fill the column, the last of those that are there so far."
-        if self.watch is None or not self.watch.running:
+        nested, self.nested = self.nested, False
+        if nested or self.watch is None or not self.watch.running:
             return None
+        self._leave_loaders()
         share = round(self.watch.end().data_wait, 1)
         known = list(last_metrics or [None])
         # Without a validation fastai has no metrics either, and would put ours below one of them.
@@ -251,9 +366,15 @@ class DataWait(LearnerCallback):
 
     def on_train_end(self, **kwargs: Any) -> None:
         "Keep what there is of an epoch that was broken off."
-        if self.watch is not None and self.active:
-            self.watch.close()
-        self.active = False
+        self._leave_loaders()
+        if self.watch is not None and self.active and not self.given:
+            with suppress(RuntimeError):  # of a GPU that has failed: the other callbacks are to hear of it
+                self.watch.close()
+        self.active = self.nested = False
+
+    def _leave_loaders(self) -> None:
+        while self.loaders and self.watch is not None:
+            _leave(self.loaders.pop(), self.watch)
 
     def get_state(self, minimal: bool = True) -> Dict[str, Any]:
         "Nothing: what was timed is not the learner's."
@@ -280,6 +401,8 @@ class DataWait(LearnerCallback):
 
 def draw(axes: Any, epochs: Sequence[Epoch], warm: Optional[float] = None) -> None:
     "Draw `epochs` into `axes` as stacked bars, numbered as fastai numbers them, and a line where the cache got `warm`."
+    from matplotlib.ticker import MaxNLocator
+
     width, numbers = 0.8, list(range(len(epochs)))
     compute, wait = [epoch.compute for epoch in epochs], [epoch.wait for epoch in epochs]
     axes.bar(numbers, compute, width, color=COMPUTE_COLOUR, label="computing")
@@ -296,5 +419,5 @@ def draw(axes: Any, epochs: Sequence[Epoch], warm: Optional[float] = None) -> No
     axes.set_xlabel("epoch")
     axes.set_ylabel("seconds")
     axes.set_xlim(-0.7, len(epochs) - 0.3)
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.margins(y=0.12)

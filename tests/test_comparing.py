@@ -15,7 +15,7 @@ from conftest import seed
 from fastai.basic_train import Learner
 from fastai.callback import Callback
 from fastai.metrics import accuracy
-from fastai.vision import ImageList, SegmentationItemList, get_transforms, simple_cnn
+from fastai.vision import ImageDataBunch, ImageList, SegmentationItemList, get_transforms, simple_cnn
 from fastai.vision.gan import GANItemList
 
 import memlist as m
@@ -105,6 +105,14 @@ def test_other_classes(photos: Path) -> None:
     m.compare(masks, epochs=1, classes=(SegmentationItemList, m.MemorySegmentationItemList), plot=False)
 
 
+def test_data_bunches(photos: Path) -> None:
+    def make(cls: Any) -> Any:
+        return cls.from_folder(photos, valid_pct=0.25, seed=1, size=16, bs=3, num_workers=2)
+
+    found = m.compare(make, epochs=1, classes=(ImageDataBunch, m.MemoryImageDataBunch), plot=False)
+    assert all(epoch.data_wait > 90 for run in found.runs for epoch in run.epochs)  # workers end within the wait
+
+
 def test_generators_are_left_as_they_were(make: Any) -> None:
     seed(3)
     wanted = random.random(), np.random.rand(), torch.rand(1).item()
@@ -118,6 +126,8 @@ def test_a_function_that_ignores_its_class_is_told(make: Any) -> None:
         m.compare(lambda cls: make(ImageList), plot=False)
     with pytest.raises(TypeError, match="made with ImageList holds an in-memory list"):
         m.compare(lambda cls: make(m.MemoryImageList), plot=False)
+    with pytest.raises(TypeError, match="ImageList made a NoneType: please let it return a DataBunch"):
+        m.compare(lambda cls: None, plot=False)
     for epochs in (0, -1, True, 1.5):
         with pytest.raises(ValueError, match="use a number of epochs"):
             m.compare(make, epochs=epochs, plot=False)  # type: ignore[arg-type]

@@ -92,6 +92,55 @@ def test_an_interrupted_load_says_how_far_it_came(
     assert re.search(r"load_data: stopped at [89] of 40 images, ", capsys.readouterr().out)
 
 
+def test_the_last_line_says_what_did_not_come(tmp_path: Path, capsys: Any) -> None:
+    folder = many(tmp_path / "many", 40)
+    (folder / "bad.png").write_bytes(b"")
+    with pytest.warns(UserWarning):
+        m.MemoryImageList.from_folder(folder, max_ram="600kB").load_data(on_error="warn")
+    last = capsys.readouterr().out.splitlines()[-1]
+    found = re.fullmatch(r"load_data: 41 images, [\d.]+ GB, \d+ images/s, (\d+) did not fit, 1 failed, .*", last)
+    assert found and 20 <= int(found[1]) <= 25, last
+
+
+class Closed:
+    "Where nobody reads any more, or no letter beyond ASCII is known."
+
+    encoding = "ascii"
+
+    def __init__(self, error: Exception) -> None:
+        self.error = error
+
+    def write(self, text: str) -> int:
+        raise self.error
+
+    def flush(self) -> None:
+        raise self.error
+
+
+@pytest.mark.parametrize("terminal", [False, True])
+@pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("I/O operation on closed file")])
+def test_images_are_loaded_where_nobody_listens(
+    tmp_path: Path, error: Exception, terminal: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    il = m.MemoryImageList.from_folder(many(tmp_path / "many", 20))
+    monkeypatch.setattr(progress, "_in_terminal", lambda: terminal)
+    monkeypatch.setattr(sys, "stdout", Closed(error))
+    il.load_data()
+    assert il.loaded
+
+
+def test_ctrl_c_stays_one_where_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    il = m.MemoryImageList.from_folder(many(tmp_path / "many", 20))
+
+    def interrupted(self: Any, job: Any, wait: bool = False) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(loading.Fill, "_do", interrupted)
+    monkeypatch.setattr(sys, "stdout", Closed(BrokenPipeError()))
+    with pytest.raises(KeyboardInterrupt):
+        il.load_data()
+
+
 def test_no_progress_no_line(tmp_path: Path, capsys: Any) -> None:
     m.MemoryImageList.from_folder(many(tmp_path / "many", 12)).load_data(progress=False)
     assert capsys.readouterr().out == ""
@@ -223,3 +272,16 @@ def test_a_cache_reads_well() -> None:
     empty = m.CacheInfo(0, 0, 0, 0, 0, 0)
     assert str(empty) == "images: none to open\nstore: 0 B of at most 0 B\nreads: none so far"
     Text(empty._repr_html_())
+
+
+def test_per_cents_are_those_of_whole_numbers() -> None:
+    for hundredths in range(101):
+        info = m.CacheInfo(hundredths, 100, 0, 0, hundredths, 100 - hundredths)
+        assert f"({hundredths} %)" in str(info).splitlines()[0] and f"({hundredths} %)" in str(info).splitlines()[2]
+
+
+def test_a_terminals_printer_keeps_lists_of_them_in_shape() -> None:
+    from IPython.lib.pretty import pretty
+
+    info = m.CacheInfo(1, 1, 1, 1, 1, 1)
+    assert pretty(info) == str(info) and pretty([info, 1]) == f"[{info!r}, 1]"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
+import gc
 import subprocess
 import sys
 import warnings
+import weakref
 from pathlib import Path
 from typing import Any, ClassVar, Iterator, List
 
@@ -74,19 +77,15 @@ def moving(hands: Hands, data: Any, seconds: float) -> None:
 
 
 class Working(Callback):
-    "A model that takes its seconds, another callback that does, and one that is slow before the batch."
+    "A model that takes its seconds, and callbacks that do, wherever they are called."
 
-    def __init__(self, hands: Hands, forward: float, after: float = 0.0, before: float = 0.0) -> None:
-        self.hands, self.seconds, self.after, self.before = hands, forward, after, before
+    def __init__(self, hands: Hands, **seconds: float) -> None:
+        self.hands, self.seconds = hands, seconds
 
-    def on_batch_begin(self, **kwargs: Any) -> None:
-        self.hands.now += self.before
-
-    def on_loss_begin(self, **kwargs: Any) -> None:
-        self.hands.now += self.seconds
-
-    def on_epoch_end(self, **kwargs: Any) -> None:
-        self.hands.now += self.after
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            return super().__getattribute__(name)
+        return lambda **kwargs: setattr(self.hands, "now", self.hands.now + self.seconds.get(name[3:], 0.0))
 
 
 # -- what is waiting and what is not ------------------------------------------------------------------------------
@@ -96,16 +95,60 @@ def test_every_second_goes_to_its_side(photos: Path, hands: Hands) -> None:
     data = bunch(photos, ImageList)
     moving(hands, data, 2.0)
     learn = learner(data)
-    learn.fit(2, callbacks=[Working(hands, 5.0, before=0.25), m.DataWait(learn)])
+    others = Working(hands, epoch_begin=100.0, batch_begin=0.25, loss_begin=4.0, batch_end=0.75)
+    learn.fit(2, callbacks=[others, m.DataWait(learn)])
     assert len(learn.data_wait.epochs) == 2
     for epoch in learn.data_wait.epochs:
         assert [step.train for step in epoch.steps] == [True] * 6 + [False] * 2
         assert [step.wait for step in epoch.steps] == [6.0] * 8  # three images of two seconds
-        assert [step.compute for step in epoch.steps] == [5.25] * 8  # another callback's work is no waiting
-        assert epoch.wait == 48.0 and epoch.compute == 42.0 and epoch.seconds == 90.0
-        assert epoch.data_wait == pytest.approx(100 * 48 / 90)
+        assert [step.compute for step in epoch.steps] == [5.0] * 8  # what other callbacks do is no waiting
+        assert epoch.wait == 48.0 and epoch.compute == 140.0 and epoch.seconds == 188.0
+        assert epoch.data_wait == pytest.approx(100 * 48 / 188)
     assert learn.recorder.names == ["epoch", "train_loss", "valid_loss", "accuracy", "data_wait", "time"]
-    assert [metrics[-1] for metrics in learn.recorder.metrics] == [53.3, 53.3]
+    assert [metrics[-1] for metrics in learn.recorder.metrics] == [25.5, 25.5]
+
+
+def test_loaders_are_of_their_own_classes_again(photos: Path) -> None:
+    data = bunch(photos)
+    loaders = data.train_dl, data.valid_dl
+    classes, states = [type(loader) for loader in loaders], [set(vars(loader)) for loader in loaders]
+
+    class Look(Callback):
+        def on_batch_end(self, iteration: int, **kwargs: Any) -> None:
+            assert isinstance(data.train_dl, classes[0]) and len(data.train_dl) == 6
+            if iteration == 9:
+                raise RuntimeError
+
+    learn = learner(data)
+    ours = [m.DataWait(learn), m.DataWait(learn)]
+    with pytest.raises(RuntimeError):
+        learn.fit(3, callbacks=[*ours, Look()])
+    assert (data.train_dl, data.valid_dl) == loaders
+    assert [type(loader) for loader in loaders] == classes
+    assert [set(vars(loader)) for loader in loaders] == states
+    assert [len(one.epochs[0].steps) for one in ours] == [8, 8]
+
+
+def test_a_loader_that_comes_in_the_midst_is_timed_by_what_callbacks_hear(photos: Path, hands: Hands) -> None:
+    data, other = bunch(photos, ImageList), bunch(photos, ImageList)
+    moving(hands, other, 2.0)
+
+    class Replace(Callback):
+        def on_epoch_begin(self, **kwargs: Any) -> None:
+            learn.data = other
+
+    learn = learner(data)
+    learn.fit(1, callbacks=[Replace(), Working(hands, loss_begin=4.0), m.DataWait(learn)])
+    assert [step.wait for step in learn.data_wait.epochs[0].steps] == [6.0] * 8
+    assert [step.compute for step in learn.data_wait.epochs[0].steps] == [4.0] * 8
+
+
+def test_batches_made_at_once_are_timed_as_well(photos: Path) -> None:
+    lists = m.MemoryImageList.from_folder(photos).split_by_rand_pct(0.25, seed=1).label_from_folder()
+    data = lists.transform(size=16).databunch(bs=3, batch_tfms=True, device="cpu")
+    learn = learner(data)
+    learn.fit(1, callbacks=[m.DataWait(learn)])
+    assert len(learn.data_wait.epochs[0].steps) == 8 and learn.data_wait.epochs[0].wait > 0
 
 
 def test_with_workers_the_wait_is_that_of_the_model(photos: Path) -> None:
@@ -140,7 +183,8 @@ class Event:
         self.at, self.known = 0.0, False
         Event.made.append(self)
 
-    def record(self) -> None:
+    def record(self, stream: Any) -> None:
+        assert stream == "the stream of cuda:1"
         Event.gpu += 1.5
         self.at = Event.gpu
 
@@ -157,23 +201,28 @@ class Event:
         return 1000 * (other.at - self.at)
 
 
-def test_on_a_gpu_nothing_is_synchronised_before_the_epoch_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_gpu_nothing_is_synchronised_before_the_epoch_is_over(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     Event.made, Event.gpu, Event.waited = [], 0.0, 0
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "Event", Event)
-    watch = m.waiting.Watch([], torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    data = bunch(photos)
+    data.device = "cuda:1"  # strings are devices, too
+    watch = waiting.Watch(data)
     watch.begin()
-    for _ in range(4):
-        watch.arrived()
-        watch.done(True)
-    assert Event.waited == 0 and not watch.steps
-    for event in Event.made[:5]:  # the GPU has come to the end of the second step
-        event.known = True
-    watch.arrived()
-    watch.done(True)
+    batches = watch.timed(range(5), True)
+    for i in batches:
+        assert Event.waited == 0
+        if i == 3:  # the GPU has come to the end of the second step
+            for event in Event.made[:6]:
+                event.known = True
     assert Event.waited == 0 and len(watch.steps) == 2
     epoch = watch.end()
     assert [(step.wait, step.compute) for step in epoch.steps] == [(1.5, 1.5)] * 5
+    assert epoch.ending == 1.5
+    copy.deepcopy(watch)  # it keeps no event, which could not be copied
 
 
 # -- the table and other callbacks --------------------------------------------------------------------------------
@@ -226,6 +275,74 @@ def test_what_is_no_training_is_as_without_it(photos: Path) -> None:
     assert len(learn.data_wait.epochs) == 1 and len(learn.data_wait.epochs[0].steps) == 8
 
 
+def test_a_validation_in_the_midst_of_a_fit_is_part_of_its_step(photos: Path) -> None:
+    class Validate(Callback):
+        def on_train_begin(self, **kwargs: Any) -> None:
+            self.recorder = learn.recorder  # which get_preds replaces
+
+        def on_batch_end(self, iteration: int, train: bool, **kwargs: Any) -> None:
+            if train and iteration % 5 == 0:
+                learn.validate()
+                learn.get_preds()
+
+        def on_epoch_end(self, **kwargs: Any) -> None:
+            learn.validate()
+
+    learn = learner(bunch(photos))
+    learn.callbacks.append(m.DataWait(learn))
+    validate = Validate()
+    learn.fit(3, callbacks=[validate])
+    assert [len(epoch.steps) for epoch in learn.data_wait.epochs] == [8, 8, 8]
+    assert [len(metrics) for metrics in validate.recorder.metrics] == [2, 2, 2]
+
+
+def test_without_a_loader_for_validation(photos: Path) -> None:
+    data = bunch(photos)
+    data.valid_dl = None
+    learn = learner(data)
+    learn.fit(1, callbacks=[m.DataWait(learn)])
+    assert len(learn.data_wait.epochs[0].steps) == 6 and data.cache_info().total == 18
+
+
+def test_it_does_not_keep_the_data(photos: Path) -> None:
+    learn = learner(bunch(photos))
+    learn.fit(1, callbacks=[m.DataWait(learn)])
+    store = weakref.ref(learn.data.train_ds.x.store)
+    learn.data, ours = bunch(photos, ImageList), learn.data_wait
+    learn.fit(1)  # the recorder keeps its loader until then
+    gc.collect()
+    assert store() is None and ours.warm == 1.0
+
+
+def test_a_learner_can_be_copied_after_it(photos: Path) -> None:
+    learn = learner(bunch(photos))
+    learn.callbacks.append(m.DataWait(learn))
+    learn.fit(1)
+    copy.deepcopy(learn)
+
+
+def test_get_is_not_run_again_for_it(photos: Path) -> None:
+    class Own(ImageList):
+        calls: ClassVar[List[int]] = []
+
+        def get(self, i: int) -> Any:
+            self.calls.append(i)
+            return super().get(i)
+
+    class MemoryOwn(m.InMemory, Own):
+        pass
+
+    calls = []
+    for watched in (False, True):
+        learn = learner(bunch(photos, MemoryOwn))
+        learn.data.purge()
+        Own.calls.clear()
+        learn.fit(2, callbacks=[m.DataWait(learn)] if watched else [])
+        assert not watched or 0.5 < learn.data_wait.warm <= 1.0
+        calls.append(len(Own.calls))
+    assert calls[0] == calls[1]
+
+
 def test_lr_find_and_a_second_fit_begin_anew(photos: Path, tmp_path: Path) -> None:
     learn = learner(bunch(photos), path=tmp_path, callback_fns=[m.DataWait])
     learn.lr_find(num_it=3)
@@ -263,9 +380,35 @@ def test_warm_from_the_start_after_load_data(photos: Path) -> None:
 
 
 def test_one_epoch_that_fills_everything_ends_warm(photos: Path) -> None:
-    learn = learner(bunch(photos))
+    data = bunch(photos)
+    data.add_test(sorted(photos.rglob("*.jpg"))[:3])  # which training does not open
+    learn = learner(data)
     learn.fit(1, callbacks=[m.DataWait(learn)])
     assert learn.data_wait.warm == 1.0
+
+
+def test_a_broken_epoch_does_not_hide_that_the_one_before_ended_warm(photos: Path) -> None:
+    class Stop(Callback):
+        def on_batch_end(self, iteration: int, train: bool, **kwargs: Any) -> None:
+            if train and iteration == 7:
+                raise KeyboardInterrupt
+
+    learn = learner(bunch(photos))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(3, callbacks=[m.DataWait(learn), Stop()])
+    assert 0.5 < learn.data_wait.warm <= 1.0
+
+
+def test_a_gan_is_warm_by_its_targets(photos: Path) -> None:
+    noise = m.MemoryGANItemList.from_folder(photos, noise_sz=4).split_by_rand_pct(0.25, seed=1)
+    data = noise.label_from_func(lambda o: o).transform(size=16, tfm_y=True).databunch(bs=3, num_workers=0)
+    watch = waiting.Watch(data)
+    watch.begin()
+    for dl, train in ((data.train_dl, True), (data.valid_dl, False)):
+        list(watch.timed(dl, train))
+    watch.end()
+    watch.close()
+    assert watch.warm() == 1.0
 
 
 def test_never_warm_without_a_cache_or_room(photos: Path) -> None:
@@ -280,7 +423,7 @@ def test_never_warm_without_a_cache_or_room(photos: Path) -> None:
 
 def test_the_picture_shows_what_was_timed(photos: Path, hands: Hands) -> None:
     learn = learner(bunch(photos))
-    learn.fit(3, callbacks=[Working(hands, 1.0), m.DataWait(learn)])
+    learn.fit(3, callbacks=[Working(hands, loss_begin=1.0), m.DataWait(learn)])
     learn.data_wait.watch.epochs = [waiting.Epoch([waiting.Step(w, 8.0, True, 3, 0)], 8.0 + w) for w in (6.0, 2.0, 1.0)]
     axes = learn.data_wait.plot(return_fig=True).axes[0]
     compute, wait = axes.containers
