@@ -292,8 +292,8 @@ class DataWait(LearnerCallback):
 
     Waiting is what the loop spends in its data loaders, until a batch is there; on a GPU, until it has been copied, as
     events on the GPU's stream tell: nothing is synchronised for them. Starting and ending workers is waiting, too. The
-    rest is computing, the work of other callbacks included. Costs some twenty microseconds a batch. A `fit` starts anew;
-    one that is interrupted keeps its last epoch as far as it came.
+    rest is computing, the work of other callbacks included. Costs some twenty microseconds a batch. A `fit` starts
+    anew; one that is interrupted keeps its last epoch as far as it came.
 
     Give it to `fit` rather than to the learner; an exported learner leaves it out in either case.
     """
