@@ -1,11 +1,12 @@
 """The picture of the README: one training with fastai's list, with ours, and with transforms done a batch at a time.
 
-`python examples/compare.py` runs the three side by side on crops of photographs and writes examples/waiting.svg.
+`python examples/compare.py --out examples/waiting.svg` runs the three on crops of photographs, in turns.
 `python examples/compare.py FOLDER` takes your own pictures, in one subfolder a class.
 """
 
 import argparse
 from pathlib import Path
+from tempfile import gettempdir
 
 import matplotlib
 import pictures
@@ -24,7 +25,7 @@ def main():
     parser.add_argument("--epochs", type=int, help="5, or 2 with --quick")
     parser.add_argument("--size", type=int, default=128, help="train at this size: 128")
     parser.add_argument("--num_workers", type=int, default=0, help="worker processes of the DataLoader: 0")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("waiting.svg"), help="where to draw it")
+    parser.add_argument("--out", type=Path, default=Path(gettempdir()) / "memlist-waiting.svg", help="where to draw it")
     args = parser.parse_args()
     matplotlib.use("Agg")
     matplotlib.rcParams["svg.hashsalt"] = "memlist"  # the same file for the same seconds
@@ -47,7 +48,7 @@ def main():
             learner,
             epochs=args.epochs or (2 if args.quick else 5),
             also={"batch_tfms=True": lambda: bunch(MemoryImageList, batch_tfms=True)},
-            plot=False,
+            show=False,
         )
     print(found)
     found.plot(return_fig=True).savefig(args.out, metadata={"Date": None} if args.out.suffix == ".svg" else {})

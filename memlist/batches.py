@@ -602,9 +602,9 @@ def batched(data: DataBunch) -> DataBunch:
 
 
 def _of(ds: Any) -> str:
-    "Whose transforms a warning speaks of: the list that is in memory, inputs before targets."
-    found = lists_of(ds)
-    return f" of {named(found[0])}" if found else ""
+    "Whose transforms a warning speaks of: the list that is in memory, inputs before targets, or else the inputs."
+    found = [*lists_of(ds), getattr(ds, "x", None)]
+    return f" of {named(found[0])}" if hasattr(found[0], "path") else ""
 
 
 def _odd_items(ds: Any) -> str:

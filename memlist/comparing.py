@@ -18,7 +18,7 @@ from fastai.vision.data import ImageList
 
 from .decode import random_states, restore_states
 from .lists import InMemory, MemoryImageDataBunch, MemoryImageList
-from .progress import in_notebook, progress
+from .progress import in_notebook, progress, say
 from .waiting import DataWait, Epoch, Watch, draw
 
 
@@ -71,16 +71,17 @@ class Comparison:
             if axis is not flat[0]:
                 axis.set_ylabel("")
         most = max(epoch.seconds for run in self.runs for epoch in run.epochs)
-        flat[0].set_ylim(0, 1.12 * most)
+        flat[0].set_ylim(0, 1.35 * most)  # with room for the legend
         named = {label: handle for axis in flat for handle, label in zip(*axis.get_legend_handles_labels())}
-        flat[-1].legend(named.values(), named.keys(), loc="upper right", fontsize=8)  # where bars are shortest
+        flat[-1].legend(named.values(), named.keys(), loc="upper right", fontsize=8)
         return flat[0].figure if ifnone(return_fig, defaults.return_fig) else None
 
     def _times(self) -> List[str]:
         return [f"{self.runs[0].seconds / max(run.seconds, 1e-9):.1f} times as fast" for run in self.runs]
 
     def _table(self) -> List[Tuple[str, List[str]]]:
-        rows = [("first epoch", [f"{run.epochs[0].seconds:.2f} s" for run in self.runs])]
+        first = [f"{'warm, ' if run.warm == 0 else ''}{run.epochs[0].seconds:.2f} s" for run in self.runs]
+        rows = [("first epoch", first)]
         if any(len(run.epochs) > 1 for run in self.runs):
             rows.append(("later epochs, median", [f"{run.seconds:.2f} s" for run in self.runs]))
         rows.append(("  of that: waiting", [f"{run.wait:.2f} s" for run in self.runs]))
@@ -113,18 +114,20 @@ def compare(
     classes: Tuple[type, type] = (ImageList, MemoryImageList),
     also: Optional[Dict[str, Callable[[], Any]]] = None,
     seed: int = 0,
-    plot: bool = True,
+    show: bool = True,
 ) -> Comparison:
     """Run the same code with fastai's list and with ours, under a bar, and show both.
 
     - `make`: a function that builds a `DataBunch` with the list class it is given: `lambda cls: cls.from_folder(…)…`
     - `learner`: a function from a `DataBunch` to a `Learner`, which is trained; without one batches are delivered and
       nothing is computed, so that all of an epoch is waiting
-    - `epochs`: so many for each side; the first fills the cache, unless `make` ends in `load_data()`
+    - `epochs`: so many for each side; the first fills the cache, unless something has done so: `make` that ends in
+      `load_data()`, or a list over the same path that is still alive. The table then says "warm"
     - `classes`: fastai's list and its twin, such as `(SegmentationItemList, MemorySegmentationItemList)`; the two data
       bunches, `(ImageDataBunch, MemoryImageDataBunch)`; or a list of your own and the in-memory one of it
     - `also`: more data bunches to run beside the two, made by functions of nothing: `{"batch_tfms=True": lambda: …}`
     - `seed`: of the models, and of every epoch; random generators are left as they were
+    - `show`: draw the picture in a notebook, where the result shows itself as a table; elsewhere, print the table
 
     The sides take turns, epoch by epoch, so that what else the machine does meets both. fastai's list goes first, and
     its first epoch is the only one that may have to read from a cold disk. Raises TypeError where `make` does not use
@@ -147,8 +150,10 @@ def compare(
         finally:
             restore_states(states)
     found = Comparison([side.close() for side in sides])
-    if plot:
+    if show and in_notebook():
         found.plot(return_fig=False)
+    elif show:
+        say(repr(found))
     return found
 
 

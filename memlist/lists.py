@@ -28,9 +28,22 @@ from fastai.vision.gan import GANItemList
 from fastai.vision.image import Image, ImageSegment
 
 from . import keys, limits
-from .decode import RANDOM, Decoded, Raw, Stock, Whole, stock_open
+from .decode import RANDOM, Decoded, Raw, Stock, Whole, random_states, restore_states, stock_open
 from .limits import MaxRam
-from .loading import AGAIN, FULL, KEPT, NEVER, CacheInfo, Job, cache_info, is_loaded, load_data, purge, warn_user
+from .loading import (
+    AGAIN,
+    FULL,
+    KEPT,
+    NEVER,
+    CacheInfo,
+    Job,
+    cache_info,
+    expected_bytes,
+    is_loaded,
+    load_data,
+    purge,
+    warn_user,
+)
 from .store import ImageStore, Source, store_for
 
 # The packages whose classes are known by name; a user's own go into the key with their code.
@@ -118,7 +131,11 @@ class InMemory(ItemList):
         self.max_size: Optional[int] = None
         self._label_list: Callable[..., LabelList] = functools.partial(labelled, self._label_list)
         self.scratch = Scratch()
-        _ = self.store  # now, since a store that a forked worker made would be that worker's alone
+        store = self.store  # now, since a store that a forked worker made would be that worker's alone
+        if max_ram is not None and store.info().nbytes > store.info().max_ram:
+            held, most = (limits.format_size(size) for size in store.info()[1:3])
+            text = f"{named(self)}: with max_ram={max_ram!r} its store may take {most}, and it holds {held} already: "
+            self._say(f"above {max_ram}".encode(), text + "nothing is added from now on, and purge() gives that back.")
         if max_size is not None:
             self.reduce_to(max_size)
 
@@ -383,7 +400,7 @@ class InMemory(ItemList):
         "Give the one warning of a store whose budget was met, counting the images of `lists`."
         asked_for = self.store.rule == 0
         if not asked_for and not self.store.noted(b"full"):
-            self._say(b"full", full_message(self, cache_info(lists)))
+            self._say(b"full", full_message(self, lists, cache_info(lists)))
 
     # -- what the label list and the loader ask for -----------------------------------------------------------
 
@@ -423,7 +440,7 @@ class InMemory(ItemList):
 
     def known_by_running(self) -> bool:
         "Whether only running a `get` of a user's own tells what is opened."
-        own = "get" in vars(self) or self._get().__module__.split(".")[0] not in LIBRARIES
+        own = "get" in vars(self) or str(self._get().__module__).split(".")[0] not in LIBRARIES
         return own and self._comes_here() and not self.opens_its_items()
 
     def _get(self) -> Any:
@@ -455,14 +472,9 @@ class InMemory(ItemList):
                 yield Job(self, item, index, self._keys(item))
         elif not self.known_by_running():  # a GAN's noise
             return
-        elif not any(self._opens(index) for index in range(min(3, len(self.items)))):
-            if filling and len(self.items):
-                name = f"{type(self).__name__}.get"
-                text = (
-                    f"{named(self)}: {name} never calls open: there is nothing of it to keep in memory. Please let it "
-                    "open its files by `self.open(…)`."
-                )
-                self._say(f"never {name}".encode(), text)
+        elif self._never_opens():
+            if filling:
+                self.say_never_opened()
         else:
             known = self.scratch.opened if self.scratch.opened_of is self.items else {}
             for index, item in enumerate(self.items):
@@ -471,6 +483,26 @@ class InMemory(ItemList):
                 else:
                     for opened in known.get(index) or self._opens(index):
                         yield Job(self, opened, index, self._keys(opened))
+
+    def _never_opens(self) -> bool:
+        "Whether a `get` of a user's own opens none of the first items."
+        return not any(self._opens(index) for index in range(min(3, len(self.items))))
+
+    def say_never_opened(self) -> None:
+        "Say so of a list whose own `get` opens nothing; runs that for a few items, and leaves generators as they were."
+        if not len(self.items) or not self.known_by_running():
+            return
+        states = random_states()
+        try:
+            if self._never_opens():
+                name = f"{type(self).__name__}.get"
+                text = (
+                    f"{named(self)}: {name} never calls open: there is nothing of it to keep in memory. Please let it "
+                    "open its files by `self.open(…)`."
+                )
+                self._say(f"never {name}".encode(), text)
+        finally:
+            restore_states(states)
 
     def _keys(self, item: Any) -> Tuple[bytes, ...]:
         try:
@@ -614,17 +646,19 @@ def named(il: Any) -> str:
     return f"{type(il).__name__} over {il.path}"
 
 
-def full_message(il: Any, info: CacheInfo) -> str:
+def full_message(il: Any, lists: Sequence[Any], info: CacheInfo) -> str:
     "The one warning of a budget that was met: how many are in, how many are not, what would help."
     file = il.store.cache_file
     where, help = "in memory", "less memory in other processes"
     if file is not None:
         where, help = f"in {file}", "more room on its disk"
+    held, most = limits.format_size(info.nbytes), limits.format_size(info.max_ram)
+    need = expected_bytes([job for one in lists for job in one.jobs()])
+    need_text = "" if need is None else f"; these {info.total:,} take about {limits.format_size(need)}"
     return (
-        f"{named(il)}: {info.cached} of {info.total} images are {where} "
-        f"({limits.format_size(info.nbytes)}), the other {info.total - info.cached} do not fit and are opened from "
-        f"disk every time: the store may take {limits.format_size(info.max_ram)}. A larger max_ram, {help}, max_size, "
-        "smaller images on disk or a convert_mode with fewer channels would help."
+        f"{named(il)}: {info.cached} of {info.total} images are {where} and the other {info.total - info.cached} do not "
+        f"fit: they are opened from disk every time. The store holds {held} and may take {most}{need_text}. A larger "
+        f"max_ram, {help}, max_size, smaller images on disk or a convert_mode with fewer channels would help."
     )
 
 

@@ -73,7 +73,8 @@ class CacheInfo(NamedTuple):
         # Rounded down: what is not quite there is not 100 %.
         cached, _, hits = (f"{100 * part // max(whole, 1)} %" for part, whole in pairs)
         images = f"{self.cached:,} of {self.total:,} cached ({cached})" if self.total else "none to open"
-        served = f"{self.hits:,} hits ({hits}), {self.misses:,} misses" if reads else "none so far"
+        served = f"{self.hits:,} hit{'s' * (self.hits != 1)} ({hits}), {self.misses:,} miss{'es' * (self.misses != 1)}"
+        served = served if reads else "none so far"
         texts = images, f"{size} of at most {most}", served
         return list(zip(("images", "store", "reads"), texts, shares))
 
@@ -163,7 +164,7 @@ class Fill:
         self.later: List[Job] = []
         self.outcomes: Dict[int, List[str]] = {id(il): [] for il in lists}
         self.refused: Dict[str, InMemory] = {}
-        self.done = self.left_out = 0
+        self.done = self.decoded = self.left_out = self.never = 0
         self.stop = False
 
     def run(self) -> None:
@@ -177,9 +178,10 @@ class Fill:
 
         def state() -> Tuple[int, str]:
             loaded = sum(store.info().nbytes - before for store, before in held)
-            rate = self.done / max(time.monotonic() - begun, 1e-9)
+            rate = self.decoded / max(time.monotonic() - begun, 1e-9)
             text = f"{loaded / 1e9:.2f} GB, {rate:.0f} images/s"
             text += f", {self.left_out:,} did not fit" if self.left_out else ""
+            text += f", {self.never:,} can't be kept" if self.never else ""
             text += f", {len(self.errors):,} failed" if self.errors else ""
             return min(self.done, len(jobs)), text
 
@@ -331,8 +333,11 @@ class Fill:
                 return
             outcomes = self.outcomes[id(il)]
             if outcomes == [NEVER] * SAMPLE:  # it has been said; the rest would be decoded for nothing
+                self.never += 1
                 return
             outcome = il.fill(job)
+            self.decoded += outcome != AGAIN
+            self.never += outcome == NEVER
             if len(outcomes) < SAMPLE and outcome != AGAIN:
                 outcomes.append(outcome)
             if outcome == FULL:
@@ -355,7 +360,8 @@ class Fill:
             error = ImageLoadError(self.errors)
             if on_error == "raise":
                 raise error
-            warn_user(str(error))
+            lists = ", ".join(dict.fromkeys(f"{type(il).__name__} over {il.path}" for il in self.lists))
+            warn_user(f"{lists}: {error}\nThe others are loaded. Please repair, replace or leave out what is listed.")
 
 
 def header_bytes(job: Job) -> Optional[int]:

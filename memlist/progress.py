@@ -67,7 +67,7 @@ class Lines(Progress):
 
     def update(self, done: int, text: str = "") -> None:
         now = time.monotonic()
-        if now - self.said < LINE_SECONDS:
+        if now - self.said < LINE_SECONDS or done >= self.total:  # the end is said by `close`
             return
         self.said = now
         left = f"about {duration((now - self.begun) / done * (self.total - done))} left" if done else ""

@@ -223,7 +223,7 @@ class Watch:
         if not steps or not before:
             return 1.0
         hits, misses = steps[-1].hits - before[-1].hits, steps[-1].misses - before[-1].misses
-        return misses / max(1, hits + misses)
+        return misses / (hits + misses) if hits + misses else 1.0
 
     def warm(self) -> Optional[float]:
         """When the cache became warm, in epochs since the start: 0 before the first, 1.5 in the middle of the second.
@@ -243,6 +243,8 @@ class Watch:
                 reads.append(step.hits + step.misses)
                 misses.append(step.misses)
             places[-1] = float(i + 1)
+        if not reads[-1]:  # of a list that opens nothing
+            return None
         return next(
             place
             for place, read, missed in zip(places, reads, misses)

@@ -44,7 +44,7 @@ def learner(data: Any) -> Learner:
 
 
 def test_both_sides_do_the_same_work(make: Any, capsys: Any) -> None:
-    found = m.compare(make, learner, epochs=3, plot=False)
+    found = m.compare(make, learner, epochs=3, show=False)
     stock, memory = found.runs
     assert (stock.name, memory.name) == ("ImageList", "MemoryImageList")
     assert stock.loss == memory.loss is not None  # the same models, batches and draws
@@ -54,6 +54,15 @@ def test_both_sides_do_the_same_work(make: Any, capsys: Any) -> None:
     said = capsys.readouterr().out
     assert "train_loss" not in said and "█" not in said
     assert said.splitlines()[-1].startswith("compare: 6 epochs")
+
+
+def test_a_script_is_told_the_result(make: Any, capsys: Any) -> None:
+    m.compare(make, learner, epochs=1)
+    said = capsys.readouterr().out
+    assert "times as fast" in said and "of that: waiting" in said
+    assert not matplotlib.pyplot.get_fignums()
+    data = make(m.MemoryImageList).load_data(progress=False)
+    assert data.loaded and "warm, " in repr(m.compare(make, learner, epochs=1, show=False)).splitlines()[1]
 
 
 def test_they_take_turns(make: Any) -> None:
@@ -71,12 +80,12 @@ def test_they_take_turns(make: Any) -> None:
         learn.callbacks.append(Note(type(data.train_ds.x).__name__))
         return learn
 
-    m.compare(make, noting, epochs=2, plot=False)
+    m.compare(make, noting, epochs=2, show=False)
     assert order == ["ImageList", "MemoryImageList"] * 2
 
 
 def test_without_a_learner_all_is_waiting(make: Any) -> None:
-    found = m.compare(make, epochs=2, plot=False)
+    found = m.compare(make, epochs=2, show=False)
     assert [len(run.epochs[1].steps) for run in found.runs] == [8, 8]
     assert all(epoch.data_wait > 90 for run in found.runs for epoch in run.epochs)
     assert "loss" not in repr(found)
@@ -95,21 +104,21 @@ def test_other_classes(photos: Path) -> None:
         noise = GANItemList.from_folder(photos, noise_sz=4, presort=True).split_none()
         return noise.label_from_func(lambda o: o, label_cls=cls).transform(size=16, tfm_y=True).databunch(bs=4)
 
-    found = m.compare(targets, epochs=1, classes=(ImageList, m.MemoryImageLabelList), plot=False)
+    found = m.compare(targets, epochs=1, classes=(ImageList, m.MemoryImageLabelList), show=False)
     assert [run.name for run in found.runs] == ["ImageList", "MemoryImageLabelList"]
 
     def masks(cls: Any) -> Any:
         lists = cls.from_folder(photos).split_by_idx([0, 1, 2]).label_from_func(lambda o: o, classes=["a", "b"])
         return lists.transform(size=16, tfm_y=True).databunch(bs=4, num_workers=0)
 
-    m.compare(masks, epochs=1, classes=(SegmentationItemList, m.MemorySegmentationItemList), plot=False)
+    m.compare(masks, epochs=1, classes=(SegmentationItemList, m.MemorySegmentationItemList), show=False)
 
 
 def test_data_bunches(photos: Path) -> None:
     def make(cls: Any) -> Any:
         return cls.from_folder(photos, valid_pct=0.25, seed=1, size=16, bs=3, num_workers=2)
 
-    found = m.compare(make, epochs=1, classes=(ImageDataBunch, m.MemoryImageDataBunch), plot=False)
+    found = m.compare(make, epochs=1, classes=(ImageDataBunch, m.MemoryImageDataBunch), show=False)
     assert all(epoch.data_wait > 90 for run in found.runs for epoch in run.epochs)  # workers end within the wait
 
 
@@ -117,20 +126,20 @@ def test_generators_are_left_as_they_were(make: Any) -> None:
     seed(3)
     wanted = random.random(), np.random.rand(), torch.rand(1).item()
     seed(3)
-    m.compare(make, learner, epochs=1, plot=False)
+    m.compare(make, learner, epochs=1, show=False)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == wanted
 
 
 def test_a_function_that_ignores_its_class_is_told(make: Any) -> None:
     with pytest.raises(TypeError, match="made with MemoryImageList holds no in-memory list: please build it with"):
-        m.compare(lambda cls: make(ImageList), plot=False)
+        m.compare(lambda cls: make(ImageList), show=False)
     with pytest.raises(TypeError, match="made with ImageList holds an in-memory list"):
-        m.compare(lambda cls: make(m.MemoryImageList), plot=False)
+        m.compare(lambda cls: make(m.MemoryImageList), show=False)
     with pytest.raises(TypeError, match="ImageList made a NoneType: please let it return a DataBunch"):
-        m.compare(lambda cls: None, plot=False)
+        m.compare(lambda cls: None, show=False)
     for epochs in (0, -1, True, 1.5):
         with pytest.raises(ValueError, match="use a number of epochs"):
-            m.compare(make, epochs=epochs, plot=False)  # type: ignore[arg-type]
+            m.compare(make, epochs=epochs, show=False)  # type: ignore[arg-type]
 
 
 def runs(*seconds: Any) -> m.Comparison:

@@ -434,6 +434,30 @@ def test_a_get_that_never_opens_says_so(photos: Path) -> None:
     assert il.cache_info()[:2] == (0, 0) and il.loaded
 
 
+def test_a_get_that_never_opens_says_so_when_its_data_bunch_is_made(photos: Path) -> None:
+    class Around(ImageList):
+        def get(self, i: int) -> Image:
+            np.random.rand()
+            return open_image(self.items[i])
+
+    class MemoryAround(m.InMemory, Around):
+        pass
+
+    def bunch(cls: Any) -> Any:
+        lists = cls.from_folder(photos).split_by_rand_pct(0.25, seed=1).label_from_folder()
+        seed()
+        return lists.transform(size=16).databunch(bs=4, num_workers=0)
+
+    bunch(Around)
+    drawn = np.random.rand()
+    with pytest.warns(UserWarning, match=r"MemoryAround over .*: MemoryAround.get never calls open.*self\.open"):
+        data = bunch(MemoryAround)
+    assert np.random.rand() == drawn
+    learn = Learner(data, simple_cnn((3, 4, 2)))
+    learn.fit(2, callbacks=[m.DataWait(learn)])
+    assert learn.data_wait.warm is None  # there is nothing to be warm
+
+
 def test_items_that_are_no_paths(tmp_path: Path) -> None:
     class Ids(ImageList):
         def open(self, item: Any) -> Image:

@@ -157,6 +157,27 @@ def test_what_does_not_fit_is_said_before_and_once_after(tmp_path: Path, capsys:
     assert il.cache_info().cached == info.cached  # no eviction
 
 
+def test_the_warning_of_a_full_store_adds_up_and_names_what_would_do(tmp_path: Path) -> None:
+    many(tmp_path / "many", 40)
+    lists = m.MemoryImageList.from_folder(tmp_path / "many", presort=True, max_ram="600kB").split_by_idx(range(10))
+    for i in range(10):
+        lists.valid[i]
+    with pytest.warns(UserWarning) as caught:
+        for i in range(30):
+            lists.train[i]
+    (text,) = (str(w.message) for w in caught)
+    assert f"MemoryImageList over {tmp_path / 'many'}: " in text
+    held = lists.train.store.info()
+    assert f"The store holds {held.nbytes / 1000:.0f} kB and may take 600 kB; these 30 take about 900 kB." in text
+
+
+def test_a_budget_below_what_is_there_is_said(tmp_path: Path) -> None:
+    il = m.MemoryImageList.from_folder(many(tmp_path / "many", 20)).load_data(progress=False)
+    with pytest.warns(UserWarning, match=r"max_ram='100kB' its store may take 100 kB, and it holds 600 kB .* purge"):
+        m.MemoryImageList.from_folder(tmp_path / "many", max_ram="100kB")
+    assert il.loaded
+
+
 def test_a_small_image_still_fits_after_a_large_one_did_not(tmp_path: Path) -> None:
     folder = many(tmp_path / "many", 4, 200)
     for i in range(5):

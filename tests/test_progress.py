@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any, List, Tuple
 
 import nbformat
+import numpy as np
 import pytest
 from conftest import many, photo
 from nbclient import NotebookClient
@@ -100,6 +101,17 @@ def test_the_last_line_says_what_did_not_come(tmp_path: Path, capsys: Any) -> No
     last = capsys.readouterr().out.splitlines()[-1]
     found = re.fullmatch(r"load_data: 41 images, [\d.]+ GB, \d+ images/s, (\d+) did not fit, 1 failed, .*", last)
     assert found and 20 <= int(found[1]) <= 25, last
+
+
+def test_the_last_line_says_what_can_not_be_kept(tmp_path: Path, capsys: Any) -> None:
+    class Drawn(m.MemoryImageList):
+        def open(self, fn: Any) -> Any:
+            np.random.rand()
+            return super().open(fn)
+
+    with pytest.warns(UserWarning, match=r"Drawn over .*many: .* draws random numbers. Please leave"):
+        Drawn.from_folder(many(tmp_path / "many", 40)).load_data()
+    assert ", 40 can't be kept, " in capsys.readouterr().out.splitlines()[-1]
 
 
 class Closed:
