@@ -656,8 +656,8 @@ def full_message(il: Any, lists: Sequence[Any], info: CacheInfo) -> str:
     need = expected_bytes([job for one in lists for job in one.jobs()])
     need_text = "" if need is None else f"; these {info.total:,} take about {limits.format_size(need)}"
     return (
-        f"{named(il)}: {info.cached} of {info.total} images are {where} ({100 * info.cached // info.total} %), the other "
-        f"{info.total - info.cached} do not fit and are opened from disk every time. "
+        f"{named(il)}: {info.cached} of {info.total} images are {where} ({100 * info.cached // max(1, info.total)} %), "
+        f"the other {info.total - info.cached} do not fit and are opened from disk every time. "
         f"The store holds {held} and may take {most}{need_text}. "
         f"A larger max_ram, {help}, max_size, smaller images on disk or a convert_mode with fewer channels would help."
     )

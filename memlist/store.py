@@ -455,10 +455,10 @@ class ImageStore:
             found = self._find(digest)
             if found and not replace:
                 return True
-            offset, number = 0, self._head[ORDINAL]
+            offset = number = 0
             need = BLOCK.size + array.nbytes + len(origin.path)
             if self._fits(need + self._index_growth()) and self._room_in_index():
-                number = self._head[ORDINAL]
+                number = self._head[ORDINAL] & 0xFFFFFFFF  # as the record will have it
                 offset = self._append(PIXELS, digest, array, tag, origin, checksum)
             if offset:
                 if self._marks is not None:

@@ -412,6 +412,23 @@ def test_a_file_cut_off_anywhere_serves_what_is_whole(tmp_path: Path) -> None:
     assert counts == sorted(counts) and counts[0] == 0 and counts[-1] == 60
 
 
+@pytest.mark.parametrize("ordinal", [(1 << 63) + 5, (1 << 64) - 1])
+def test_a_number_of_records_beyond_all_counting(tmp_path: Path, ordinal: int) -> None:
+    path = tmp_path / "cache"
+    images = ImageStore(cache_file=path)
+    assert images.put(b"old", picture(3))
+    del images
+    with open(path, "r+b") as file:
+        file.seek(8 * store.ORDINAL)
+        file.write(ordinal.to_bytes(8, sys.byteorder))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        images = ImageStore(cache_file=path)
+    assert images.put(b"new", picture(9)) and images.put(b"newer", picture(5))
+    for key, fill in ((b"old", 3), (b"new", 9), (b"newer", 5)):
+        assert (images.get(key).array == fill).all()  # type: ignore[union-attr]
+
+
 @pytest.mark.parametrize("rounds", [60, pytest.param(2000, marks=pytest.mark.full)])
 @pytest.mark.parametrize("where", ["header", "state", "index", "records", "anywhere"])
 def test_damage_is_an_error_or_a_miss_and_never_a_wrong_pixel(tmp_path: Path, where: str, rounds: int) -> None:
