@@ -20,6 +20,7 @@ from . import __version__, cachefile, compat, limits, render
 from .decode import reduced
 from .limits import format_size
 from .lists import MemoryImageList
+from .progress import duration
 from .store import ImageStore
 
 # Of a folder, how many headers are read and how many images are decoded for an estimate.
@@ -85,7 +86,7 @@ def plan(folder: str, size: Optional[int]) -> int:
         need = round(sum(_bytes(one, most) for one in sizes) / len(sizes) * (len(files) - bad))
         fits = "all of it fits" if need <= room else f"{100 * room // need} % of it fits"
         name = "at full size" if most is None else f"with max_size={most}"
-        time = _time(_seconds(files, most))
+        time = duration(_seconds(files, most))
         print(f"{name}: {format_size(need)} decoded{sampled}, {fits}; load_data() takes about {time}")
     return 0
 
@@ -117,12 +118,6 @@ def _seconds(files: Sequence[str], most: Optional[int]) -> float:
         begun = perf_counter()
         il.load_data(progress=False, on_error="warn")
     return (perf_counter() - begun) * len(files) / len(sample)
-
-
-def _time(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
 def _existing(path: str) -> ImageStore:

@@ -30,8 +30,8 @@ from . import draws, geometry, render
 from .buffers import Buffers
 from .decode import Bytes, random_states, restore_states
 from .draws import Drawn, Pipeline, Unknown
-from .lists import InMemory, Reader, lists_of, named, parts
-from .loading import warn_user
+from .lists import InMemory, Reader, lists_of, parts
+from .loading import named, warn_user
 from .render import Pixels, Source
 
 COLLATES = (data_collate, bb_pad_collate)

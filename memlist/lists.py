@@ -41,6 +41,7 @@ from .loading import (
     expected_bytes,
     is_loaded,
     load_data,
+    named,
     purge,
     warn_user,
 )
@@ -639,11 +640,6 @@ def source_of(item: Any) -> Optional[Source]:
     except (OSError, ValueError):
         return None
     return Source(stat.st_size, stat.st_mtime_ns, os.path.abspath(os.fsencode(item)))
-
-
-def named(il: Any) -> str:
-    "How a warning names a list: by its class, and the path that tells it from others of that class."
-    return f"{type(il).__name__} over {il.path}"
 
 
 def full_message(il: Any, lists: Sequence[Any], info: CacheInfo) -> str:

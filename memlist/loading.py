@@ -50,6 +50,11 @@ def warn_user(message: str) -> None:
     warnings.warn(message, stacklevel=level)
 
 
+def named(il: Any) -> str:
+    "How a warning names a list: by its class, and the path that tells it from others of that class."
+    return f"{type(il).__name__} over {il.path}"
+
+
 class CacheInfo(NamedTuple):
     """`cached` of `total` distinct images that the object would open are in memory; the store, shared with every list
     over the same path, holds `nbytes` of at most `max_ram`, and has served `hits` and `misses` in all processes.
@@ -360,7 +365,7 @@ class Fill:
             error = ImageLoadError(self.errors)
             if on_error == "raise":
                 raise error
-            lists = ", ".join(dict.fromkeys(f"{type(il).__name__} over {il.path}" for il in self.lists))
+            lists = ", ".join(dict.fromkeys(map(named, self.lists)))
             warn_user(f"{lists}: {error}\nThe others are loaded. Please repair, replace or leave out what is listed.")
 
 
