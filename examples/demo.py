@@ -20,7 +20,7 @@ from fastai.callback import Callback
 from fastai.metrics import accuracy
 from fastai.vision import ImageList, get_image_files, get_transforms, imagenet_stats, simple_cnn
 
-from memlist import ImageLoadError, MemoryImageList
+from memlist import DataWait, ImageLoadError, MemoryImageList
 
 
 def arguments():
@@ -67,39 +67,27 @@ def bunch(lists, args, **kwargs):
     return data.normalize(imagenet_stats)
 
 
-class Watch(Callback):
-    "Notes the loss of every batch, the seconds of every epoch, and how many of them the model waited for images."
+class Losses(Callback):
+    "Notes the loss of every batch, to the last bit."
 
     def __init__(self):
-        self.losses, self.seconds, self.waits = [], [], []
-
-    def on_epoch_begin(self, **kwargs):
-        self.begun = self.idle_since = time.perf_counter()
-        self.waited = 0.0
-
-    def on_batch_begin(self, **kwargs):
-        self.waited += time.perf_counter() - self.idle_since
+        self.losses = []
 
     def on_backward_begin(self, last_loss, **kwargs):
         self.losses.append(last_loss.item())
-
-    def on_batch_end(self, **kwargs):
-        self.idle_since = time.perf_counter()
-
-    def on_epoch_end(self, **kwargs):
-        self.seconds.append(time.perf_counter() - self.begun)
-        self.waits.append(self.waited)
 
 
 def train(data, epochs):
     random.seed(pictures.SEED)
     np.random.seed(pictures.SEED)
     torch.manual_seed(pictures.SEED)
-    learn, watch = Learner(data, simple_cnn((3, 16, 32, 64, data.c), bn=True), metrics=accuracy), Watch()
-    learn.fit_one_cycle(epochs, 1e-2, callbacks=[watch])
-    watch.valid_losses = [float(loss) for loss in learn.recorder.val_losses]
-    watch.accuracy = float(learn.recorder.metrics[-1][0])
-    return watch
+    learn, run = Learner(data, simple_cnn((3, 16, 32, 64, data.c), bn=True), metrics=accuracy), Losses()
+    learn.fit_one_cycle(epochs, 1e-2, callbacks=[run, DataWait(learn)])
+    run.valid_losses = [float(loss) for loss in learn.recorder.val_losses]
+    run.accuracy = float(learn.recorder.metrics[-1][0])
+    run.seconds = [epoch.seconds for epoch in learn.data_wait.epochs]
+    run.waits = [epoch.wait for epoch in learn.data_wait.epochs]
+    return run
 
 
 def warm(values):

@@ -191,8 +191,8 @@ class _Side:
                 self.learn.fit(1, callbacks=[DataWait(self.learn, self.watch)])
             return
         self.watch.begin()
-        for train, loader in ((True, self.data.train_dl), (False, None if self.data.empty_val else self.data.valid_dl)):
-            for _ in self.watch.timed(loader or (), train):
+        for train, loader in ((True, self.data.train_dl), (False, () if self.data.empty_val else self.data.valid_dl)):
+            for _ in self.watch.timed(loader, train):
                 pass
         self.watch.end()
 

@@ -475,7 +475,7 @@ class InMemory(ItemList):
             return
         elif self._never_opens():
             if filling:
-                self.say_never_opened()
+                self._say_never_opens()
         else:
             known = self.scratch.opened if self.scratch.opened_of is self.items else {}
             for index, item in enumerate(self.items):
@@ -489,19 +489,23 @@ class InMemory(ItemList):
         "Whether a `get` of a user's own opens none of the first items."
         return not any(self._opens(index) for index in range(min(3, len(self.items))))
 
-    def say_never_opened(self) -> None:
-        "Say so of a list whose own `get` opens nothing; runs that for a few items, and leaves generators as they were."
-        if not len(self.items) or not self.known_by_running():
+    def _say_never_opens(self) -> None:
+        if len(self.items):
+            name = f"{type(self).__name__}.get"
+            text = (
+                f"{named(self)}: {name} never calls open: there is nothing of it to keep in memory. Please let it open "
+                "its files by `self.open(…)`."
+            )
+            self._say(f"never {name}".encode(), text)
+
+    def look_for_opens(self) -> None:
+        "Say so if a user's own `get` opens nothing; runs it for a few items, and leaves generators as they were."
+        if not self.known_by_running():
             return
         states = random_states()
         try:
             if self._never_opens():
-                name = f"{type(self).__name__}.get"
-                text = (
-                    f"{named(self)}: {name} never calls open: there is nothing of it to keep in memory. Please let it "
-                    "open its files by `self.open(…)`."
-                )
-                self._say(f"never {name}".encode(), text)
+                self._say_never_opens()
         finally:
             restore_states(states)
 
@@ -642,6 +646,13 @@ def source_of(item: Any) -> Optional[Source]:
     return Source(stat.st_size, stat.st_mtime_ns, os.path.abspath(os.fsencode(item)))
 
 
+def plain(lists: Sequence[InMemory]) -> Sequence[InMemory]:
+    "Those of `lists` that open their items; none where a user's own `get` would have to be run to tell."
+    if any(il.known_by_running() for il in lists):
+        return ()
+    return [il for il in lists if il.opens_its_items()]
+
+
 def full_message(il: Any, lists: Sequence[Any], info: CacheInfo) -> str:
     "The one warning of a budget that was met: how many are in, how many are not, what would help."
     file = il.store.cache_file
@@ -649,8 +660,11 @@ def full_message(il: Any, lists: Sequence[Any], info: CacheInfo) -> str:
     if file is not None:
         where, help = f"in {file}", "more room on its disk"
     held, most = limits.format_size(info.nbytes), limits.format_size(info.max_ram)
-    need = expected_bytes([job for one in lists for job in one.jobs()])
-    need_text = "" if need is None else f"; these {info.total:,} take about {limits.format_size(need)}"
+    need_text, jobs = "", [Job(one, item, i, ()) for one in plain(lists) for i, item in enumerate(one.items)]
+    need = expected_bytes(jobs) if jobs else None
+    if need is not None:  # a file may be an input and a target
+        size = limits.format_size(need * info.total / len(jobs))
+        need_text = f"; these {info.total:,} take about {size}"
     return (
         f"{named(il)}: {info.cached} of {info.total} images are {where} ({100 * info.cached // max(1, info.total)} %), "
         f"the other {info.total - info.cached} do not fit and are opened from disk every time. "

@@ -55,7 +55,8 @@ class Bar(Progress):
         if not in_notebook():
             say("")  # the bar leaves the cursor behind itself
         elif not self.finished:
-            self.bar.on_interrupt()
+            with suppress(*UNSPEAKABLE):
+                self.bar.on_interrupt()
 
 
 class Lines(Progress):

@@ -171,6 +171,28 @@ def test_the_warning_of_a_full_store_adds_up_and_names_what_would_do(tmp_path: P
     assert f"The store holds {held.nbytes / 1000:.0f} kB and may take 600 kB; these 30 take about 900 kB." in text
 
 
+def test_the_warning_of_a_full_store_draws_nothing(tmp_path: Path) -> None:
+    class Drawing(m.MemoryImageList):
+        def get(self, i: int) -> Any:
+            np.random.rand()
+            return super().get(i)
+
+    il = Drawing.from_folder(many(tmp_path / "many", 20), presort=True, max_ram="300kB")
+    seed()
+    wanted = np.random.rand(21)[-1]
+    seed()
+    with pytest.warns(UserWarning, match="of 20 images are in memory"):
+        for i in range(20):
+            il[i]
+    assert np.random.rand() == wanted
+
+
+def test_the_warning_of_a_full_store_counts_a_file_once(tmp_path: Path) -> None:
+    lists = m.MemoryImageImageList.from_folder(many(tmp_path / "many", 40), max_ram="600kB").split_none()
+    with pytest.warns(UserWarning, match="these 40 take about 1.2 MB"):
+        lists.label_from_func(lambda o: o).load_data(progress=False)
+
+
 def test_a_budget_below_what_is_there_is_said(tmp_path: Path) -> None:
     il = m.MemoryImageList.from_folder(many(tmp_path / "many", 20)).load_data(progress=False)
     with pytest.warns(UserWarning, match=r"max_ram='100kB' its store may take 100 kB, and it holds 600 kB .* purge"):
