@@ -19,7 +19,7 @@ from fastai.torch_core import try_int
 from fastai.vision.image import ImagePoints
 
 from . import loading
-from .batches import BatchDeviceDataLoader, batched, checked, default_workers
+from .batches import BatchDeviceDataLoader, batched, checked, default_workers, release
 from .lists import InMemory, lists_of, parts, stock_class
 from .loading import CacheInfo
 from .waiting import DataWait
@@ -49,6 +49,8 @@ def _purge(self: Any, file: bool = False) -> int:
 
     A `cache_file` keeps what it holds, unless `file` asks to empty it, too.
     """
+    if isinstance(self, DataBunch):
+        release(self)
     return loading.purge(_lists_or_error(self), file)
 
 

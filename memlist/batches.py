@@ -27,13 +27,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader, get_worker_info
 
 from . import draws, geometry, render
-from .buffers import Buffers
+from .buffers import Buffers, SharedBuffers, leased
 from .decode import Bytes, random_states, restore_states
 from .draws import Drawn, Pipeline, Unknown
 from .lists import InMemory, Reader, lists_of, parts
 from .loading import named, warn_user
 from .render import Pixels, Source
 
+LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data bunch
 COLLATES = (data_collate, bb_pad_collate)
 _NORMALIZE = (("mean", torch.empty(0, 0)), ("std", torch.empty(0, 0)), ("do_x", True), ("do_y", False))
 _UNTOUCHED = Pipeline(
@@ -96,15 +97,24 @@ class Batch:
     """A batch on its way from the process that gathered it.
 
     `x` and `y` are tensors, what stock's collating makes of other targets, or `Packed`; `form`, list or tuple, is what
-    the pair would be in stock. `normalised` tells whether the first of the loader's transforms has been applied.
+    the pair would be in stock. `normalised` tells whether the first of the loader's transforms has been applied, `lent`
+    which of the two is a worker's `SharedBuffers`'.
     """
 
-    def __init__(self, x: Any, y: Any, form: type, normalised: bool = False) -> None:
-        self.x, self.y, self.form, self.normalised = x, y, form, normalised
+    def __init__(
+        self, x: Any, y: Any, form: type, normalised: bool = False, lent: Tuple[bool, bool] = (False, False)
+    ) -> None:
+        self.x, self.y, self.form, self.normalised, self.lent = x, y, form, normalised, lent
+
+    def _lease(self) -> None:
+        "In the process that it was sent to: have its memory go back when it is no longer needed."
+        lent, self.lent = self.lent, (False, False)
+        self.x, self.y = (_leased(one) if its else one for one, its in zip((self.x, self.y), lent))
 
     def pin_memory(self) -> Batch:
         from torch.utils.data._utils.pin_memory import pin_memory
 
+        self._lease()
         # Not handed to torch as it is: `pin_memory` would take a named tuple apart.
         x, y = (
             one.pin_memory() if isinstance(one, Packed) else pin_memory(one)  # type: ignore[no-untyped-call]
@@ -114,8 +124,15 @@ class Batch:
 
     def on(self, device: torch.device) -> Any:
         "The pair, on `device`."
+        self._lease()
         x, y = (one.make(device) if isinstance(one, Packed) else to_device(one, device) for one in (self.x, self.y))
         return self.form((x, y))
+
+
+def _leased(one: Any) -> Any:
+    if isinstance(one, Packed):
+        return one._replace(pixels=one.pixels._replace(data=leased(one.pixels.data)))
+    return leased(one)
 
 
 class Indices(torch.utils.data.Dataset):  # type: ignore[type-arg]
@@ -154,10 +171,11 @@ class Collate:
         # Of a process that makes its batches itself: helpers, and memory to use again.
         self.threads: Optional[ThreadPoolExecutor] = None
         self.buffers: Optional[Buffers] = None
+        self.shared: Optional[SharedBuffers] = None  # of a worker
         self._memo: Any = ([], None)
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {**vars(self), "threads": None, "buffers": None, "_memo": ([], None)}
+        return {**vars(self), "threads": None, "buffers": None, "shared": None, "_memo": ([], None)}
 
     def __call__(self, indices: Sequence[int]) -> Any:
         try:
@@ -175,6 +193,7 @@ class Collate:
             # Somebody purged, and some bytes may have been others already: once more, from memory of our own.
             for side, il in zip(sides, (self.ds.x, self.ds.y)):
                 side.read_again(il, indices)
+            self.shared = None  # what has been made so far will not be sent
             made = [side.make(self) for side in sides]
         return self._collated(sides, made)
 
@@ -246,20 +265,18 @@ class Collate:
             form = type(pair)
             x, y = (one if one is not None else other for one, other in zip(made, (x, y)))
         normalised = any(side.normalised for side in sides)
-        if not normalised and not any(isinstance(one, Packed) for one in (x, y)):
+        lent = (made[0] is not None, made[1] is not None) if self.shared is not None else (False, False)
+        if not normalised and not any(lent) and not any(isinstance(one, Packed) for one in (x, y)):
             return form((x, y))
-        return Batch(x, y, form, normalised)
+        return Batch(x, y, form, normalised, lent)
 
     def empty(self, shape: Tuple[int, ...], dtype: Any) -> Tensor:
         "Memory for a batch: in a worker, memory that the main process will see, so that it need not be copied."
-        if get_worker_info() is None:
+        if get_worker_info() is None or self.ds is None:
             return torch.empty(shape, dtype=dtype) if self.buffers is None else self.buffers.empty(shape, dtype)
-        n, kind = int(np.prod(shape)), torch.empty(0, dtype=dtype)
-        if hasattr(kind, "untyped_storage"):
-            storage = kind.untyped_storage()._new_shared(n * kind.element_size(), device=kind.device)  # type: ignore
-        else:
-            storage = kind.storage()._new_shared(n)  # type: ignore
-        return kind.new(storage).resize_(*shape)
+        if self.shared is None:
+            self.shared = SharedBuffers()
+        return self.shared.empty(shape, dtype)
 
     def map(self, function: Callable[[Any], None], which: np.ndarray, work: int) -> None:
         "`function` of parts of `which`, on as many threads as torch would use, where there is `work` enough."
@@ -478,17 +495,19 @@ class BatchDeviceDataLoader(DeviceDataLoader):
     #: Whether batches are made on the device; on a CPU they are made by whoever gathers them.
     on_device: Optional[bool] = None
     said: Optional[Set[str]] = None
+    #: Memory for batches made in this process: the next epoch finds that of the last one.
+    buffers: Optional[Buffers] = None
 
     @classmethod
-    def of(cls, dl: DeviceDataLoader, said: Set[str]) -> BatchDeviceDataLoader:
-        "The loader `dl`, making its batches at once. `said` is what has been said of it and its like."
+    def of(cls, dl: DeviceDataLoader, said: Set[str], buffers: Optional[Buffers] = None) -> BatchDeviceDataLoader:
+        "The loader `dl`, making its batches at once. `said` is what has been said of it and its like; `buffers` theirs."
         made = cls(dl.dl, dl.device, dl.tfms, dl.collate_fn)
-        made.said = said
+        made.said, made.buffers = said, Buffers() if buffers is None else buffers
         return made
 
     def like(self, dl: DeviceDataLoader) -> BatchDeviceDataLoader:
         "The loader `dl`, as this one."
-        made = type(self).of(dl, self.said if self.said is not None else set())
+        made = type(self).of(dl, self.said if self.said is not None else set(), self.buffers)
         made.on_device = self.on_device
         return made
 
@@ -509,7 +528,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         render.prepare()  # before workers are forked, which would each compile
         n = torch.get_num_threads()
         if inner.num_workers == 0:
-            collate.buffers = Buffers()
+            collate.buffers = self.buffers = self.buffers or Buffers()
             collate.threads = ThreadPoolExecutor(n - 1) if n > 1 else None
         try:
             for b in inner:
@@ -581,13 +600,22 @@ def reason(ds: Any, collate_fn: Any) -> str:
     return ""
 
 
+def release(data: DataBunch) -> None:
+    "Give back the memory that waits for the next batches of `data`."
+    for name in LOADERS:
+        buffers = getattr(getattr(data, name, None), "buffers", None)
+        if isinstance(buffers, Buffers):
+            buffers.clear()
+
+
 def batched(data: DataBunch) -> DataBunch:
     "Let all loaders of `data` make their batches at once, and say what will not be so."
     said: Set[str] = set()
-    for name in ("train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"):
+    buffers = Buffers()
+    for name in LOADERS:
         dl = getattr(data, name, None)
         if dl is not None:
-            setattr(data, name, BatchDeviceDataLoader.of(dl, said))
+            setattr(data, name, BatchDeviceDataLoader.of(dl, said, buffers))
     render.prepare()
     why = data.train_dl.reason() or _odd_items(data.train_ds)
     missing = render.without_kernels()

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import gc
+import os
+import pickle
 from typing import Any, Callable, Dict, List
 
 import pytest
 import torch
 
-from memlist.buffers import KEPT, LEAST, Buffers
+from memlist.buffers import KEPT, LEAST, SHARED, Buffers, SharedBuffers, leased
 
 SHAPE = (2, LEAST // 4)
 
@@ -63,3 +66,60 @@ def test_little_is_kept_and_goes_with_it() -> None:
     del buffers
     gc.collect()
     assert int(last.sum()) == 7 * last.numel()
+
+
+def marks(shared: SharedBuffers) -> List[int]:
+    return [int(mark) for _, _, mark in shared._blocks]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int64])
+def test_a_worker_uses_memory_again_once_the_other_side_lets_go(dtype: Any) -> None:
+    shared = SharedBuffers()
+    first = shared.empty(SHAPE, dtype).fill_(3)
+    assert first.is_shared() and first.shape == SHAPE and first.is_contiguous() and marks(shared) == [1]
+    place = address(first)
+    received = leased(first)  # in the other process it is another tensor over the same memory
+    del first
+    view = received[1, 5:9].detach()
+    del received
+    other = shared.empty(SHAPE, dtype).fill_(5)
+    assert address(other) != place and view.tolist() == [3] * 4 and marks(shared) == [1, 1]
+    del view
+    assert marks(shared) == [0, 1]
+    assert address(shared.empty(SHAPE, dtype)) == place
+
+
+def test_a_worker_keeps_few_blocks_whatever_their_sizes_and_however_many_are_out() -> None:
+    shared = SharedBuffers()
+    out = [leased(shared.empty(SHAPE, torch.float32).fill_(k)) for k in range(SHARED + 3)]
+    assert len(shared._blocks) == SHARED
+    assert [float(one.mean()) for one in out] == list(range(SHARED + 3))
+    out.clear()
+    assert marks(shared) == [0] * SHARED
+    for n in range(1, 20):
+        leased(shared.empty((n, 1000), torch.uint8))
+    assert len(shared._blocks) == SHARED
+
+
+def test_a_child_that_drops_its_copy_takes_nothing_from_its_parent() -> None:
+    shared = SharedBuffers()
+    received = [leased(shared.empty(SHAPE, torch.float32))]
+    pid = os.fork()
+    if not pid:
+        received.clear()
+        gc.collect()
+        os._exit(0)
+    os.waitpid(pid, 0)
+    assert marks(shared) == [1]
+    received.clear()
+    assert marks(shared) == [0]
+
+
+def test_a_copy_has_memory_of_its_own_and_what_waits_can_be_given_back() -> None:
+    buffers = Buffers()
+    buffers.empty(SHAPE, torch.float32)
+    assert len(buffers._free) == 1
+    for other in (copy.deepcopy(buffers), pickle.loads(pickle.dumps(buffers))):
+        assert type(other) is Buffers and not other._free
+    buffers.clear()
+    assert not buffers._free
