@@ -1,6 +1,7 @@
 """The pictures that the figures are taken on, made from what scikit-learn and scikit-image ship: no downloads."""
 
 import io
+import multiprocessing
 import os
 from pathlib import Path
 from typing import Dict, List, Tuple
@@ -33,9 +34,9 @@ def sources() -> List[PIL.Image.Image]:
     return images + [PIL.Image.open(folder / name).convert("RGB") for name in SHIPPED]
 
 
-def crops(n: int, noise: float) -> List[PIL.Image.Image]:
+def crops(n: int, noise: float, seed: int = SEED) -> List[PIL.Image.Image]:
     "`n` crops of 500 × 375 at random places, scales and reflections, with `noise`; the same for the same arguments."
-    random, found = np.random.RandomState(SEED), sources()
+    random, found = np.random.RandomState(seed), sources()
     width, height = SIZE
     made = []
     for i in range(n):
@@ -59,7 +60,21 @@ def photographs(folder: Path, n: int, kilobytes: int) -> Tuple[List[Path], str]:
     """
     folder.mkdir(parents=True)
     images = crops(n, SETS[kilobytes])
-    sample = images[: max(30, n // 8)]
+    quality = _quality(images[: max(30, n // 8)], kilobytes)
+    files = [folder / f"{i:05}.jpg" for i in range(n)]
+    for file, image in zip(files, images):
+        file.write_bytes(_jpeg(image, quality))
+    return files, _described(files, quality)
+
+
+def _described(files: List[Path], quality: int) -> str:
+    sizes = np.array([os.path.getsize(file) for file in files]) / 1000
+    spread = f"{np.percentile(sizes, 10):.0f} to {np.percentile(sizes, 90):.0f}"
+    return f"{len(files):,} files, {sizes.mean():.0f} kB on average ({spread} kB), quality {quality}"
+
+
+def _quality(sample: List[PIL.Image.Image], kilobytes: int) -> int:
+    "The quality at which these are closest to so many kilobytes on average."
 
     def mean(quality: int) -> float:
         return float(np.mean([len(_jpeg(image, quality)) for image in sample]))
@@ -68,13 +83,46 @@ def photographs(folder: Path, n: int, kilobytes: int) -> Tuple[List[Path], str]:
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if mean(middle) < 1000 * kilobytes else (low, middle)
-    quality = min((low, high), key=lambda q: abs(mean(q) - 1000 * kilobytes))
-    files = [folder / f"{i:05}.jpg" for i in range(n)]
-    for file, image in zip(files, images):
-        file.write_bytes(_jpeg(image, quality))
-    sizes = np.array([os.path.getsize(file) for file in files]) / 1000
-    spread = f"{np.percentile(sizes, 10):.0f} to {np.percentile(sizes, 90):.0f}"
-    return files, f"{n} files, {sizes.mean():.0f} kB on average ({spread} kB), quality {quality}"
+    return min((low, high), key=lambda q: abs(mean(q) - 1000 * kilobytes))
+
+
+# Pictures that one process makes at a time.
+CHUNK = 250
+
+
+def collection(folder: Path, n: int, kilobytes: int) -> str:
+    """`n` distinct JPEGs of about `kilobytes` in `images/a` and `images/b`, a mask of each in `masks`; described.
+
+    The same for the same arguments, however many processes make them. Masks are PNGs of eight classes: how bright a
+    place of the picture is, at a coarse scale.
+    """
+    for name in ("images/a", "images/b", "masks"):
+        (folder / name).mkdir(parents=True)
+    quality = _quality(crops(60, SETS[kilobytes]), kilobytes)
+    with multiprocessing.Pool() as pool:
+        parts = [(folder, at, min(CHUNK, n - at), SETS[kilobytes], quality) for at in range(0, n, CHUNK)]
+        pool.starmap(_part, parts, chunksize=1)
+    return _described([*folder.glob("images/*/*.jpg")], quality)
+
+
+def _part(folder: Path, at: int, n: int, noise: float, quality: int) -> None:
+    for i, image in enumerate(crops(n, noise, SEED + at), at):
+        (folder / "images" / "ab"[i % 2] / f"{i:05}.jpg").write_bytes(_jpeg(image, quality))
+        coarse = image.convert("L").resize((20, 15), PIL.Image.BILINEAR).resize(SIZE, PIL.Image.BILINEAR)
+        coarse.point(lambda value: value >> 5).save(folder / "masks" / f"{i:05}.png")
+
+
+def small(folder: Path, n: int) -> str:
+    """`n` PNGs of 28 × 28 in `images/a` and `images/b`: scikit-learn's digits, as photographs of digits differ.
+
+    Links to a few thousand files: what is measured is the number of images, which are all opened, kept and counted.
+    """
+    for name in ("images/a", "images/b", "made"):
+        (folder / name).mkdir(parents=True)
+    made = digits(folder / "made" / "digits", min(n, 1797))
+    for i in range(n):
+        (folder / "images" / "ab"[i % 2] / f"{i:05}.png").symlink_to(made[i % len(made)])
+    return f"{n:,} files of 28x28, {np.mean([os.path.getsize(file) for file in made]):.0f} bytes on average"
 
 
 def _jpeg(image: PIL.Image.Image, quality: int) -> bytes:

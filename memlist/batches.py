@@ -500,7 +500,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
 
     @classmethod
     def of(cls, dl: DeviceDataLoader, said: Set[str], buffers: Optional[Buffers] = None) -> BatchDeviceDataLoader:
-        "The loader `dl`, making its batches at once. `said` is what has been said of it and its like; `buffers` theirs."
+        "The loader `dl`, making its batches at once; `said` of it and its like so far, who share `buffers`."
         made = cls(dl.dl, dl.device, dl.tfms, dl.collate_fn)
         made.said, made.buffers = said, Buffers() if buffers is None else buffers
         return made

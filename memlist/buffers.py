@@ -111,11 +111,11 @@ def _unmark(mark: Tensor, pid: int) -> None:
         mark.zero_()
 
 
-def _storage(tensor: Tensor) -> Any:
+def _storage(tensor: Any) -> Any:
     return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()
 
 
-def _shared_storage(kind: Tensor, n: int) -> Any:
+def _shared_storage(kind: Any, n: int) -> Any:
     "Memory for `n` values like those of `kind` that processes share."
     if hasattr(kind, "untyped_storage"):
         return kind.untyped_storage()._new_shared(n * kind.element_size(), device=kind.device)
@@ -124,4 +124,5 @@ def _shared_storage(kind: Tensor, n: int) -> Any:
 
 def _over(storage: Any, kind: Tensor, offset: int, shape: Tuple[int, ...]) -> Tensor:
     "A dense tensor like `kind` over a part of a storage."
-    return torch.empty(0, dtype=kind.dtype).set_(storage, offset, shape)
+    made: Any = torch.empty(0, dtype=kind.dtype)
+    return made.set_(storage, offset, shape)

@@ -290,7 +290,7 @@ def _copied_rgb(
     over_std: Any,
     out: Any,
 ) -> int:
-    "Make the rows of one image whose pixels are the source's own, up to the first that is not so; return which that is."
+    "Make the rows of one image whose pixels are the source's own, up to one that is not so; return which that is."
     n = out.shape[2]
     left = int(np.rint(x[0]))
     a0, a1, a2 = scale * over_std[0], scale * over_std[1], scale * over_std[2]

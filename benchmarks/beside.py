@@ -1,0 +1,295 @@
+"""memlist beside everything else: `python benchmarks/beside.py`, some 90 minutes on two quiet cores.
+
+Every system does the same jobs in a process of its own, in its own environment (`make bench` builds them), one after
+the other. The answers go to results/beside.json, one by one as they come, and the page README.md and its plots are made
+from that file. `--quick` takes few images, into a temporary folder; `--only WORK` and `--system NAME`, which may be
+repeated, take those again and leave the rest; `--render` only makes the page anew.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+import measure
+import pictures
+from measure import HERE, say
+
+sys.path.insert(0, str(HERE / "rivals"))
+from harness import Job
+
+ROOT = HERE.parent
+RAW = HERE / "results" / "beside.json"
+# Longest that one process may take, in seconds.
+PATIENCE = 1500
+
+
+class Entry(NamedTuple):
+    "A system of the page: what it is called, where it is, what it can do."
+
+    name: str
+    environment: str
+    module: str
+    cls: str
+    #: What it keeps of a photograph.
+    keeps: str
+    #: Whether it is ours.
+    ours: bool = False
+    workers: Tuple[int, ...] = (0, 1, 2)
+    works: Tuple[str, ...] = ("common", "digits", "segmentation", "gan")
+
+
+ALL = ("common", "default", "digits", "segmentation", "gan", "crops")
+THREADS = (1, 2)
+SYSTEMS: Dict[str, Entry] = {
+    "limit": Entry("memcpy, the limit", "rivals", "torch_caches", "Limit", "floats, 224x224", works=ALL),
+    "stock": Entry("fastai 1", "", "fastai_lists", "Stock", "nothing", works=ALL),
+    "snippet1": Entry(
+        "forum: dict in `open`",
+        "",
+        "fastai_lists",
+        "Snippet",
+        "floats, 500x375",
+        works=("common", "default", "digits", "segmentation"),
+    ),
+    "snippet2": Entry(
+        "forum: `load_data`",
+        "",
+        "fastai_lists",
+        "LoadSnippet",
+        "floats, 500x375",
+        works=("common", "default", "digits", "segmentation"),
+    ),
+    "memlist": Entry("memlist", "", "fastai_lists", "Memlist", "bytes, 500x375", True, works=ALL),
+    "batches": Entry("memlist, `batch_tfms`", "", "fastai_lists", "Batches", "bytes, 500x375", True, works=ALL),
+    "reduced": Entry(
+        "memlist, `batch_tfms`, `max_size`",
+        "",
+        "fastai_lists",
+        "Reduced",
+        "bytes, 299x224",
+        True,
+        works=("common", "segmentation", "gan"),
+    ),
+    "torchvision": Entry(
+        "torchvision `ImageFolder`", "rivals", "torch_caches", "Torchvision", "nothing", works=(*ALL[2:], "common")
+    ),
+    "stocaching": Entry("stocaching", "rivals", "torch_caches", "Stocaching", "bytes, 224x224"),
+    "tensordict": Entry("tensordict", "rivals", "torch_caches", "Tensordict", "bytes, 224x224, in a file"),
+    "monai": Entry("MONAI `CacheDataset`", "rivals", "monai_cache", "Monai", "floats, 224x224"),
+    "ffcv": Entry(
+        "FFCV, raw",
+        "ffcv",
+        "ffcv_loader",
+        "Raw",
+        "bytes, 500x375, in a file",
+        workers=THREADS,
+        works=("common", "digits", "gan", "crops"),
+    ),
+    "ffcv_reduced": Entry(
+        "FFCV, raw, `max_resolution`",
+        "ffcv",
+        "ffcv_loader",
+        "RawReduced",
+        "bytes, 299x224, in a file",
+        workers=THREADS,
+        works=("common", "gan"),
+    ),
+    "ffcv_jpeg": Entry(
+        "FFCV, JPEG", "ffcv", "ffcv_loader", "Jpeg", "JPEG in a file", workers=THREADS, works=("common", "crops")
+    ),
+    "tf": Entry("`tf.data`, `cache()`", "tf", "tf_data", "TfData", "bytes, 224x224", workers=THREADS),
+}
+
+
+class Scale(NamedTuple):
+    "How many images each job has."
+
+    common: int
+    default: int
+    digits: int
+    segmentation: int
+    gan: int
+    crops: int
+    shares: int
+    counts: Tuple[int, ...]
+    warm: int
+
+
+FULL = Scale(8000, 384, 8192, 768, 1024, 1024, 1024, (1000, 4000, 16000, 64000), 5)
+QUICK = Scale(192, 64, 256, 64, 64, 64, 128, (100, 400), 1)
+SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+OF_SHARES = ("memlist", "batches", "stocaching", "monai")
+OF_COUNTS = ("stock", "memlist", "batches", "stocaching", "monai")
+
+
+def python_of(environment: str) -> str:
+    "The Python of an environment."
+    if not environment:
+        return sys.executable
+    default = str(ROOT / f".venv-{environment}" / "bin" / "python")
+    return os.environ.get(f"MEMLIST_{environment.upper()}", default)
+
+
+class Sets:
+    "The folders of pictures, made when the first job asks."
+
+    def __init__(self, folder: Path, photographs: int) -> None:
+        self.folder, self.photographs = folder, photographs
+        self.described: Dict[str, str] = {}
+
+    def of(self, work: str, n: int) -> str:
+        kind = "digits" if work == "digits" else "photographs"
+        folder = self.folder / f"{kind}-{n}"
+        if not folder.exists():
+            if kind == "digits":
+                self.described[folder.name] = pictures.small(folder, n)
+            elif n == self.photographs:
+                say(f"making {n} photographs")
+                self.described[folder.name] = pictures.collection(folder, n, 100)
+            else:
+                self._some(Path(self.of(work, self.photographs)).parent, folder, n)
+        return str(folder / "images")
+
+    def _some(self, source: Path, folder: Path, n: int) -> None:
+        "Links to the first n."
+        for name in ("images/a", "images/b", "masks"):
+            (folder / name).mkdir(parents=True)
+            for file in (source / name).iterdir():
+                if int(file.stem) < n:
+                    (folder / name / file.name).symlink_to(file)
+
+
+def plan(scale: Scale) -> Iterator[Tuple[str, str, str, int, int, float, int]]:
+    "What is to be run: table, work, system, images, workers, share, warm epochs."
+    for work in ("crops", "common", "digits", "gan", "segmentation", "default"):
+        for workers in (0, 1, 2):
+            for key, entry in SYSTEMS.items():
+                if work in entry.works and workers in entry.workers:
+                    yield work, work, key, getattr(scale, work), workers, 1.0, scale.warm
+    for share in SHARES:
+        for key in OF_SHARES:
+            yield "shares", "common", key, scale.shares, 2, share, 2
+    for n in scale.counts:
+        for key in OF_COUNTS:
+            for workers in (0, 2):
+                yield "counts", "digits", key, n, workers, 1.0, 2
+
+
+def probe() -> float:
+    "Seconds that the machine takes for a little of what all do, decoding and copying: how quick it is just now."
+    import io
+
+    import numpy as np
+    from PIL import Image
+
+    data = io.BytesIO()
+    noise = np.random.RandomState(0).randint(0, 255, (24, 32, 3)).astype(np.uint8)
+    Image.fromarray(noise).resize((500, 375)).save(data, "JPEG", quality=90)
+    block = np.zeros(8_000_000, np.float32)
+    found = []
+    for _ in range(5):
+        begun = time.perf_counter()
+        for _ in range(10):
+            np.asarray(Image.open(data).convert("RGB"))
+            block.copy()
+        found.append(time.perf_counter() - begun)
+    return sorted(found)[2]
+
+
+def ask(entry: Entry, job: Job) -> Dict[str, Any]:
+    "What is measured of a system on a job; or `failed`, and why."
+    command = [python_of(entry.environment), "-W", "ignore", str(HERE / "rivals" / "harness.py")]
+    command += [entry.module, entry.cls, json.dumps(job._asdict())]
+    environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, env=environment)
+    except subprocess.TimeoutExpired:
+        return {"failed": f"not done after {PATIENCE} s"}
+    if done.returncode == -9:
+        return {"failed": "killed by the system: out of memory"}
+    if done.returncode:
+        return {"failed": "\n".join(done.stderr.strip().splitlines()[-3:])}
+    return json.loads(done.stdout.splitlines()[-1])  # type: ignore[no-any-return]
+
+
+def absent(environment: str) -> Optional[str]:
+    "Why an environment can't be used; None where it can."
+    python = python_of(environment)
+    if Path(python).exists():
+        return None
+    reason = ROOT / f".venv-{environment}" / "reason"
+    return reason.read_text().strip() if reason.exists() else f"{Path(python).parents[1].name} is not there"
+
+
+def run(scale: Scale, raw: Path, results: Dict[str, Any], tables: List[str], systems: List[str]) -> None:
+    "Take what is asked for, and put it into `results` and the file at once."
+    missing = {name: absent(name) for name in {entry.environment for entry in SYSTEMS.values()}}
+    results["absent"] = {name: why for name, why in missing.items() if why is not None}
+    with tempfile.TemporaryDirectory(prefix="memlist-beside-") as folder:
+        sets = Sets(Path(os.environ.get("MEMLIST_PICTURES", folder)), scale.common)
+        for table, work, key, n, workers, share, warm in plan(scale):
+            entry = SYSTEMS[key]
+            if table not in tables or key not in systems or entry.environment in results["absent"]:
+                continue
+            pictured = sets.of(work, n)
+            results["sets"].update(sets.described)
+            with tempfile.TemporaryDirectory(dir=folder) as scratch:
+                speed = probe()
+                found = ask(entry, Job(work, pictured, scratch, n, workers, share, warm))
+            where = {"table": table, "system": key, "n": n, "workers": workers, "share": share}
+            row = {**where, "probe": speed, "at": time.strftime("%Y-%m-%d %H:%M:%S"), **found}
+            versions = row.pop("versions", None)
+            if versions:
+                results["versions"][key] = versions
+            results["rows"] = [one for one in results["rows"] if any(one[k] != v for k, v in where.items())] + [row]
+            raw.write_text(json.dumps(results) + "\n")
+            say(f"{table} {key} {n} {workers} {share}: {brief(row)}")
+
+
+def brief(row: Dict[str, Any]) -> str:
+    "One row for the terminal."
+    if "failed" in row:
+        return f"FAILED {row['failed']}"
+    warm = sorted(epoch["images"] / epoch["seconds"] for epoch in row["warm"])
+    wrong = f"  WRONG: {row['wrong']}" if row["wrong"] else ""
+    return f"{warm[len(warm) // 2]:.0f} images/s, {row['peak'] / 1e6:.0f} MB{wrong}"
+
+
+def main() -> None:
+    import besidepage
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    tables = list(dict.fromkeys(one[0] for one in plan(FULL)))
+    parser.add_argument("--quick", action="store_true", help="few images, into a temporary folder")
+    parser.add_argument("--only", choices=tables, action="append", help="a table; may be given several times")
+    parser.add_argument("--system", choices=list(SYSTEMS), action="append", help="a system; may be given several times")
+    parser.add_argument("--render", action="store_true", help="make the page from the raw results")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="memlist-quick-")) if given.quick else HERE
+    raw = folder / "results" / "beside.json"
+    raw.parent.mkdir(parents=True, exist_ok=True)
+    results: Dict[str, Any] = {"rows": [], "versions": {}, "sets": {}, "quick": given.quick}
+    partly = bool(given.only or given.system)
+    if raw.exists() and (given.render or partly):
+        results = json.loads(raw.read_text())
+    if not given.render:
+        begun = time.perf_counter()
+        surroundings = measure.surroundings()
+        if not partly:
+            results["surroundings"] = surroundings
+        run(QUICK if given.quick else FULL, raw, results, given.only or tables, given.system or list(SYSTEMS))
+        if not partly:
+            results["surroundings"]["minutes"] = round((time.perf_counter() - begun) / 60, 1)
+        raw.write_text(json.dumps(results) + "\n")
+    (folder / "README.md").write_text(besidepage.render(results))
+    sys.stdout.write(f"{folder / 'README.md'}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,257 @@
+"""One system on one job, in a process and an environment of its own: `python harness.py MODULE CLASS JOB`.
+
+JOB is a `Job` as JSON. Prints one line of JSON: what `measure` returns. Needs the standard library only, and what the
+system's module imports; the driver, beside.py, calls it and keeps the answers.
+"""
+
+import gc
+import importlib
+import json
+import os
+import platform
+import sys
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+BATCH = 64
+IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
+
+
+class Work(NamedTuple):
+    "What a batch of a job is: everybody makes the same."
+
+    size: int
+    #: Mirrored with a probability of a half.
+    flip: bool = True
+    #: Cut a random part of half to all of the area, at a ratio of 0.75 to 1.33, where others cut the middle square.
+    crops: bool = False
+    #: fastai's `get_transforms()`.
+    default: bool = False
+    #: A mask beside each image, made alike, int64.
+    masks: bool = False
+    #: So many values of noise an image as the input; the image is the target.
+    noise: int = 0
+    stats: Tuple[Tuple[float, ...], Tuple[float, ...]] = IMAGENET
+
+
+WORKS: Dict[str, Work] = {
+    "common": Work(224),
+    "default": Work(224, default=True),
+    "digits": Work(28, flip=False),
+    "segmentation": Work(224, masks=True),
+    "gan": Work(64, flip=False, noise=100, stats=HALF),
+    "crops": Work(224, crops=True),
+}
+
+
+class Job(NamedTuple):
+    "What is asked of one process."
+
+    work: str
+    #: The pictures: NNNNN.jpg or .png in the folders `a` and `b`; their masks are in `masks` beside this one.
+    folder: str
+    #: For what the system writes: empty, deleted afterwards.
+    scratch: str
+    n: int
+    workers: int
+    #: The part of the images that it may keep.
+    share: float = 1.0
+    warm: int = 5
+
+
+class System:
+    """One system on one job. Made, it has looked at the list of files at most; batches come from `epoch`.
+
+    Batches are pairs of inputs, float32, and targets; `places` says in which files they are found. `workers` is a
+    number that a system has, 0 to 2: processes for torch's loaders, threads where it has those.
+    """
+
+    #: The packages whose versions are noted.
+    packages: Tuple[str, ...] = ()
+    #: Height, width and channel of a batch: "NCHW" or "NHWC".
+    layout = "NCHW"
+
+    def __init__(self, job: Job) -> None:
+        self.job, self.work = job, WORKS[job.work]
+        self.files = files_of(job)
+
+    def prepare(self) -> None:
+        "What has to be done before the first epoch."
+
+    def epoch(self) -> Iterator[Tuple[Any, Any]]:
+        "The batches of one pass."
+        raise NotImplementedError
+
+    def release(self) -> None:
+        "Give the memory back, as its documentation says."
+
+
+def files_of(job: Job) -> List[Path]:
+    "The pictures of a job, the n first."
+    found = sorted(file for kind in ("a", "b") for file in Path(job.folder, kind).iterdir())
+    return sorted(found, key=lambda file: file.name)[: job.n]
+
+
+def mask_of(file: Path) -> Path:
+    "The mask of a picture."
+    return file.parents[2] / "masks" / f"{file.stem}.png"
+
+
+# -- memory ---------------------------------------------------------------------------------------------------
+
+
+def tree(pid: int) -> List[int]:
+    "A process and all that come from it."
+    found = [pid]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        try:
+            children = (task / "children").read_text().split()
+        except OSError:  # that thread has ended
+            continue
+        for child in children:
+            found += tree(int(child))
+    return found
+
+
+def pss() -> int:
+    "Proportional memory of this process and all of its own, in bytes: a page that k of them map counts 1/k in each."
+    total = 0
+    for pid in tree(os.getpid()):
+        try:
+            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+        except OSError:  # it has ended
+            continue
+        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
+    return total
+
+
+# -- measuring ------------------------------------------------------------------------------------------------
+
+
+class Epoch(NamedTuple):
+    seconds: float
+    #: Until the first batch was there.
+    first: float
+    images: int
+
+
+def timed(system: System, look: bool) -> Tuple[Epoch, int, Any]:
+    """One pass: its time, the memory at its last batch, and that batch.
+
+    The clock stands while memory is looked at: all batches have been made then, and workers have nothing to do.
+    """
+    gc.collect()
+    last, images, found, first, kept = system.job.n // BATCH, 0, 0, 0.0, None
+    begun = time.perf_counter()
+    for k, batch in enumerate(system.epoch(), 1):
+        if k == 1:
+            first = time.perf_counter() - begun
+        images += len(batch[0])
+        if k == last:
+            at = time.perf_counter()
+            if look:
+                found = pss()
+            kept = [one.clone() if hasattr(one, "clone") else one for one in batch]
+            begun += time.perf_counter() - at
+    return Epoch(time.perf_counter() - begun, first, images), found, kept
+
+
+def measure(make: Any, job: Job) -> Dict[str, Any]:
+    "All that is measured of one system on one job."
+    bare = pss()
+    begun = time.perf_counter()
+    system = make(job)
+    made = time.perf_counter() - begun
+    begun = time.perf_counter()
+    system.prepare()
+    prepared = time.perf_counter() - begun
+    peaks = [pss()]
+    cold, peak, _ = timed(system, True)
+    peaks.append(peak)
+    warm: List[Epoch] = []
+    batch: Any = None
+    for k in range(job.warm):
+        epoch, peak, batch = timed(system, k == job.warm - 1)
+        warm.append(epoch)
+        peaks.append(peak)
+    problem = wrong(system, batch)
+    shape = [list(one.shape) for one in batch]
+    del batch
+    system.release()
+    del system
+    gc.collect()
+    return {
+        "made": made,
+        "prepared": prepared,
+        "cold": cold._asdict(),
+        "warm": [epoch._asdict() for epoch in warm],
+        "bare": bare,
+        "peak": max(peaks),
+        "released": pss(),
+        "wrong": problem,
+        "shape": shape,
+    }
+
+
+def wrong(system: System, batch: Any) -> Optional[str]:
+    """What is wrong with a batch; None if nothing is.
+
+    Its shape and type, and its mean colours against those of the files, by Pillow's own resize: a system that made
+    less of the work, or delivered another image, would not pass.
+    """
+    import numpy as np
+    from PIL import Image
+
+    work = system.work
+    if work.noise and (tuple(batch[0].shape)[:2] != (BATCH, work.noise) or "float32" not in str(batch[0].dtype)):
+        return f"noise of {batch[0].shape}"
+    found, target = (batch[1], None) if work.noise else batch
+    images = np.asarray(found.numpy())
+    if system.layout == "NHWC":
+        images = images.transpose(0, 3, 1, 2)
+    if images.shape != (BATCH, 3, work.size, work.size) or images.dtype != np.float32:
+        return f"images of {images.shape}, {images.dtype}"
+    if work.masks:
+        masks = np.asarray(target.numpy()).reshape(BATCH, -1)
+        if masks.shape[1] != work.size**2 or "int" not in str(masks.dtype) or masks.max() > 7:
+            return f"masks of {target.shape}, {target.dtype}, up to {masks.max()}"
+        return None
+    mean, std = (np.array(one).reshape(1, 3, 1, 1) for one in work.stats)
+    colours = (images * std + mean).mean((2, 3))
+    if work.noise or work.default or work.crops:
+        return None if colours.min() > 0 and colours.max() < 1 and colours.std(0).min() > 0.01 else "odd colours"
+    for k, i in enumerate(np.asarray(target.numpy()).reshape(-1).astype(int).tolist()):
+        image = Image.open(system.files[i]).convert("RGB")
+        side = min(image.size)
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        square = image.crop((left, top, left + side, top + side))
+        away = np.abs(np.asarray(square).mean((0, 1)) / 255 - colours[k]).max()
+        if away > 0.02:
+            return f"image {i} is {away:.3f} away from its file"
+    return None
+
+
+def versions(packages: Tuple[str, ...]) -> Dict[str, str]:
+    "Of Python and of the packages."
+    return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
+
+
+def main() -> None:
+    module, name, job = sys.argv[1], sys.argv[2], Job(**json.loads(sys.argv[3]))
+    # Libraries print here and there: what is no answer goes to stderr.
+    answer = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    begun = time.perf_counter()
+    make = getattr(importlib.import_module(module), name)
+    imported = time.perf_counter() - begun
+    found = measure(make, job)
+    print(json.dumps({**found, "imported": imported, "versions": versions(make.packages)}), file=answer, flush=True)
+    answer.close()
+    os._exit(0)  # some leave threads that never end
+
+
+if __name__ == "__main__":
+    main()
