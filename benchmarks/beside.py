@@ -121,11 +121,11 @@ class Scale(NamedTuple):
     warm: int
 
 
-FULL = Scale(8000, 384, 8192, 768, 1024, 1024, 1024, (1000, 4000, 16000, 64000), 5)
+FULL = Scale(8000, 256, 4096, 384, 512, 1024, 512, (1000, 4000, 16000, 64000), 5)
 QUICK = Scale(192, 64, 256, 64, 64, 64, 128, (100, 400), 1)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 OF_SHARES = ("memlist", "batches", "stocaching", "monai")
-OF_COUNTS = ("stock", "memlist", "batches", "stocaching", "monai")
+OF_COUNTS = ("stock", "memlist", "batches", "stocaching")
 
 
 def python_of(environment: str) -> str:

@@ -60,6 +60,8 @@ class Job(NamedTuple):
     #: The part of the images that it may keep.
     share: float = 1.0
     warm: int = 5
+    #: Seconds after which no further warm epoch is begun; two there are in any case.
+    enough: float = 75.0
 
 
 class System:
@@ -173,8 +175,8 @@ def measure(make: Any, job: Job) -> Dict[str, Any]:
     peaks.append(peak)
     warm: List[Epoch] = []
     batch: Any = None
-    for k in range(job.warm):
-        epoch, peak, batch = timed(system, k == job.warm - 1)
+    while len(warm) < job.warm and (len(warm) < 2 or sum(one.seconds for one in warm) < job.enough):
+        epoch, peak, batch = timed(system, True)
         warm.append(epoch)
         peaks.append(peak)
     problem = wrong(system, batch)
