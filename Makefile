@@ -32,12 +32,14 @@ $(VENV)-latest/ready: pyproject.toml constraints.txt
 	$(VENV)-latest/bin/python -m pip install --quiet --editable '.[fast,test]' --constraint constraints.txt
 	touch $@
 
-# FFCV, to compare with: it compiles against Debian's libopencv-dev and libturbojpeg0-dev, found by pkg-config.
-$(VENV)-ffcv/ready:
-	$(PYTHON) -m venv $(VENV)-ffcv
-	$(VENV)-ffcv/bin/python -m pip install --quiet 'setuptools<82' wheel
-	$(VENV)-ffcv/bin/python -m pip install --quiet torch==2.14.1 torchvision==0.29.1 numba opencv-python-headless
-	$(VENV)-ffcv/bin/python -m pip install --quiet --no-build-isolation ffcv==1.0.2
+# What memlist is measured beside, each in an environment of its own; where one can't be made, the page says why.
+# FFCV has no wheels: it compiles against Debian's libopencv-dev and libturbojpeg0-dev, found by pkg-config.
+RIVALS := rivals tf ffcv
+$(RIVALS:%=$(VENV)-%/ready): $(VENV)-%/ready: benchmarks/rivals/%.txt
+	$(PYTHON) -m venv $(VENV)-$*
+	$(VENV)-$*/bin/python -m pip install --quiet 'setuptools<82' wheel
+	$(VENV)-$*/bin/python -m pip install --quiet --no-build-isolation -r $< 2> $(@D)/reason || { cat $(@D)/reason; exit 1; }
+	rm $(@D)/reason
 	touch $@
 
 # The documentation, in docs/_build/html: every warning is an error, and every link inside it has to lead somewhere.
@@ -100,10 +102,12 @@ package: $(VENV)/ready $(VENV)-twine/ready
 	cd $(OUTSIDE)/suite && ../venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
 
 bench: $(VENV)/ready
+	-$(MAKE) --keep-going $(RIVALS:%=$(VENV)-%/ready)
 	$(RUN) -W ignore benchmarks/figures.py
+	$(RUN) -W ignore benchmarks/beside.py
 	$(RUN) benchmarks/plots.py
 
-# What FFCV's row of the figures needs, once, beforehand.
+# What the rows of FFCV need.
 bench-ffcv: $(VENV)-ffcv/ready
 
 # The figures of batch_tfms=True that need a GPU.
@@ -111,5 +115,5 @@ bench-gpu: $(VENV)/ready
 	$(RUN) -W ignore benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-legacy $(VENV)-latest $(VENV)-ffcv $(VENV)-twine build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-legacy $(VENV)-latest $(RIVALS:%=$(VENV)-%) $(VENV)-twine build dist *.egg-info
 	rm -rf docs/_build docs/notebooks .pytest_cache .mypy_cache .ruff_cache

@@ -1,9 +1,11 @@
 """memlist beside everything else: `python benchmarks/beside.py`, some 90 minutes on two quiet cores.
 
-Every system does the same jobs in a process of its own, in its own environment (`make bench` builds them), one after
-the other. The answers go to results/beside.json, one by one as they come, and the page README.md and its plots are made
-from that file. `--quick` takes few images, into a temporary folder; `--only WORK` and `--system NAME`, which may be
-repeated, take those again and leave the rest; `--render` only makes the page anew.
+Every system does the same jobs in a process of its own, in its own environment (`make bench` makes them of
+rivals/*.txt; MEMLIST_FFCV, MEMLIST_RIVALS and MEMLIST_TF name the Pythons of others), one after the other. The answers
+go to results/beside.json, one by one as they come, and the page README.md is made from that file. `--quick` takes few
+images, into a temporary folder; `--only TABLE` and `--system NAME`, which may be repeated, take those again and leave
+the rest; `--render` only makes the page anew. MEMLIST_PICTURES names a folder in which the pictures stay for another
+time.
 """
 
 import argparse
@@ -25,6 +27,8 @@ from harness import Job
 
 ROOT = HERE.parent
 RAW = HERE / "results" / "beside.json"
+# Of a photograph: about what ImageNet's have.
+KILOBYTES = 100
 # Longest that one process may take, in seconds.
 PATIENCE = 1500
 
@@ -121,11 +125,11 @@ class Scale(NamedTuple):
     warm: int
 
 
-FULL = Scale(8000, 256, 4096, 384, 512, 1024, 512, (1000, 4000, 16000, 64000), 5)
+FULL = Scale(8000, 256, 4096, 384, 512, 1024, 512, (1000, 8000, 64000), 5)
 QUICK = Scale(192, 64, 256, 64, 64, 64, 128, (100, 400), 1)
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 OF_SHARES = ("memlist", "batches", "stocaching", "monai")
-OF_COUNTS = ("stock", "memlist", "batches", "stocaching")
+OF_COUNTS = ("stock", "memlist", "batches")
 
 
 def python_of(environment: str) -> str:
@@ -148,12 +152,14 @@ class Sets:
         folder = self.folder / f"{kind}-{n}"
         if not folder.exists():
             if kind == "digits":
-                self.described[folder.name] = pictures.small(folder, n)
+                pictures.small(folder, n)
             elif n == self.photographs:
                 say(f"making {n} photographs")
-                self.described[folder.name] = pictures.collection(folder, n, 100)
+                pictures.collection(folder, n, KILOBYTES)
             else:
                 self._some(Path(self.of(work, self.photographs)).parent, folder, n)
+        if n == self.photographs and kind == "photographs" and folder.name not in self.described:
+            self.described[folder.name] = pictures.described(folder, KILOBYTES)
         return str(folder / "images")
 
     def _some(self, source: Path, folder: Path, n: int) -> None:
@@ -220,11 +226,13 @@ def ask(entry: Entry, job: Job) -> Dict[str, Any]:
 
 def absent(environment: str) -> Optional[str]:
     "Why an environment can't be used; None where it can."
-    python = python_of(environment)
-    if Path(python).exists():
+    folder = ROOT / f".venv-{environment}"
+    named = f"MEMLIST_{environment.upper()}" in os.environ
+    if not environment or (named and Path(python_of(environment)).exists()) or (folder / "ready").exists():
         return None
-    reason = ROOT / f".venv-{environment}" / "reason"
-    return reason.read_text().strip() if reason.exists() else f"{Path(python).parents[1].name} is not there"
+    reason = folder / "reason"
+    said = reason.read_text().strip().splitlines() if reason.exists() else []
+    return said[-1] if said else f"its environment, {folder.name}, is not there: `make bench` makes it"
 
 
 def run(scale: Scale, raw: Path, results: Dict[str, Any], tables: List[str], systems: List[str]) -> None:
@@ -279,13 +287,10 @@ def main() -> None:
     if raw.exists() and (given.render or partly):
         results = json.loads(raw.read_text())
     if not given.render:
-        begun = time.perf_counter()
         surroundings = measure.surroundings()
         if not partly:
             results["surroundings"] = surroundings
         run(QUICK if given.quick else FULL, raw, results, given.only or tables, given.system or list(SYSTEMS))
-        if not partly:
-            results["surroundings"]["minutes"] = round((time.perf_counter() - begun) / 60, 1)
         raw.write_text(json.dumps(results) + "\n")
     (folder / "README.md").write_text(besidepage.render(results))
     sys.stdout.write(f"{folder / 'README.md'}\n")

@@ -1,4 +1,4 @@
-"""Every figure of benchmarks/README.md in one run: `python benchmarks/figures.py`, some 15 minutes on two quiet cores.
+"""Every figure of benchmarks/figures.md in one run: `python benchmarks/figures.py`, some 15 minutes on two quiet cores.
 
 Writes the raw samples to benchmarks/results/figures.json and renders the page from them. `--quick` takes small sizes
 and few rounds and writes to a temporary folder; `--only NAME`, which may be repeated, runs that row and replaces it in
@@ -225,8 +225,8 @@ def main() -> None:
         raw.write_text(json.dumps(results, indent=1) + "\n")
     if "curves" in results["rows"]:
         batching.draw_curves(results["rows"]["curves"]["losses"], folder / "results" / "curves.svg")
-    (folder / "README.md").write_text(page.render(results))
-    sys.stdout.write(f"{folder / 'README.md'}\n")
+    (folder / "figures.md").write_text(page.render(results))
+    sys.stdout.write(f"{folder / 'figures.md'}\n")
 
 
 if __name__ == "__main__":

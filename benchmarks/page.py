@@ -1,4 +1,4 @@
-"""The page benchmarks/README.md, made from the raw samples: every number on it is computed here."""
+"""The page benchmarks/figures.md, made from the raw samples: every number on it is computed here."""
 
 from typing import Any, Dict, List, NamedTuple, Optional, Tuple
 
@@ -208,6 +208,8 @@ def render(results: Dict[str, Any]) -> str:
 
 
 HEAD = """# Figures
+
+What memlist promises, each with its target; how it does beside others is on another page.
 
 Made by `python benchmarks/figures.py`, one command and one run, out of
 [results/figures.json](results/figures.json), which holds every raw sample; nothing on this page is typed by hand.

@@ -102,7 +102,12 @@ def collection(folder: Path, n: int, kilobytes: int) -> str:
     with multiprocessing.Pool() as pool:
         parts = [(folder, at, min(CHUNK, n - at), SETS[kilobytes], quality) for at in range(0, n, CHUNK)]
         pool.starmap(_part, parts, chunksize=1)
-    return _described([*folder.glob("images/*/*.jpg")], quality)
+    return described(folder, kilobytes)
+
+
+def described(folder: Path, kilobytes: int) -> str:
+    "A line on the photographs of `collection`."
+    return _described([*folder.glob("images/*/*.jpg")], _quality(crops(60, SETS[kilobytes]), kilobytes))
 
 
 def _part(folder: Path, at: int, n: int, noise: float, quality: int) -> None:

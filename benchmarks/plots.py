@@ -1,8 +1,8 @@
 """The plots of the documentation, made from the raw samples: `python benchmarks/plots.py` writes results/*.svg.
 
-Nothing is drawn that is not in results/figures.json, but for two bars of arithmetic that say so. Bars are medians,
-whiskers the 10th and 90th percentile. Each bar carries what it shows in the `id` of its SVG element, so that a test can
-tell whether a plot is the one of these samples.
+Nothing is drawn that is not in results/figures.json and results/beside.json, but for two bars of arithmetic that
+say so. Bars are medians, whiskers the 10th and 90th percentile. Each bar carries what it shows in the `id` of its SVG
+element, so that a test can tell whether a plot is the one of these samples.
 """
 
 from __future__ import annotations
@@ -76,6 +76,40 @@ def plots(results: Dict[str, Any]) -> Dict[str, Plot]:
         "memory": _memory(rows),
         "reopened": _reopened(rows),
         "tiny": _tiny(rows),
+    }
+
+
+def beside(results: Dict[str, Any]) -> Dict[str, Plot]:
+    "The plots of the page of all systems, from its own raw results."
+    import besidepage
+
+    rows = [row for row in results["rows"] if "failed" not in row and not row["wrong"]]
+
+    def bar(row: Dict[str, Any], label: str) -> Bar:
+        entry = besidepage.SYSTEMS[row["system"]]
+        colour = BATCH if "batch_tfms" in entry.name else CACHE if entry.ours else STOCK
+        colour = PALE if row["system"] == "limit" else RIVAL if colour == STOCK and row["system"] != "stock" else colour
+        return per_second(label, colour, [epoch["seconds"] / epoch["images"] for epoch in row["warm"]])
+
+    def plain(row: Dict[str, Any]) -> str:
+        return besidepage.SYSTEMS[row["system"]].name.replace("`", "")
+
+    jobs: Dict[str, List[Bar]] = {}
+    for work in besidepage.WORKS[:2]:
+        found = [besidepage.best(besidepage.of(rows, work.key, system=key)) for key in besidepage.SYSTEMS]
+        jobs[work.title] = [bar(row, besidepage.named(row).replace("`", "")) for row in found if row is not None]
+    shares: Dict[str, List[Bar]] = {}
+    for row in sorted(besidepage.of(rows, "shares"), key=lambda row: row["share"]):
+        shares.setdefault(f"{row['share']:.0%} kept", []).append(bar(row, plain(row)))
+    counts: Dict[str, List[Bar]] = {}
+    for row in sorted(besidepage.of(rows, "counts", workers=0), key=lambda row: row["n"]):
+        one = bar(row, plain(row))
+        median, low, high = 1e6 / one.median, 1e6 / one.high, 1e6 / one.low
+        counts.setdefault(f"{row['n']:,} images", []).append(one._replace(median=median, low=low, high=high))
+    return {
+        "beside": [Panel("images a second, warm, at the best number of workers", jobs)],
+        "shares": [Panel("images a second, warm, 2 workers", shares)],
+        "counts": [Panel("microseconds an image of 28x28, warm, no workers", counts)],
     }
 
 
@@ -245,8 +279,8 @@ def _ticks() -> Any:
 
 def main(folder: Path = RESULTS) -> List[Path]:
     "Draw them all."
-    results = json.loads((RESULTS / "figures.json").read_text())
-    return [draw(name, plot, folder) for name, plot in plots(results).items()]
+    figures, others = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("figures", "beside"))
+    return [draw(name, plot, folder) for name, plot in {**plots(figures), **beside(others)}.items()]
 
 
 if __name__ == "__main__":

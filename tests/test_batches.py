@@ -245,6 +245,43 @@ def test_any_combination_at_length(how: str, case: Any, sizes: Any, start: int) 
 
 
 @pytest.mark.parametrize("how", SCHEDULES)
+@pytest.mark.parametrize("mirrored", [False, True])
+@pytest.mark.parametrize("size", [(28, 28), (224, 299), (1, 7), (640, 333)])
+def test_pixels_that_need_no_mixing_are_the_source_s_own(
+    how: str, mirrored: bool, size: Tuple[int, int], monkeypatch: Any
+) -> None:
+    "A picture that has the size that is asked for: sampled at its own pixels, up to the error of their coordinates."
+    if how == "torch":
+        monkeypatch.setattr(render, "_kernels", lambda: None)
+    array, flips = picture(*size, 3), [fv.flip_lr(p=1.0)] if mirrored else []
+    wanted = torch.from_numpy(array.copy()).permute(2, 0, 1).float().div(255)
+    wanted = wanted.flip(-1) if mirrored else wanted
+    side = min(size)
+    for tfms, arguments, (top, left) in (
+        (flips, {"size": size}, (0, 0)),  # through coordinates between -1 and 1
+        # The shorter side is what is asked for, and the longer one is cropped.
+        ([*flips, fv.crop_pad()], {"size": side}, ((size[0] - side + 1) // 2, (size[1] - side + 1) // 2)),
+    ):
+        made = our_images([array], tfms, False, how == "device", **arguments)[0]
+        height, width = made.shape[1:]
+        assert_near(made, wanted[:, top : top + height, left : left + width], 1e-4)
+        seed(0)
+        stock = stock_images([array], tfms, False, **arguments)[0]
+        assert_near(made, stock, 1e-4)
+
+
+def test_one_column_or_row_off_the_grid_is_mixed(monkeypatch: Any) -> None:
+    "What is copied must not be taken for what lies half a pixel, or a tenth of one, beside it."
+    arrays = [picture(60, 80, 1)]
+    for size in ((60, 79), (59, 80), (61, 80), (60, 82), (120, 80)):
+        ours, stock = (
+            make(arrays, *rest, size=size, resize_method=fv.ResizeMethod.SQUISH)
+            for make, rest in ((our_images, ([], False, False)), (stock_images, ([], False)))
+        )
+        assert_near(ours, stock, 1e-4)
+
+
+@pytest.mark.parametrize("how", SCHEDULES)
 @pytest.mark.parametrize("size", [(375, 500), (1000, 700), (2, 300), (28, 28)])
 def test_shrinking_averages_first_as_stock_does(how: str, size: Tuple[int, int], monkeypatch: Any) -> None:
     "The area prefilter: whether, by how much, and decided from the whole flow and not from the crop."
@@ -476,6 +513,45 @@ def test_every_kind_of_target(kind: str, masks: Path, schedule: str) -> None:
 def test_workers_draw_what_stock_workers_draw(photos: Path, workers: int) -> None:
     ours, stock = (classification(cls, photos) for cls in (m.MemoryImageList, ImageList))
     assert_same_epochs(*bunches(ours, stock, num_workers=workers))
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_batches_stay_as_they_are_for_as_long_as_somebody_has_them(photos: Path, workers: int) -> None:
+    "Memory is used again, in this epoch and the next, and never that of a batch which is still there."
+    made = classification(m.MemoryImageList, photos, size=64)().databunch(
+        batch_tfms=True, bs=2, num_workers=workers, device=torch.device("cpu")
+    )
+    kept: List[Any] = []
+    for k in range(3):
+        seed(k)
+        for x, y in made.train_dl:
+            if len(kept) % 3 == k:
+                kept.append((x[:1], x[:1].clone(), y, y.clone()))
+            else:
+                kept.append((x, x.clone(), y, y.clone()))
+                x = None
+    assert len(kept) > 8
+    for x, x_then, y, y_then in kept:
+        assert torch.equal(x, x_then) and torch.equal(y, y_then)
+
+
+def test_the_next_epoch_finds_the_memory_of_the_last_and_purge_gives_it_back(photos: Path) -> None:
+    made = classification(m.MemoryImageList, photos, size=400)().databunch(
+        batch_tfms=True, bs=3, num_workers=0, device=torch.device("cpu")
+    )
+    places: List[List[int]] = []
+    for _ in range(3):
+        places.append([])
+        for x, _y in made.train_dl:
+            places[-1].append(x.data_ptr())
+    assert set(places[1]) == set(places[2]) <= set(places[0])
+    made.valid_dl.new(shuffle=False)  # one more of the same kind
+    buffers = made.train_dl.buffers
+    assert buffers is made.valid_dl.buffers and buffers is made.train_dl.new(shuffle=False).buffers
+    del x
+    assert buffers._free
+    made.purge()
+    assert not buffers._free
 
 
 def test_spawned_workers(photos: Path) -> None:
