@@ -1,7 +1,7 @@
 """One system on one job, in a process and an environment of its own: `python harness.py MODULE CLASS JOB`.
 
-JOB is a `Job` as JSON. Prints one line of JSON: what `measure` returns. Needs the standard library only, and what the
-system's module imports; the driver, beside.py, calls it and keeps the answers.
+JOB is a `Job` as JSON. Prints one line of JSON: what `measure` returns. Needs NumPy and what the system's
+module imports, no more; the driver, beside.py, calls it and keeps the answers.
 """
 
 import gc
@@ -14,6 +14,9 @@ import time
 from importlib import metadata
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+
+sys.path.append(str(Path(__file__).resolve().parents[1]))
+from measure import pss as of_processes
 
 BATCH = 64
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -123,10 +126,9 @@ def pss() -> int:
     total = 0
     for pid in tree(os.getpid()):
         try:
-            lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+            total += of_processes([pid])["total"]
         except OSError:  # it has ended
             continue
-        total += sum(1024 * int(line.split()[1]) for line in lines if line.startswith("Pss:"))
     return total
 
 

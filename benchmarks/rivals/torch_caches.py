@@ -75,8 +75,8 @@ class TorchSystem(System):
     def dataset(self) -> Any:
         return Opened(self)
 
-    def load(self, dataset: Any) -> Any:
-        return DataLoader(dataset, BATCH, shuffle=True, num_workers=self.job.workers, drop_last=True)
+    def load(self, dataset: Any, **given: Any) -> Any:
+        return DataLoader(dataset, BATCH, shuffle=True, num_workers=self.job.workers, drop_last=True, **given)
 
     def epoch(self) -> Iterator[Tuple[Any, Any]]:
         return iter(self.loader)
@@ -193,14 +193,7 @@ class Tensordict(TorchSystem):
             part = slice(done, done + len(x))
             images[part], targets[part] = x, target
             done += len(x)
-        self.loader = DataLoader(
-            self.data,
-            BATCH,
-            shuffle=True,
-            num_workers=self.job.workers,
-            drop_last=True,
-            collate_fn=Collated(self.work),
-        )
+        self.loader = self.load(self.data, collate_fn=Collated(self.work))
 
     def release(self) -> None:
         super().release()
@@ -234,9 +227,9 @@ class Limit(System):
 
     def prepare(self) -> None:
         size, n = self.work.size, len(self.files)
-        distinct = min(n, 512)
+        self.distinct = distinct = min(n, 512)
         opened = Opened(self)
-        step, self.work_size = drawn(self.work._replace(crops=False, flip=False)), size
+        step = drawn(self.work._replace(crops=False, flip=False))
         if self.work.crops:
             opened.fixed = fixed(self.work._replace(crops=False))
         one = [step(opened.decoded(i)[0]).numpy() for i in range(distinct)]
@@ -264,7 +257,7 @@ class Limit(System):
             elif self.work.noise:
                 yield torch.empty(BATCH, self.work.noise), self.batch
             else:
-                yield self.batch, torch.tensor([i % 512 if len(order) > 512 else i for _, i in places])
+                yield self.batch, torch.tensor([i % self.distinct for _, i in places])
 
     def release(self) -> None:
         del self.source, self.batch
