@@ -117,7 +117,6 @@ def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -
     """
     for il in lists_of(self):
         _ = il.store
-        il.look_for_opens()
     if not checked(batch_tfms):
         return _stock_databunch(self, *args, **kwargs)
     given = inspect.signature(_stock_databunch).bind(self, *args, **kwargs).arguments

@@ -356,31 +356,35 @@ class Lock:
         self._closed()
 
 
-class Marks:
-    """A bit of knowledge about each record, shared by this process and its children: a byte a record, of no name.
+class Looks:
+    """When each record was last verified, shared by this process and its children: eight bytes per record.
 
     Read and written by system calls of less than a microsecond, so that it needs no room in anybody's address space.
     """
 
     def __init__(self, fd: Optional[int] = None) -> None:
-        self.fd = _anonymous(default_kind(), "marks") if fd is None else fd
+        self.fd = _anonymous(default_kind(), "looks") if fd is None else fd
 
-    def __contains__(self, number: int) -> bool:
-        return os.pread(self.fd, 1, number) == b"1"
+    def when(self, number: int) -> int:
+        "Return the time (`time.monotonic_ns`) that `add` was called with; 0 if it never was."
+        if not hasattr(os, "pread"):  # pragma: no cover - Windows: looked at every time
+            return 0
+        return int.from_bytes(os.pread(self.fd, 8, 8 * number), sys.byteorder)
 
-    def add(self, number: int) -> None:
-        with suppress(OSError):  # no room: it is looked at again next time
-            os.pwrite(self.fd, b"1", number)
+    def add(self, number: int, when: int = 0) -> None:
+        "Note that record `number` was right at the time `when`; a `when` of 0 is the beginning of time."
+        with suppress(OSError, AttributeError):  # no room, or Windows: it is looked at again next time
+            os.pwrite(self.fd, max(1, when).to_bytes(8, sys.byteorder), 8 * number)
 
     def close(self) -> None:
         os.close(self.fd)
 
 
-def send(region: Region, lock: Lock, marks: Optional[Marks]) -> Tuple[str, Any, Any, Any]:
+def send(region: Region, lock: Lock, looks: Looks) -> Tuple[str, Any, Any, Any]:
     "The descriptors for a process being spawned."
-    return region.kind, _send(region.fd), _send(lock.fd), marks and _send(marks.fd)
+    return region.kind, _send(region.fd), _send(lock.fd), _send(looks.fd)
 
 
-def receive(kind: str, data: Any, lock: Any, marks: Any) -> Tuple[Region, Lock, Optional[Marks]]:
+def receive(kind: str, data: Any, lock: Any, looks: Any) -> Tuple[Region, Lock, Looks]:
     "What `send` sent, in the spawned process."
-    return Region(kind, data.detach()), Lock(kind, lock.detach()), marks and Marks(marks.detach())
+    return Region(kind, data.detach()), Lock(kind, lock.detach()), Looks(looks.detach())

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from fastai.basic_data import DataBunch, DeviceDataLoader
 from fastai.core import ItemBase, defaults, listify
-from fastai.data_block import ItemList, LabelList, LabelLists
+from fastai.data_block import ItemList, LabelList, LabelLists, MixedItemList
 from fastai.torch_core import data_collate, to_device
 from fastai.vision import image as fastai_image
 from fastai.vision.data import _normalize_batch, bb_pad_collate
@@ -28,7 +28,7 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from . import draws, geometry, render
 from .buffers import Buffers, SharedBuffers, leased
-from .decode import Bytes, random_states, restore_states
+from .decode import Bytes
 from .draws import Drawn, Pipeline, Unknown
 from .lists import InMemory, Reader, lists_of, parts
 from .loading import named, warn_user
@@ -188,6 +188,7 @@ class Collate:
         before = [store.generation for store in stores]
         x, y = self._opened(indices, *ways)
         sides = [_Side(x, self.norm), _Side(y)]
+        self._say_odd(x[0] if x else None)
         made = [side.make(self) for side in sides]
         if before != [store.generation for store in stores]:
             # Somebody purged, and some bytes may have been others already: once more, from memory of our own.
@@ -196,6 +197,12 @@ class Collate:
             self.shared = None  # what has been made so far will not be sent
             made = [side.make(self) for side in sides]
         return self._collated(sides, made)
+
+    def _say_odd(self, item: Any) -> None:
+        "Say once that the inputs are images that stock has to make: by the first of them."
+        odd = isinstance(item, Image) and not isinstance(item, ImagePoints) and _source(item) is None
+        if odd and isinstance(self.ds.x, InMemory) and self.ds.x.notes().note(b"odd images"):
+            warn_user(not_batched(self.ds, _what_is_odd(item)))
 
     def _ways(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
         "The pipelines of the dataset, made anew when anything that they are made of is not what it was."
@@ -551,10 +558,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         said = self.said if self.said is not None else set()
         if reason not in said:
             said.add(reason)
-            warn_user(
-                f"batch_tfms{_of(self.dl.dataset)}: transforms run as stock fastai's do, image by image, since "
-                f"{reason}. What is your own may work on whole batches, by data.add_tfm; else leave batch_tfms out."
-            )
+            warn_user(not_batched(self.dl.dataset, reason))
 
     def _makes_there(self) -> bool:
         return self.on_device if self.on_device is not None else torch.device(self.device).type != "cpu"
@@ -593,6 +597,8 @@ def reason(ds: Any, collate_fn: Any) -> str:
         return f"the collate_fn {draws.describe(collate_fn)} is your own and wants items"
     if not isinstance(ds, LabelList) or type(ds).__getitem__ is not LabelList.__getitem__:
         return f"{type(ds).__name__} is not fastai's own LabelList"
+    if isinstance(ds.x, MixedItemList):
+        return f"the inputs are a {type(ds.x).__name__}, which has transforms for each of its lists"
     try:
         pipelines(ds)
     except Unknown as unknown:
@@ -617,7 +623,7 @@ def batched(data: DataBunch) -> DataBunch:
         if dl is not None:
             setattr(data, name, BatchDeviceDataLoader.of(dl, said, buffers))
     render.prepare()
-    why = data.train_dl.reason() or _odd_items(data.train_ds)
+    why = data.train_dl.reason()
     missing = render.without_kernels()
     if why:
         data.train_dl._say(why)
@@ -635,17 +641,24 @@ def _of(ds: Any) -> str:
     return f" of {named(found[0])}" if hasattr(found[0], "path") else ""
 
 
-def _odd_items(ds: Any) -> str:
-    "What is to be said of inputs that are images of a class of a user's own, by the first; empty for all else."
-    states = random_states()
-    try:
-        item = ds.x[0] if len(ds.x) else None
-    except Exception:  # whoever reads it will see
-        return ""
-    finally:
-        restore_states(states)
-    own = isinstance(item, Image) and not isinstance(item, ImagePoints) and _source(item) is None
-    return f"its images are a {type(item).__name__}, or carry more than float pixels" if own else ""
+def not_batched(ds: Any, reason: str) -> str:
+    "The warning that batches of `ds` are made image by image."
+    return (
+        f"batch_tfms{_of(ds)}: transforms run as stock fastai's do, image by image, since {reason}. "
+        "What is your own may work on whole batches, by data.add_tfm; else leave batch_tfms out."
+    )
+
+
+def _what_is_odd(item: Any) -> str:
+    "Why stock has to make the batch of images such as `item`."
+    kind, px = type(item), vars(item).get("_px")
+    if kind is not Image and kind is not ImageSegment:
+        return f"its images are of your class {kind.__name__}"
+    if isinstance(px, Tensor) and px.dtype != torch.float32:
+        return f"its pixels are {px.dtype}, and not torch.float32"
+    if isinstance(px, Tensor) and px.dim() != 3:
+        return f"its pixels have {px.dim()} dimensions, and not three"
+    return f"its {kind.__name__}s carry more than pixels"
 
 
 def default_workers(lists: LabelLists, device: Any = None, collate_fn: Any = data_collate) -> int:

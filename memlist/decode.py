@@ -7,12 +7,16 @@ of the records under them, or make image and records of the item itself. Neither
 
 from __future__ import annotations
 
+import itertools
 import random
+import struct
 import warnings
+import zlib
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 import torch
 from fastai.vision import data as fastai_data
 from fastai.vision import image as fastai_image
@@ -20,15 +24,22 @@ from fastai.vision.data import ImageList, SegmentationLabelList
 from fastai.vision.image import Image, ImageSegment, pil2tensor
 
 from . import keys, plain
+from .store import DTYPES
 
 _PLAIN_ATTRIBUTES = {"_px", "_logit_px", "_flow", "_affine_mat", "sample_kwargs"}
-# Bits of a record's tag, for what a user's `open` returned: pixels were floats that uint8 / 255 restores, or floats
-# that are whole numbers; the class; and above them the order of the axes in memory.
-DIVIDED, WHOLE_NUMBERS, SEGMENT, ORDER = 1, 2, 4, 3
+# The tag of what a user's `open` returned. Bits: the pixels were floats that uint8 / 255 restores, or floats that are
+# whole numbers; a layout precedes the bytes. Then, from these bits on: what was returned, the order of the axes in
+# memory, and the number of its class.
+DIVIDED, WHOLE_NUMBERS, ODD, KIND, ORDER, NAME = 1, 2, 4, 3, 6, 11
+OTHER, TENSOR, ARRAY = 2, 3, 4  # after Image and ImageSegment
+LAYOUT = struct.Struct("<B7xQ4Q4q")  # dtype, number of axes, shape, strides in bytes
 # As they were at import: who exchanges one of them wants another decoding.
 _OPEN_IMAGE, _OPEN_MASK = fastai_image.open_image, fastai_image.open_mask
 _LIST_OPEN, _MASK_OPEN = ImageList.open, SegmentationLabelList.open
-_ORDERS = ((0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0))
+_PILLOW = (PIL.Image.open, PIL.Image.Image.convert, PIL.Image.Image.load, PIL.ImageFile.ImageFile.load)
+#: What decodes here. Two builds of one Pillow may have other libraries.
+_LIBRARIES = [getattr(PIL.Image.core, f"{name}_version", "") for name in ("jpeglib", "libjpeg_turbo")]  # type: ignore
+DECODER = f"Pillow {PIL.__version__}, libjpeg {' '.join(filter(None, map(str, _LIBRARIES)))}".encode()
 
 _DIVISOR = np.float32(255)
 # Elements from which two threads of torch convert sooner than one pass of NumPy.
@@ -36,7 +47,8 @@ SEVERAL_THREADS = 1 << 18
 
 NEAREST, LANCZOS = PIL.Image.NEAREST, PIL.Image.LANCZOS  # type: ignore[attr-defined]
 
-RANDOM = "it draws random numbers"
+# Why nothing is kept of a user's code.
+DRAWS, DIFFERS = "it draws random numbers", "it gave two different images for one item"
 
 Keys = Tuple[bytes, ...]
 Size = Tuple[int, int]
@@ -56,6 +68,7 @@ class Decoded(NamedTuple):
     pieces: Sequence[Piece] = ()
     reason: str = ""
     original: Optional[Size] = None  # where the image was reduced
+    moved: bool = False  # a global random generator, while a user's `open` was at it
 
 
 class Bytes(NamedTuple):
@@ -90,10 +103,21 @@ def reduced(size: Size, most: Optional[int]) -> Size:
     return width, height
 
 
+def pillow_untouched() -> bool:
+    "Whether nobody has replaced what Pillow decodes with."
+    image, file = PIL.Image, PIL.ImageFile.ImageFile
+    return (
+        image.open is _PILLOW[0]
+        and image.Image.convert is _PILLOW[1]
+        and image.Image.load is _PILLOW[2]
+        and file.load is _PILLOW[3]
+    )
+
+
 def stock_open(function: Any) -> Optional[type]:
     "Which of fastai's two `open` methods `function` is, by its class; None for a user's own or a patched one."
     plain = getattr(function, "__func__", function)
-    if fastai_image.pil2tensor is not pil2tensor:
+    if fastai_image.pil2tensor is not pil2tensor or not pillow_untouched():
         return None
     if plain is _LIST_OPEN:
         return ImageList if fastai_data.open_image is _OPEN_IMAGE else None
@@ -121,12 +145,24 @@ class Stock:
         cls: type,
         after_open: Optional[Callable[[Any], Any]],
         most: Optional[int] = None,
+        store: Any = None,
+        since: int = 0,
     ) -> None:
         self.mode, self.div, self.cls, self.after_open, self.most = mode, div, cls, after_open, most
+        self.store, self.since, self.truncated = store, since, PIL.ImageFile.LOAD_TRUNCATED_IMAGES
         self.nearest = not div or mode in ("1", "P")
-        self.prefix = f"stock {mode} ".encode()
+        self.prefix = f"stock {mode} {'truncated ' * bool(self.truncated)}".encode()
         if most is not None:
             self.prefix += f"most {most}{' nearest' * self.nearest} ".encode()
+
+    def same(self, mode: str, div: bool, after_open: Any, most: Optional[int], store: Any, since: int) -> bool:
+        "Whether this is what decodes so."
+        return (
+            self.after_open is after_open
+            and self.store is store
+            and (self.mode, self.div, self.most, self.since) == (mode, div, most, since)
+            and self.truncated == PIL.ImageFile.LOAD_TRUNCATED_IMAGES
+        )
 
     def keys(self, item: Any) -> Keys:
         "The record of pixels, and with `after_open` that of the rest; raises Unkeyable."
@@ -211,15 +247,28 @@ class Stock:
 
     def _image(self, pixels: np.ndarray) -> Image:
         # The strides of `pil2tensor`, which torch's kernels may choose their order of summation by.
+        if 1 in pixels.shape[:2] or pixels.dtype == np.float32:
+            return self.cls(_floats_as_stock(pixels, self.div))
         pixels = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels.reshape(1, *pixels.shape)
         return self.cls(_floats(pixels, self.div))
+
+
+def _floats_as_stock(pixels: np.ndarray, divide: bool) -> torch.Tensor:
+    "Do what `pil2tensor` does, on a copy: it leaves floats where they are, and gives axes of one element odd strides."
+    planes = (np.expand_dims(pixels, 2) if pixels.ndim == 2 else pixels).transpose(2, 0, 1)
+    px = torch.from_numpy(planes.astype(np.float32))
+    if pixels.dtype == np.float32:
+        px = px.as_strided(px.shape, [stride // 4 for stride in planes.strides])
+    return px.div_(255) if divide else px
 
 
 class Raw(Stock):
     "As `Stock`, under the same keys, but what it makes are `Bytes`; floats only of pixels that are none."
 
     def __init__(self, decoder: Stock) -> None:
-        super().__init__(decoder.mode, decoder.div, decoder.cls, decoder.after_open, decoder.most)
+        super().__init__(
+            decoder.mode, decoder.div, decoder.cls, decoder.after_open, decoder.most, decoder.store, decoder.since
+        )
 
     def restore(self, pieces: Sequence[Any]) -> Any:
         "As of `Stock`; without an `after_open` no copy is made."
@@ -289,71 +338,156 @@ def _restore(pixels: np.ndarray, data: bytes) -> PIL.Image.Image:
 class Whole:
     """What a user's `open` returns, kept as a whole, in the fewest bytes that restore it bit for bit.
 
-    Not kept is what moved the state of `random`, NumPy or torch, and what is not exactly an `Image` or `ImageSegment`
-    of three-dimensional pixels with nothing pending and nothing added. `prefix` stands for the function and all that
-    it reads.
+    Kept are images of any class of fastai's that carry nothing but pixels, tensors and arrays. `family` is that of the
+    list: `kinds` has the classes of images that this process has met. `context` is what the list's `get` has set on it,
+    which `open` may read.
     """
 
-    def __init__(self, function: Callable[[Any], Any], prefix: bytes) -> None:
-        self.function, self.prefix = function, prefix
+    since = 0
+
+    def __init__(self, function: Callable[[Any], Any], family: Any, context: bytes = b"", since: int = 0) -> None:
+        self.function, self.family, self.store = function, family, family.pixels
+        self.prefix, self.since = family.prefix + context, since
 
     def keys(self, item: Any) -> Keys:
-        "One record; raises Unkeyable."
-        return (b"whole " + self.prefix + keys.item_key(item),)
+        "The key of the one record; raises Unkeyable."
+        return (self.prefix + keys.item_key(item),)
 
-    def restore(self, pieces: Sequence[Any]) -> Image:
-        "The image of its record, in memory of its own."
+    def restore(self, pieces: Sequence[Any]) -> Any:
+        "Make what was returned of its record, in memory of its own; raises LookupError for a class nobody knows here."
         array, tag = pieces[0].array, pieces[0].tag
-        order = np.argsort(_ORDERS[tag >> ORDER])
-        array = array.transpose(order)
-        if tag & (DIVIDED | WHOLE_NUMBERS):
-            px = _floats(array, bool(tag & DIVIDED))
-        else:
-            px = torch.from_numpy(array.copy("K"))
-        return (ImageSegment if tag & SEGMENT else Image)(px)
+        kind = tag >> KIND & 7
+        if kind == ARRAY:
+            return _unpacked(array, tag)
+        px = torch.from_numpy(_unpacked(array, tag))
+        if kind == TENSOR:
+            return px
+        cls: Any = (Image, ImageSegment)[kind] if kind != OTHER else _image_class(tag >> NAME, self.family.kinds)
+        made = cls.__new__(cls)
+        Image.__init__(made, px)
+        return made
 
-    def finish(self, restored: Image) -> Image:
+    def finish(self, restored: Any) -> Any:
         return restored
+
+    def original(self, pieces: Sequence[Any]) -> None:
+        "Images of a user's own `open` are never reduced."
 
     def open(self, item: Any) -> Decoded:
         "Call the user's `open`, raising what it raises, and see whether what it returned can be kept."
         before = random_states()
-        image = self.function(item)
-        if not same_states(before, random_states()):
-            return Decoded(image, reason=RANDOM)
-        return Decoded(image, *_packed(image))
+        made = self.function(item)
+        moved = not same_states(before, random_states())
+        return Decoded(made, *packed(made, self.family.kinds), moved=moved)
 
 
-def _packed(image: Any) -> Tuple[Sequence[Piece], str]:
-    if type(image) not in (Image, ImageSegment):
-        return (), f"it returns a {type(image).__name__} and not a plain Image or ImageSegment"
-    state: Dict[str, Any] = vars(image)
-    px = state.get("_px")
-    pending = [state.get(name) for name in ("_logit_px", "_flow", "_affine_mat")]
-    if set(state) != _PLAIN_ATTRIBUTES or state["sample_kwargs"] or any(p is not None for p in pending):
-        return (), "its images carry more than pixels"
-    if type(px) is not torch.Tensor or px.dim() != 3 or px.device.type != "cpu" or px.requires_grad:
-        return (), "its pixels are no plain three-dimensional tensor on the CPU"
-    strides = px.stride()
-    order = min(_ORDERS, key=lambda axes: ([-strides[a] for a in axes], axes))
-    if not px.permute(order).is_contiguous():
-        order = (0, 1, 2)  # not dense: a copy is, and so is the clone that transforms start with
-    try:
-        array = np.ascontiguousarray(px.detach().permute(order).numpy())
-    except TypeError:
-        return (), f"NumPy has no dtype for its {px.dtype} pixels"
-    if array.dtype.kind not in "uibf":
-        return (), f"its pixels are {array.dtype}"
-    tag = (SEGMENT if type(image) is ImageSegment else 0) | _ORDERS.index(order) << ORDER
-    if array.dtype == np.float32 and array.size:
+def packed(made: Any, kinds: Dict[int, type]) -> Tuple[Sequence[Piece], str]:
+    "Return the record of what a user's `open` returned, or none and the reason why; adds its class to `kinds`."
+    cls, px, name = type(made), made, 0
+    if isinstance(made, Image):
+        state = vars(made)
+        px = state.get("_px")
+        more = [value for attribute, value in state.items() if attribute != "_px" and value not in (None, {})]
+        more += [base for base in cls.__mro__ if vars(base).get("__slots__")]
+        if set(state) != _PLAIN_ATTRIBUTES or more:
+            return (), f"its images, of class {cls.__name__}, carry more than pixels"
+        kind = (Image, ImageSegment, cls).index(cls)
+        if kind == 2:
+            kind, name = OTHER, _class_number(cls)
+            if kinds.setdefault(name, cls) is not cls:
+                return (), f"there are two classes with the name {cls.__name__}"
+    elif cls is torch.Tensor or cls is np.ndarray:
+        kind = TENSOR if cls is torch.Tensor else ARRAY
+    else:
+        return (), f"it returns a {cls.__name__} and not an image, a tensor or an array"
+    if type(px) is torch.Tensor:
+        if px.device.type != "cpu" or px.requires_grad or px.layout != torch.strided:
+            return (), "its pixels are no plain tensor on the CPU"
+        try:
+            px = px.numpy()
+        except TypeError:
+            return (), f"NumPy has no dtype for its {px.dtype} pixels"
+    if type(px) is not np.ndarray or px.dtype.kind not in "uibf" or px.dtype not in DTYPES:
+        return (), f"its pixels are {getattr(px, 'dtype', type(px).__name__)}"
+    if px.ndim > 4:
+        return (), f"its pixels have {px.ndim} dimensions, and four are the most"
+    if min(px.strides, default=0) < 0:
+        px = np.ascontiguousarray(px)
+    for odd in (0, ODD):
+        array, tag = _coded(px, odd)
+        if _unpacked(array, tag).strides == px.strides:
+            break
+    return (Piece(array, tag | kind << KIND | name << NAME),), ""
+
+
+def _coded(px: np.ndarray, odd: int) -> Tuple[np.ndarray, int]:
+    """Return the array to store for `px`, and its tag.
+
+    Axes lie in the order that they have in memory. An `odd` array is one whose strides do not follow from its shape and
+    that order: expanded axes, gaps, or axes of one element. Its dtype, shape and strides precede its bytes.
+    """
+    orders = list(itertools.permutations(range(px.ndim)))
+    base = px[tuple(slice(0, 1) if odd and not stride else slice(None) for stride in px.strides)]
+    order = min(orders, key=lambda axes: ([-base.strides[a] for a in axes], axes))
+    array = np.ascontiguousarray(base.transpose(order)).reshape([base.shape[a] for a in order])
+    tag = odd | orders.index(order) << ORDER
+    if px.dtype == np.float32 and px.size:
         for flag, scale in ((DIVIDED, np.float32(255)), (WHOLE_NUMBERS, np.float32(1))):
             with np.errstate(all="ignore"):
                 small = np.rint(array * scale).astype(np.uint8)
             # Division as torch does it, and a comparison of bits: -0.0 and NaN are not what bytes restore.
             again = torch.from_numpy(small).float().div_(float(scale)).numpy()
             if np.array_equal(again.view(np.int32), array.view(np.int32)):
-                return (Piece(small, tag | flag),), ""
-    return (Piece(array, tag),), ""
+                array, tag = small, tag | flag
+                break
+    if odd:
+        shape, strides = (*px.shape, 0, 0, 0, 0)[:4], (*px.strides, 0, 0, 0, 0)[:4]
+        head = LAYOUT.pack(DTYPES.index(array.dtype), px.ndim, *shape, *strides)
+        array = np.frombuffer(head + array.tobytes(), np.uint8)
+    return array, tag
+
+
+def _unpacked(array: np.ndarray, tag: int) -> np.ndarray:
+    "Return what `_coded` was given, in memory of its own."
+    shape, strides = array.shape, None
+    if tag & ODD:
+        code, ndim, *numbers = LAYOUT.unpack_from(array.data)
+        shape, strides = tuple(numbers[:ndim]), tuple(numbers[4 : 4 + ndim])
+        array = array[LAYOUT.size :].view(DTYPES[code])
+    order = list(itertools.permutations(range(len(shape))))[tag >> ORDER & 31]
+    if strides is not None:
+        extents = [1 if not stride else extent for extent, stride in zip(shape, strides)]
+        array = array.reshape([extents[a] for a in order])
+    array = array.transpose(np.argsort(order)) if array.ndim else array
+    if tag & (DIVIDED | WHOLE_NUMBERS):
+        array = _floats(array, bool(tag & DIVIDED)).numpy()
+    elif strides is None:
+        array = array.copy("K")
+    if strides is None:
+        return array
+    room = array.itemsize + sum((extent - 1) * stride for extent, stride in zip(array.shape, strides))
+    made: np.ndarray = np.ndarray(array.shape, array.dtype, np.zeros(max(room, 0), np.uint8), 0, strides)
+    made[...] = array
+    return np.lib.stride_tricks.as_strided(made, shape, strides)
+
+
+def _class_number(cls: type) -> int:
+    "Return 21 bits of a class's name, by which processes tell one another what to make."
+    return zlib.crc32(f"{cls.__module__}.{cls.__qualname__}".encode()) & 0x1FFFFF
+
+
+def _image_class(number: int, kinds: Dict[int, type]) -> type:
+    "Return the class of images with that number, or raise LookupError where none or several have it."
+    if number not in kinds:
+        queue, found = [Image], set()
+        for cls in queue:  # which grows meanwhile
+            queue += cls.__subclasses__()
+            if _class_number(cls) == number:
+                found.add(cls)
+        if len(found) != 1:
+            raise LookupError(number)
+        kinds[number] = found.pop()
+    return kinds[number]
 
 
 def random_states() -> List[Any]:

@@ -6,15 +6,19 @@ import functools
 import inspect
 import os
 import threading
+import time
 import types
+import zlib
+from multiprocessing.context import get_spawning_popen
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
+import numpy as np
 import pandas as pd
 import torch
 from fastai.basic_data import DataBunch
-from fastai.core import ifnone
 from fastai.data_block import ItemList, ItemLists, LabelList, LabelLists
+from fastai.torch_core import try_int
 from fastai.vision.data import (
     ImageDataBunch,
     ImageImageList,
@@ -27,14 +31,15 @@ from fastai.vision.data import (
 from fastai.vision.gan import GANItemList
 from fastai.vision.image import Image, ImageSegment
 
-from . import keys, limits
-from .decode import RANDOM, Decoded, Raw, Stock, Whole, random_states, restore_states, stock_open
+from . import forks, keys, limits
+from .decode import DECODER, DIFFERS, DRAWS, Decoded, Raw, Stock, Whole, stock_open
+from .family import Family
 from .limits import MaxRam
 from .loading import (
-    AGAIN,
     FULL,
     KEPT,
     NEVER,
+    THERE,
     CacheInfo,
     Job,
     cache_info,
@@ -47,16 +52,15 @@ from .loading import (
 )
 from .store import ImageStore, Source, store_for
 
-# The packages whose classes are known by name; a user's own go into the key with their code.
-LIBRARIES = ("fastai", "memlist", "torch", "torchvision", "builtins", "abc")
-# What `copy_new` names but no pixel depends on.
-_NO_PART_OF_THE_KEY = {"x", "label_cls"}
+# The packages whose `get` is not a user's own.
+LIBRARIES = ("fastai", "memlist")
+# The attributes that fastai and we keep books in: a list whose `open` is the user's own is the same after they are set.
+BOOKKEEPING = {"items", "x", "ignore_empty", "processor", "c", "loss_func", "pad_idx", "sizes", "label_cls", "warn"}
+BOOKKEEPING |= {"copy_new", "num_parts", "max_ram", "cache_file", "scratch", "_label_list", "_split", "_store"}
+BOOKKEEPING |= {"_final", "_lazy", "_family", "_origin", "_positions", "_set_later", "_set_in_get", "_building"}
+_SCALARS = (bool, int, float, str, bytes)
 
 Decoder = Any  # Stock or Whole
-
-
-class Opened(BaseException):
-    "Raised inside a user's `get` that is asked what it opens; not an Exception, which it might catch."
 
 
 class Served(NamedTuple):
@@ -67,33 +71,38 @@ class Served(NamedTuple):
     original: Optional[Tuple[int, int]] = None
 
 
+class Moment(threading.local):
+    "What one thread is at, with one list."
+
+    #: Inside a user's `open`: what it opens by ours is not cached a second time.
+    opening = False
+    #: Inside a user's `get`, whose item this is; what it has opened so far; what the last one has.
+    getting: Optional[int] = None
+    opened: Optional[List[Tuple[Any, Tuple[bytes, ...], str]]] = None
+    last: Sequence[Tuple[Any, Tuple[bytes, ...], str]] = ()
+    #: Inside `load_data`: reads are not counted, and warnings wait for its end.
+    filling = False
+    #: Making a list of items selected by their indices.
+    selecting = False
+    #: By the size that they have now: the sizes of images that were reduced since the last `get`.
+    originals: Dict[Any, Any] = {}  # noqa: RUF012 - replaced, never changed
+
+
 class Scratch:
-    "What a list knows in one process and one moment; no part of its state: a pickled one comes back empty."
+    "What a list knows in one process; no part of its state. One that comes out of a file is as new as its list."
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return Scratch, ()
+        return Scratch, (self.built if get_spawning_popen() is not None else 0,)
 
-    def __init__(self) -> None:
-        # The last fingerprint of a user's `open`, of which function, and all that it was made of.
-        self.memo: Optional[Tuple[bytes, Any, List[keys.Watched]]] = None
+    def __init__(self, built: int = 0) -> None:
+        # When the list was built: it looks at each file at least once since then.
+        self.built = built or time.monotonic_ns()
+        self.now = Moment()
         # The decoder of stock lists, as of the last read.
         self.decoder: Optional[Stock] = None
-        # Threads that are inside a user's `open`, whose calls of ours are not to be cached a second time.
-        self.inside: Set[int] = set()
-        # The threads of `load_data`: their reads are not counted, and their warnings wait for its end.
-        self.filling: Set[int] = set()
         self.held_back: List[str] = []
-        # False while other threads may draw random numbers.
-        self.alone = True
-        # By thread, and by the size that they have now: the sizes of images that were reduced since its last `get`.
-        self.originals: Dict[int, Dict[Any, Any]] = {}
         # Keys whose files have changed: to be decoded again.
         self.stale: Set[Tuple[bytes, ...]] = set()
-        # Where `get` is a user's own: whether it is being asked what it opens, what it opened, by thread, and by item.
-        self.probing: Dict[int, List[Any]] = {}
-        self.recording: Dict[int, List[Tuple[Any, str]]] = {}
-        self.opened: Dict[int, List[Any]] = {}
-        self.opened_of: Any = None
 
 
 class InMemory(ItemList):
@@ -112,8 +121,17 @@ class InMemory(ItemList):
       are. Pixels then differ from stock fastai's. Raises ValueError with an `open` of your own, which decodes itself
     - `store`: the `ImageStore` to use; by default that of `cache_file` or of `path`
 
+    What an `open` of your own returns belongs to the list that you built and to those that descend from it. Where it
+    depends on something that changes, other than an attribute of the list: build the list again, call `purge()`, or set
+    `cache = False` on the class. `cache_version = "1"` on the class lets a `cache_file` keep it, until you change that.
+
     A hit costs a hash, a look into shared memory and one pass from bytes to floats.
     """
+
+    #: False: nothing of this class is cached.
+    cache: bool = True
+    #: With an `open` of your own: the version of its results in a `cache_file`, to be changed when they change.
+    cache_version: Optional[str] = None
 
     def __init__(
         self,
@@ -126,12 +144,18 @@ class InMemory(ItemList):
         **kwargs: Any,
     ) -> None:
         limits.parse_max_ram(max_ram)  # a wrong value is an error here, not at the first image
+        _check_class(type(self))
         super().__init__(*args, **kwargs)
         self._lazy, self.max_ram, self._store, self._final = lazy, max_ram, store, store is not None
         self.cache_file = cache_file
         self.max_size: Optional[int] = None
         self._label_list: Callable[..., LabelList] = functools.partial(labelled, self._label_list)
         self.scratch = Scratch()
+        self._set_later: FrozenSet[str] = frozenset()
+        self._set_in_get: FrozenSet[str] = frozenset()
+        self._family: Optional[Family] = None
+        if "_building" not in vars(self):
+            self._built()
         store = self.store  # now, since a store that a forked worker made would be that worker's alone
         if max_ram is not None and store.info().nbytes > store.info().max_ram:
             held, most = (limits.format_size(size) for size in store.info()[1:3])
@@ -141,18 +165,161 @@ class InMemory(ItemList):
             self.reduce_to(max_size)
 
     def new(self, items: Any, processor: Any = None, **kwargs: Any) -> InMemory:
-        "As fastai's, which carries along what `copy_new` names, with our settings and the store besides."
+        """Make a list as fastai does, with what `copy_new` names; it has our settings and the store besides.
+
+        Where its items are a selection of this list's, and all else is equal, it is of this list's family.
+        """
+        selected = self.scratch.now.selecting or (
+            all(value is getattr(self, name, None) for name, value in {"inner_df": None, **kwargs}.items())
+            and self._has_all(items)
+        )
+        family = self._family and self._own_decoder(self._function()).family  # as of now, and not as of the new list
         made = super().new(items, processor=processor, **kwargs)
-        made._lazy, made.max_ram, made._store, made._final = self._lazy, self.max_ram, self.store, self._final
+        made._lazy, made.max_ram, made._store, made._final = self._lazy, self.max_ram, self._store, self._final
         made.cache_file, made.max_size = self.cache_file, self.max_size
+        if selected:
+            made.scratch.built = self.scratch.built
+        if made._family is not None:
+            if family is not None and selected and type(made) is type(self) and self._agrees(made):
+                made._join(family)
+                made._set_later, made._set_in_get = self._set_later, self._set_in_get
+            else:
+                made._found()  # with the settings that it has now
+        return made
+
+    def _has_all(self, items: Any) -> bool:
+        "Return whether `items` are all among this list's."
+        try:
+            return items is self.items or {*map(keys.item_key, items)} <= {*map(keys.item_key, self.items)}
+        except keys.Unkeyable:
+            return False
+
+    def _agrees(self, other: InMemory) -> bool:
+        """Return whether `other`, a list just made of this one, has the same attributes.
+
+        An object that the constructor made for each of them is as good as the other.
+        """
+        mine, theirs = vars(self), vars(other)
+        for name in {*mine, *theirs} - BOOKKEEPING - self._set_in_get - {"inner_df"}:
+            one, two = mine.get(name), theirs.get(name)
+            if not _same(one, two) and (name in self._set_later or type(one) is not type(two) or _value(one, two)):
+                return False
+        return True
+
+    def __getitem__(self, idxs: Any) -> Any:
+        "Make an item, or a list of those at `idxs`, as fastai does."
+        idxs, now = try_int(idxs), self.scratch.now
+        if isinstance(idxs, int):
+            return self.get(idxs)
+        now.selecting = True
+        try:
+            made = super().__getitem__(idxs)
+        finally:
+            now.selecting = False
+        if isinstance(made, InMemory) and made._family is not None and made._family is self._family:
+            positions = np.arange(len(self.items)) if self._positions is None else self._positions
+            made._origin, made._positions = self._origin, positions[idxs]
         return made
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        # `class MyList(MemoryImageList)` with an `open` of its own stands before ours: cache what it returns as well.
-        own = cls.__dict__.get("open")
-        if isinstance(own, types.FunctionType):
-            setattr(cls, "open", _cached(own))  # noqa: B010 - mypy minds the assignment of a method
+        # What a class written over ours defines stands before ours. Cache what its `open` returns as well, know when
+        # its `get` is running, and when its list is built.
+        for name, wrap in (("open", _cached), ("get", _watched), ("__init__", _building)):
+            own = cls.__dict__.get(name)
+            if isinstance(own, types.FunctionType):
+                setattr(cls, name, wrap(own))
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute. On a list whose `open` is the user's own, one that it may read starts an empty store.
+
+        What `open` itself sets is its bookkeeping. What `get` sets becomes part of the keys.
+        """
+        known: Dict[str, Any] = self.__dict__
+        family = known.get("_family")
+        if name == "items":
+            known["_origin"], known["_positions"] = os.urandom(8), None
+        if family is None or name in BOOKKEEPING or self.scratch.now.opening or _same(known.get(name, self), value):
+            super().__setattr__(name, value)
+        elif self.scratch.now.getting is not None:
+            known["_set_in_get"] = self._set_in_get | {name}
+            super().__setattr__(name, value)
+        else:
+            known["_family"] = None  # what another thread is opening meanwhile is not kept
+            super().__setattr__(name, value)
+            known["_set_later"] = self._set_later | {name}
+            self._found()
+
+    def __delattr__(self, name: str) -> None:
+        super().__delattr__(name)
+        if vars(self).get("_family") is not None and name not in BOOKKEEPING and not self.scratch.now.opening:
+            self._found()
+
+    # -- the family -------------------------------------------------------------------------------------------
+
+    def _built(self) -> None:
+        "The last constructor is done: from now on the list is what it is."
+        if self.known_by_running() or (self._comes_here() and stock_open(self._function()) is None):
+            self._found()
+
+    def _found(self) -> Family:
+        "Begin a family with an empty store."
+        if (self.cache_file is not None and not self._unversioned()) or (self._final and self.x is None):
+            own, pixels = ImageStore(), self._shared()  # the file's, or one that was given
+        else:
+            own = pixels = ImageStore(self.max_ram)
+        prefix = b"" if pixels.cache_file else os.urandom(8)
+        return self._join(Family(own, pixels, prefix, self.known_by_running()))
+
+    def _join(self, family: Family) -> Family:
+        self._family = family
+        family.lists.add(self)
+        return family
+
+    def _own_decoder(self, function: Callable[[Any], Any]) -> Whole:
+        "What keeps the results of a user's `open`: under a new family where its code is another one."
+        family = self._family
+        if family is None or not family.runs(function):
+            family = self._found()
+            family.runs(function)
+        if not family.prefix:
+            family.prefix = self._lasting_prefix()
+        context = b""
+        if self._set_in_get:
+            # Of lists with one item, each may have another row of a table where `get` points `open` at.
+            i = self.scratch.now.getting
+            where = b"" if i is None else self._position(i)
+            context = keys.digest(where, *((name, vars(self).get(name)) for name in sorted(self._set_in_get)))
+        return Whole(function, family, context, self._since(family.pixels))
+
+    def _lasting_prefix(self) -> bytes:
+        """What the keys of this list's images begin with in a file that outlives it: no code, but data.
+
+        That is the class and its `cache_version`, and the attributes and the table that `open` may read. An object that
+        is no plain data is known by its class alone: the `cache_version` speaks for it.
+        """
+        cls = type(self)
+        parts: List[Any] = []
+        for name in sorted(set(vars(self)) - BOOKKEEPING - self._set_in_get - {"max_size"}):
+            value = vars(self)[name]
+            if isinstance(value, pd.DataFrame):
+                value = value.to_csv()
+            kind = value if callable(value) and hasattr(value, "__qualname__") else type(value)
+            try:
+                parts.append((name, keys.digest(value)))
+            except keys.Unkeyable:
+                parts.append((name, kind.__module__, kind.__qualname__))
+        return keys.digest("__main__" if cls.__module__ == "__mp_main__" else cls.__module__, cls.__qualname__,
+                           cls.cache_version, parts)  # fmt: skip
+
+    def _since(self, store: ImageStore) -> int:
+        "The time from which on a file has to have been looked at; 0 where all in `store` is later anyway."
+        return self.scratch.built if self.scratch.built > store.made else 0
+
+    def _position(self, i: int) -> bytes:
+        "A name for item `i` that it keeps in lists selected from this one."
+        i = i if i >= 0 else i + len(self.items)
+        return self._origin + b" %d" % (i if self._positions is None else self._positions[i])
 
     def reduce_to(self, max_size: int) -> None:
         "Keep images with their shorter side reduced to `max_size` pixels, as the keyword of that name; says so once."
@@ -179,16 +346,24 @@ class InMemory(ItemList):
 
     @property
     def store(self) -> ImageStore:
-        "The `ImageStore` of this list: that of its `x`, or of its `path`."
+        "The `ImageStore` of this list: its family's, that of its `x`, or that of its `path`."
+        return self.decoder().store  # type: ignore[no-any-return]
+
+    def _shared(self) -> ImageStore:
+        "The store of what fastai's own `open` opens: that of its `x`, or of its `path`."
         x = self.x
         if self._store is None or (x is not None and not self._final):  # labels are made first and given their x then
             if isinstance(x, InMemory) and self.max_ram is None and self.cache_file is None:
-                self._store = x.store
+                self._store = x._shared()
             else:
                 path = Path(self.path if x is None else x.path)
-                self._store = store_for(str(path.resolve()), self.max_ram, self.cache_file)
+                self._store = store_for(str(path.resolve()), self.max_ram, self.cache_file, DECODER)
             self._final = x is not None
         return self._store
+
+    def notes(self) -> ImageStore:
+        "The store that what was said of this list is noted in."
+        return self._shared() if self._family is None else self._family.own
 
     # -- opening ----------------------------------------------------------------------------------------------
 
@@ -198,81 +373,101 @@ class InMemory(ItemList):
 
     def get(self, i: Any) -> Any:
         "Item `i` of the list below. `sizes` has the sizes before images were reduced, of which points and boxes speak."
-        self.scratch.originals.pop(threading.get_ident(), None)
-        item = super().get(i)
-        if self.max_size is not None:
-            known = self.scratch.originals.pop(threading.get_ident(), {})
-            size = getattr(self, "sizes", {}).get(i)
-            if size in known:
-                self.sizes[i] = known[size]
+        if self.max_size is None:
+            return self._got(super().get, i)
+        now = self.scratch.now
+        now.originals = {}
+        item = self._got(super().get, i)
+        size = getattr(self, "sizes", {}).get(i)
+        if size in now.originals:
+            self.sizes[i] = now.originals[size]
+        return item
+
+    def _got(self, get: Callable[[Any], Any], i: Any) -> Any:
+        "Call `get`; where it is a user's own, note what it opens."
+        family, now = self._family, self.scratch.now
+        if family is None or not family.own_get or now.getting is not None:
+            return get(i)
+        now.getting, now.opened = i, []
+        try:
+            item = get(i)
+        finally:
+            now.last, now.opened, now.getting = now.opened, None, None
+        found = [(str(one) if isinstance(one, (str, Path)) else None, wanted) for one, wanted, _ in now.last]
+        family.note_opened(self._position(i), found)
+        family.idle = family.idle + 1 if not found else -len(self.items)
+        if family.idle >= min(3, len(self.items)):
+            self._say_never_opens()
         return item
 
     def _read(self, function: Callable[[Any], Any], item: Any) -> Served:
         "Serve `item`, and remember what it was before it was reduced."
         served = self._serve(function, item)
         if served.original is not None:
-            originals = self.scratch.originals.setdefault(threading.get_ident(), {})
-            originals[served.image.size] = torch.Size(served.original)
+            now = self.scratch.now
+            now.originals = {**now.originals, served.image.size: torch.Size(served.original)}
         return served
 
     def _serve(self, function: Callable[[Any], Any], item: Any, decoder: Optional[Decoder] = None) -> Served:
-        scratch, thread = self.scratch, threading.get_ident()
-        if thread in scratch.probing:
-            scratch.probing[thread].append(item)
-            raise Opened
-        if thread in scratch.inside:
-            return Served(function(item), False)
+        now = self.scratch.now
+        if now.opening or not type(self).cache or (self._set_in_get and now.getting is None):
+            return Served(self._run(function, item), False)
         try:
             decoder = decoder or self._decoder(function)
             wanted = decoder.keys(item)
         except Exception as error:  # whatever a value can do to one who looks at it
-            image = function(item)  # raises what stock raises, if this is no item to open at all
-            self._say_never(function, str(error))
+            image = self._run(function, item)  # raises what stock raises, if this is no item to open at all
+            self._say_never(function, self._unkeyable(item, error))
+            self._record(item, (), NEVER)
             return Served(image, False)
-        filling = thread in scratch.filling
-        if thread in scratch.recording and self._outdated(wanted, item):  # `load_data`, through a user's `get`
-            scratch.stale.add(wanted)
-        hit = None if wanted in scratch.stale else self._hit(decoder, wanted)
-        if hit is None and self.store.cache_file is None:
+        store = decoder.store
+        if now.filling and now.opened is not None and self._outdated(wanted, item, store):  # through a user's `get`
+            self.scratch.stale.add(wanted)
+        hit = self._hit(decoder, wanted, item)
+        if hit is None and store.cache_file is None:
             return self._serve_miss(function, decoder, wanted, item)
         if hit is None:
             # Ranks validate the same images at the same time: the first decodes, the others wait for it.
-            with self.store.claimed(wanted[0], wait=True):
-                hit = None if wanted in scratch.stale else self._hit(decoder, wanted)
+            with store.claimed(wanted[0], wait=True):
+                hit = self._hit(decoder, wanted, item)
                 if hit is None:
                     return self._serve_miss(function, decoder, wanted, item)
-        if thread in scratch.recording:
-            scratch.recording[thread].append((item, KEPT))
-        if not filling:
-            self.store.count(True)
+        self._record(item, wanted, KEPT)
+        if not now.filling:
+            store.count(True)
         return hit
+
+    def _record(self, item: Any, wanted: Tuple[bytes, ...], outcome: str) -> None:
+        "Note for a user's `get` that it has opened `item`."
+        if self.scratch.now.opened is not None:
+            self.scratch.now.opened.append((item, wanted, outcome))
 
     def _serve_miss(
         self, function: Callable[[Any], Any], decoder: Decoder, wanted: Tuple[bytes, ...], item: Any
     ) -> Served:
         "Decode `item`, and keep it where that is wanted."
-        scratch, thread = self.scratch, threading.get_ident()
-        filling = thread in scratch.filling
-        if not filling:
-            self.store.count(False)
-        generation, source = self.store.generation, source_of(item)
+        now, store = self.scratch.now, decoder.store
+        if not now.filling:
+            store.count(False)
+        generation, source = store.generation, Source.of(item)
+        outcome, keep = KEPT, self.lazy or now.filling
         try:
-            decoded = self._miss(decoder, item)
+            decoded = self._miss(decoder, item, keep, self._looks_random(decoder, item) if keep else "")
         except BaseException:
-            if thread in scratch.recording:
-                scratch.recording[thread].append((item, KEPT))
+            self._record(item, wanted, KEPT)
             raise
-        if self.lazy or filling:
-            outcome = self._keep(function, wanted, decoded, source, generation)
-            if thread in scratch.recording:
-                scratch.recording[thread].append((item, outcome))
-            elif outcome == FULL:
-                self.say_full([self])
+        if keep:
+            outcome = self._keep(decoder, wanted, decoded, source, generation)
+        self._record(item, wanted, outcome)
+        if outcome == FULL and not now.filling:
+            self.say_full([self])
         return Served(decoded.image, isinstance(decoder, Stock), decoded.original)
 
-    def _hit(self, decoder: Decoder, wanted: Sequence[bytes]) -> Optional[Served]:
-        "The image under the keys `wanted`, if all are there and stay while it is made."
-        store = self.store
+    def _hit(self, decoder: Decoder, wanted: Tuple[bytes, ...], item: Any) -> Optional[Served]:
+        "The image under the keys `wanted`, if all are there, are of the file as it is, and stay while it is made."
+        store, stale = decoder.store, self.scratch.stale
+        if wanted in stale or (store.cache_file and isinstance(decoder, Whole) and decoder.family.random()):
+            return None
         while True:
             records = []
             for key in wanted:
@@ -280,127 +475,174 @@ class InMemory(ItemList):
                 if record is None:
                     return None
                 records.append(record)
+            # An image's records have to be of one version of its file, and that has to be the one that is there.
+            alike = len(records) == 1 or records[0].source == records[1].source
+            if not alike or (decoder.since and not all(store.fresh(one, item, decoder.since) for one in records)):
+                stale.add(wanted)
+                return None
             try:
                 restored = decoder.restore(records)
+            except LookupError:
+                return None
             except Exception:
                 if not store.current(records[0]):
                     continue
                 if store.cache_file is None:
                     raise
-                self.scratch.stale.add(tuple(wanted))  # what somebody wrote into the file makes no image
+                stale.add(wanted)  # what somebody wrote into the file makes no image
                 return None
             if store.current(records[0]):  # read first, so as old as any
                 original = None if self.max_size is None else decoder.original(records)
                 return Served(decoder.finish(restored), True, original)
 
-    def _miss(self, decoder: Decoder, item: Any) -> Decoded:
+    def _run(self, function: Callable[[Any], Any], item: Any) -> Any:
+        "Call `open`. What it opens by ours is not cached a second time; what it sets on the list is bookkeeping."
+        now = self.scratch.now
+        before, now.opening = now.opening, True
+        try:
+            return function(item)
+        finally:
+            now.opening = before
+
+    def _looks_random(self, decoder: Decoder, item: Any) -> str:
+        "Why nothing that a user's `open` returns can be kept: it was seen to be random, or is now."
+        if isinstance(decoder, Stock) or decoder.store.rule == 0:
+            return ""
+        return decoder.family.looks_random(functools.partial(self._run, decoder.function), item)  # type: ignore
+
+    def _miss(self, decoder: Decoder, item: Any, keep: bool, random: str) -> Decoded:
+        "Decode `item`, to `keep` it unless the user's code is `random`, which may turn out only now."
         if isinstance(decoder, Stock):
             return decoder.open(item)
-        scratch, thread = self.scratch, threading.get_ident()
-        scratch.inside.add(thread)
-        try:
-            return decoder.open(item)
-        finally:
-            scratch.inside.discard(thread)
+        family = decoder.family
+        if family.pid != os.getpid():
+            family.pid = os.getpid()
+            forks.own_offsets()
+        decoded: Decoded = self._run(decoder.open, item)
+        if keep and decoded.moved and not random:
+            alike = family.try_twice(functools.partial(self._run, decoder.function), item)
+            random = "" if alike else family.random() or DRAWS
+        return decoded._replace(pieces=(), reason=random) if random else decoded
 
     def _keep(
         self,
-        function: Callable[[Any], Any],
+        decoder: Decoder,
         wanted: Tuple[bytes, ...],
         decoded: Decoded,
         source: Optional[Source],
         generation: int,
     ) -> str:
-        "Put the records of an image into the store: KEPT, NEVER, FULL or AGAIN."
-        if decoded.reason == RANDOM and not self.scratch.alone:
-            return AGAIN
-        # Once it has drawn, it may draw unseen: after seeding, say.
-        reason = decoded.reason or (RANDOM if self.store.noted(self._note(function, RANDOM)) else "")
-        if reason:
-            self._say_never(function, reason)
-            return KEPT if stock_open(function) else NEVER  # NEVER speaks for all images of a function
-        stale, store = wanted in self.scratch.stale, self.store
+        "Put the records of an image into the store: KEPT, NEVER or FULL."
+        stale, store = self.scratch.stale, decoder.store
+        if isinstance(decoder, Whole):
+            if self._family is None or decoder.family is not self._family:  # the list was changed meanwhile
+                return KEPT
+            if self._set_in_get and self._varies(decoder, wanted):
+                decoded = decoded._replace(pieces=(), reason=self._varying())
+            elif not decoded.reason and self._family.random():
+                decoded = decoded._replace(pieces=(), reason=self._family.random())
+            elif self._unversioned():
+                self._say_unversioned()
+        if decoded.reason:
+            self._say_never(getattr(decoder, "function", self._function()), decoded.reason)
+            return KEPT if isinstance(decoder, Stock) else NEVER  # NEVER speaks for all images of a function
         for key, piece in zip(wanted, decoded.pieces):
             try:
-                there = store.put(key, piece.array, tag=piece.tag, source=source, replace=stale, generation=generation)
+                there = store.put(
+                    key, piece.array, tag=piece.tag, source=source, replace=wanted in stale, generation=generation
+                )
             except (TypeError, ValueError) as error:
-                self._say_never(function, str(error))
+                self._say_never(self._function(), str(error))
                 return NEVER
             if not there:  # for want of room, unless there was a purge since
                 return FULL if store.generation == generation else KEPT
-        self.scratch.stale.discard(wanted)
+        stale.discard(wanted)
         return KEPT
+
+    def _varies(self, decoder: Whole, wanted: Tuple[bytes, ...]) -> bool:
+        "Whether what a user's `get` sets on the list, which `open` may read, is no function of the item."
+        i = self.scratch.now.getting
+        context = zlib.crc32(wanted[0][: len(decoder.prefix)])
+        return i is not None and decoder.family.varies(self._position(i) + b" at %d" % i, context)
 
     def _decoder(self, function: Callable[[Any], Any]) -> Decoder:
         owner = stock_open(function)
         if owner is None:
-            return Whole(function, self._fingerprint(function))
+            return self._own_decoder(function)
         mask = owner is SegmentationLabelList
         mode, after_open, most = "L" if mask else self.convert_mode, self.after_open or None, self.max_size
-        known = self.scratch.decoder
-        if (
-            known is None
-            or (known.mode, known.div, known.most) != (mode, not mask, most)
-            or known.after_open is not after_open
-        ):
-            known = Stock(mode, not mask, ImageSegment if mask else Image, after_open, most)
+        store, known = self._shared(), self.scratch.decoder
+        since = self._since(store)
+        if known is None or not known.same(mode, not mask, after_open, most, store, since):
+            known = Stock(mode, not mask, ImageSegment if mask else Image, after_open, most, store, since)
             self.scratch.decoder = known
         return known
-
-    def _fingerprint(self, function: Callable[[Any], Any]) -> bytes:
-        "A token of the class, its code and what it carries along; made anew when any of that has changed."
-        plain, memo = getattr(function, "__func__", function), self.scratch.memo
-        names = [name for name in self.copy_new if name not in _NO_PART_OF_THE_KEY]
-        if memo and memo[1] is plain and all(seen.same() for seen in memo[2]):
-            return memo[0]
-        values = {name: getattr(self, name, None) for name in names}
-        made = keys.class_token(type(self), LIBRARIES) + keys.token([plain, values])
-        seen = [keys.watch(self, name, value) for name, value in values.items()]
-        seen += [keys.watch(self, "copy_new", self.copy_new), *keys.watch_class(type(self), LIBRARIES)]
-        if isinstance(plain, types.FunctionType):
-            seen += keys.watch_globals([plain])
-        self.scratch.memo = made, plain, seen
-        return made
 
     # -- speaking ---------------------------------------------------------------------------------------------
 
     def hold_back(self) -> None:
         "This thread begins to fill: its warnings wait, its reads do not count."
-        self.scratch.filling.add(threading.get_ident())
+        self.scratch.now.filling = True
 
     def speak(self) -> None:
         "The fill is over: say what waited."
-        self.scratch.filling.discard(threading.get_ident())
+        self.scratch.now.filling = False
         messages, self.scratch.held_back = self.scratch.held_back, []
         for message in messages:
             warn_user(message)
 
     def _say(self, note: bytes, message: str) -> None:
         "Say `message` if no process has said it, or one like it, of this store."
-        if not self.store.noted(note) and self.store.note(note):
-            if threading.get_ident() in self.scratch.filling:
+        store = self.notes()
+        if not store.noted(note) and store.note(note):
+            if self.scratch.now.filling:
                 self.scratch.held_back.append(message)
             else:
                 warn_user(message)
 
-    def _note(self, function: Callable[[Any], Any], reason: str) -> bytes:
-        return f"never {getattr(function, '__qualname__', 'open')} {reason}".encode()
-
     def _say_never(self, function: Callable[[Any], Any], reason: str) -> None:
         name = getattr(function, "__qualname__", "open")
-        if reason == RANDOM:
-            remedy = "Please leave what is random to after_open or to a transform: they run on every read."
+        if reason in (DRAWS, DIFFERS):
+            remedy = (
+                "Please leave what is random to after_open or to a transform: they run on every read. If it has to be "
+                "in open, `cache = False` on the class says so."
+            )
         elif stock_open(function) is None:
-            remedy = "Please let it make a plain Image or ImageSegment of its file and of what copy_new names, alone."
+            remedy = "It is called for every read, as without memlist. `cache = False` on the class says so."
         else:
             remedy = "Other images of this list are kept."
         text = f"{named(self)}: what {name} returns is not kept in memory, because {reason}. {remedy}"
-        self._say(self._note(function, reason), text)
+        self._say(f"never {name} {reason}".encode(), text)
+
+    def _unkeyable(self, item: Any, error: Exception) -> str:
+        "Why nothing is kept of an item that no key could be made of: the item, or what `get` sets."
+        try:
+            keys.item_key(item)
+        except Exception as fault:
+            return f"its items can't be told apart: {fault}"
+        return self._varying() if self._set_in_get else str(error)
+
+    def _varying(self) -> str:
+        names = ", ".join(f"self.{name}" for name in sorted(self._set_in_get))
+        return f"{type(self).__name__}.get sets {names} to something else each time, and open may read that"
+
+    def _unversioned(self) -> bool:
+        "Whether what `open` returns stays out of the `cache_file` that was asked for, since it has no version."
+        own = stock_open(self._function()) is None
+        return self.cache_file is not None and own and type(self).cache_version is None
+
+    def _say_unversioned(self) -> None:
+        text = (
+            f"{named(self)}: what {type(self).__name__}.open returns is kept in memory, and not in {self.cache_file}: "
+            'only you know when its code changes. To keep it there, give the class a `cache_version = "1"`, and change '
+            "that whenever you change what open returns."
+        )
+        self._say(b"unversioned", text)
 
     def say_full(self, lists: Sequence[InMemory]) -> None:
         "Give the one warning of a store whose budget was met, counting the images of `lists`."
         asked_for = self.store.rule == 0
-        if not asked_for and not self.store.noted(b"full"):
+        if not asked_for and not self.notes().noted(b"full"):
             self._say(b"full", full_message(self, lists, cache_info(lists)))
 
     # -- what the label list and the loader ask for -----------------------------------------------------------
@@ -420,7 +662,7 @@ class InMemory(ItemList):
     def _serves_its_items(self) -> bool:
         "Whether item `i` is what our `open` makes of `items[i]`, and nothing else."
         cls = type(self)
-        plain = cls.open is InMemory.open and cls.__getitem__ is ItemList.__getitem__
+        plain = cls.open is InMemory.open and cls.__getitem__ is InMemory.__getitem__
         return plain and self.opens_its_items()
 
     def decoder(self) -> Decoder:
@@ -455,8 +697,8 @@ class InMemory(ItemList):
     def jobs(self, filling: bool = False) -> Iterator[Job]:
         """One job for each image that this list would open; without keys where the image can't be kept.
 
-        Where `get` is the user's own, only running it tells what it opens. `filling` asks for a job for every item that
-        has not been run here; otherwise `get` is run up to the first image it opens.
+        Where `get` is the user's own, only running it tells what it opens: one job for each item that it has not made
+        so far, and one for each image that it has opened. `filling` says that they are going to be done.
         """
         if not self._comes_here():
             if filling:
@@ -468,79 +710,50 @@ class InMemory(ItemList):
                 self._say(f"replaced {name}".encode(), text)
             for index, item in enumerate(() if filling else self.items):
                 yield Job(self, item, index, ())
-        elif self.opens_its_items():
-            for index, item in enumerate(self.items):
-                yield Job(self, item, index, self._keys(item))
-        elif not self.known_by_running():  # a GAN's noise
+        elif filling and not type(self).cache:
             return
-        elif self._never_opens():
-            if filling:
-                self._say_never_opens()
-        else:
-            known = self.scratch.opened if self.scratch.opened_of is self.items else {}
+        elif self.opens_its_items():
+            decoder = self.decoder()
             for index, item in enumerate(self.items):
-                if filling and index not in known:
-                    yield Job(self, item, index, ())
-                else:
-                    for opened in known.get(index) or self._opens(index):
-                        yield Job(self, opened, index, self._keys(opened))
-
-    def _never_opens(self) -> bool:
-        "Whether a `get` of a user's own opens none of the first items."
-        return not any(self._opens(index) for index in range(min(3, len(self.items))))
+                yield Job(self, item, index, self._keys(decoder, item))
+        elif self.known_by_running() and self._family is not None:  # else a GAN's noise
+            for index, item in enumerate(self.items):
+                opened = self._family.opened(self._position(index))
+                for one, wanted in [(item, ())] if opened is None else opened:
+                    yield Job(self, item if one is None else one, index, tuple(wanted))
 
     def _say_never_opens(self) -> None:
-        if len(self.items):
-            name = f"{type(self).__name__}.get"
-            text = (
-                f"{named(self)}: {name} never calls open: there is nothing of it to keep in memory. Please let it open "
-                "its files by `self.open(…)`."
-            )
-            self._say(f"never {name}".encode(), text)
+        name = f"{type(self).__name__}.get"
+        text = (
+            f"{named(self)}: {name} never calls open: there is nothing of it to keep in memory. Please let it open "
+            "its files by `self.open(…)`."
+        )
+        self._say(f"never {name}".encode(), text)
 
-    def look_for_opens(self) -> None:
-        "Say so if a user's own `get` opens nothing; runs it for a few items, and leaves generators as they were."
-        if not self.known_by_running():
-            return
-        states = random_states()
+    def _keys(self, decoder: Decoder, item: Any) -> Tuple[bytes, ...]:
         try:
-            if self._never_opens():
-                self._say_never_opens()
-        finally:
-            restore_states(states)
-
-    def _keys(self, item: Any) -> Tuple[bytes, ...]:
-        try:
-            return self.decoder().keys(item)  # type: ignore[no-any-return]
+            return decoder.keys(item) if type(self).cache else ()  # type: ignore[no-any-return]
         except Exception:
             return ()
 
-    def _opens(self, index: int) -> List[Any]:
-        "The first image that a user's `get` opens for item `index`; nothing is decoded."
-        thread = threading.get_ident()
-        opened = self.scratch.probing[thread] = []
-        try:
-            self.get(index)
-        except (Opened, Exception):  # a real one will be seen when it is really run
-            pass
-        finally:
-            del self.scratch.probing[thread]
-        return opened[:1]
-
-    def _outdated(self, wanted: Sequence[bytes], item: Any) -> bool:
+    def _outdated(self, wanted: Sequence[bytes], item: Any, store: ImageStore) -> bool:
         "Whether a record under `wanted` was made of another file than `item` is now."
-        store, now = self.store, source_of(item)
+        now = Source.of(item)
         then = [(key, store.source(key)) for key in wanted]
         if now is None:  # of a file that is gone, what this session has seen stays
             return any(one is not None and not store.verified(key) for key, one in then)
-        return any(one is not None and one != now[:2] for _, one in then)
+        return any(one is not None and one != now.version for _, one in then)
 
     def changed(self, job: Job) -> bool:
         "Whether the file of a cached image is another one now; if so it will be decoded again."
-        outdated = self._outdated(job.keys, job.item)
+        outdated = self._outdated(job.keys, job.item, self.store)
         if outdated:
             self.scratch.stale.add(job.keys)
         return outdated
+
+    def runs_code(self) -> bool:
+        "Whether filling runs code of the user's own, which is for the calling thread or for processes."
+        return self.known_by_running() or (self._comes_here() and stock_open(self._function()) is None)
 
     def fill(self, job: Job) -> str:
         "Decode the image of `job` and keep it; see `_keep` for the outcomes. Raises what decoding raises."
@@ -548,28 +761,26 @@ class InMemory(ItemList):
             if not job.keys:
                 self.open(job.item)
                 return NEVER
-            function = self._function()
-            decoder = self._decoder(function)
-            generation, source = self.store.generation, source_of(job.item)
+            decoder = self.decoder()
+            generation, source = decoder.store.generation, Source.of(job.item)
+            random = self._looks_random(decoder, job.item)
             if isinstance(decoder, Stock):
                 decoded = decoder.pieces(job.item)
+            elif random:
+                decoded = Decoded(None, reason=random)  # and what it would have drawn is left to the first read
             else:
-                decoded = self._miss(decoder, job.item)
-            return self._keep(function, job.keys, decoded, source, generation)
-        scratch, thread = self.scratch, threading.get_ident()
-        record = scratch.recording[thread] = []
-        try:
-            self.get(job.i)
-        finally:
-            del scratch.recording[thread]
-            if scratch.opened_of is not self.items:
-                scratch.opened, scratch.opened_of = {}, self.items
-            scratch.opened[job.i] = [item for item, _ in record]
-        outcomes = {outcome for _, outcome in record}
-        return next((outcome for outcome in (FULL, AGAIN, KEPT) if outcome in outcomes), NEVER)
+                decoded = self._miss(decoder, job.item, True, "")
+            return self._keep(decoder, job.keys, decoded, source, generation)
+        self._got(self.get, job.i)
+        outcomes = {outcome for _, _, outcome in self.scratch.now.last}
+        return next((outcome for outcome in (FULL, KEPT) if outcome in outcomes), NEVER if outcomes else THERE)
 
     def load_data(self, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> InMemory:
         "Decode every image not yet cached; see `memlist.loading.load_data`."
+        if self.scratch.now.opening:
+            raise RuntimeError(
+                f"{type(self).__name__}.open calls load_data(), which calls open: please leave it out there"
+            )
         load_data([self], n_workers, progress, on_error)
         return self
 
@@ -605,21 +816,22 @@ class Reader:
 
     def __init__(self, il: InMemory, function: Callable[[Any], Any]) -> None:
         self.il, self.function, self.hits = il, function, 0
-        self.items, self.sizes, self.store, scratch = il.items, getattr(il, "sizes", {}), il.store, il.scratch
-        decoder = il._decoder(function) if il._serves_its_items() else None
+        self.items, self.sizes, scratch = il.items, getattr(il, "sizes", {}), il.scratch
+        decoder = il._decoder(function) if il._serves_its_items() and type(il).cache else None
         self.raw = Raw(decoder) if isinstance(decoder, Stock) else None
-        undisturbed = not (scratch.stale or scratch.recording or scratch.probing)
-        self.straight = undisturbed and self.raw is not None and self.raw.after_open is None and self.raw.most is None
+        plain = self.raw is not None and self.raw.after_open is None and self.raw.most is None
+        self.straight = plain and not scratch.stale
 
     def __call__(self, i: int) -> Any:
         if self.raw is None:
             return self.il[i]
         if self.straight:
             try:
-                record = self.store.read(self.raw.prefix + keys.file_key(self.items[i]))
+                record = self.raw.store.read(self.raw.prefix + keys.file_key(self.items[i]))
             except Exception:
                 record = None  # no item to open at all, perhaps: who serves it says so
-            if record is not None:
+            since = self.raw.since
+            if record is not None and (not since or self.raw.store.fresh(record, self.items[i], since)):
                 self.hits += 1
                 made = self.raw.restore((record,))
                 self.sizes[i] = made.size
@@ -630,20 +842,9 @@ class Reader:
 
     def close(self) -> None:
         "Count what was found."
-        if self.hits:
-            self.store.count(True, self.hits)
+        if self.hits and self.raw is not None:
+            self.raw.store.count(True, self.hits)
             self.hits = 0
-
-
-def source_of(item: Any) -> Optional[Source]:
-    "Size, modification time (ns) and absolute path of the file that `item` names, if it does."
-    if not isinstance(item, (str, os.PathLike)):
-        return None
-    try:
-        stat = os.stat(item)
-    except (OSError, ValueError):
-        return None
-    return Source(stat.st_size, stat.st_mtime_ns, os.path.abspath(os.fsencode(item)))
 
 
 def plain(lists: Sequence[InMemory]) -> Sequence[InMemory]:
@@ -678,8 +879,12 @@ def labelled(make: Callable[..., LabelList], x: ItemList, y: ItemList, **kwargs:
     if isinstance(x, InMemory) and isinstance(y, InMemory):
         if y._lazy is None:
             y._lazy = x._lazy
-        if not y._final and y.max_ram is None and y.cache_file is None:
-            y._store, y._final = x.store, True
+        if y.max_ram is None and y.cache_file is None and not y._final:
+            if y._family is not None:  # it joins no store, but takes the settings
+                y.max_ram, y.cache_file = x.max_ram, x.cache_file
+                y._found()
+            else:
+                y._store, y._final = x._shared(), True
         if y.max_size is None and x.max_size is not None:
             y.reduce_to(x.max_size)
     return make(x=x, y=y, **kwargs)
@@ -692,6 +897,49 @@ def _cached(own: Callable[[Any, Any], Any]) -> Callable[[InMemory, Any], Any]:
 
     open._in_memory = True  # type: ignore[attr-defined]
     return open
+
+
+def _watched(own: Callable[[Any, Any], Any]) -> Callable[[InMemory, Any], Any]:
+    @functools.wraps(own)
+    def get(self: InMemory, i: Any) -> Any:
+        return self._got(types.MethodType(own, self), i)
+
+    return get
+
+
+def _building(own: Callable[..., None]) -> Callable[..., None]:
+    @functools.wraps(own)
+    def __init__(self: InMemory, *args: Any, **kwargs: Any) -> None:
+        if "_building" in vars(self):
+            own(self, *args, **kwargs)
+            return
+        self.__dict__["_building"] = True
+        own(self, *args, **kwargs)
+        del self.__dict__["_building"]
+        self._built()
+
+    return __init__
+
+
+def _check_class(cls: Any) -> None:
+    "Raise TypeError for a `cache` or `cache_version` that says nothing."
+    if not isinstance(cls.cache, bool):
+        raise TypeError(f"{cls.__name__}.cache is {cls.cache!r}: memlist wants True or False; name yours differently")
+    if cls.cache_version is not None and not isinstance(cls.cache_version, str):
+        raise TypeError(f'{cls.__name__}.cache_version is {cls.cache_version!r}: use a string, such as "1"')
+
+
+def _same(one: Any, other: Any) -> bool:
+    "Whether both are one object, or equal numbers or strings."
+    return one is other or (type(one) in _SCALARS and type(one) is type(other) and bool(one == other))
+
+
+def _value(one: Any, other: Any) -> bool:
+    "Whether both are plain data, and differ."
+    try:
+        return keys.value_key(one) != keys.value_key(other)
+    except keys.Unkeyable:
+        return False
 
 
 class MemoryImageList(InMemory, ImageList):
@@ -735,11 +983,6 @@ class MemoryGANItemList(InMemory, GANItemList):
 _LIST_KEYWORDS = ("lazy", "max_ram", "cache_file", "max_size", "store", "convert_mode", "after_open")
 
 
-def _for_the_list(kwargs: Dict[str, Any]) -> Dict[str, Any]:
-    "Take the keywords that are a list's out of `kwargs`; the rest is for the data bunch."
-    return {name: kwargs.pop(name) for name in _LIST_KEYWORDS if name in kwargs}
-
-
 class MemoryImageDataBunch(ImageDataBunch):
     """`ImageDataBunch` whose factories make in-memory lists.
 
@@ -762,76 +1005,31 @@ class MemoryImageDataBunch(ImageDataBunch):
             given["num_workers"] = default_workers(lls, **asked)
         return batched(super().create_from_ll(**given))
 
-    @classmethod
-    def from_folder(
-        cls,
-        path: Any,
-        train: Any = "train",
-        valid: Any = "valid",
-        test: Any = None,
-        valid_pct: Optional[float] = None,
-        seed: Optional[int] = None,
-        classes: Optional[Sequence[Any]] = None,
-        **kwargs: Any,
-    ) -> MemoryImageDataBunch:
-        "From `path` with `train`, `valid` and `test` folders, or `valid_pct`."
-        path = Path(path)
-        il = MemoryImageList.from_folder(path, exclude=test, **_for_the_list(kwargs))
-        if valid_pct is None:
-            src = il.split_by_folder(train=train, valid=valid)
-        else:
-            src = il.split_by_rand_pct(valid_pct, seed)
-        return cls.create_from_ll(src.label_from_folder(classes=classes), test=test, **kwargs)
 
-    @classmethod
-    def from_df(
-        cls,
-        path: Any,
-        df: pd.DataFrame,
-        folder: Any = None,
-        label_delim: Optional[str] = None,
-        valid_pct: float = 0.2,
-        seed: Optional[int] = None,
-        fn_col: Any = 0,
-        label_col: Any = 1,
-        suffix: str = "",
-        **kwargs: Any,
-    ) -> MemoryImageDataBunch:
-        "From the names and labels in the columns `fn_col` and `label_col` of `df`; `from_csv` comes here too."
-        il = MemoryImageList.from_df(df, path=path, folder=folder, suffix=suffix, cols=fn_col, **_for_the_list(kwargs))
-        src = il.split_by_rand_pct(valid_pct, seed).label_from_df(label_delim=label_delim, cols=label_col)
-        return cls.create_from_ll(src, **kwargs)
+def _factory(name: str) -> Any:
+    """Make a factory of fastai's `ImageDataBunch` build in-memory lists.
 
-    @classmethod
-    def from_lists(
-        cls,
-        path: Any,
-        fnames: Sequence[Any],
-        labels: Sequence[Any],
-        valid_pct: float = 0.2,
-        seed: Optional[int] = None,
-        item_cls: Optional[Callable[..., Any]] = None,
-        **kwargs: Any,
-    ) -> MemoryImageDataBunch:
-        "From `fnames` and their `labels`."
-        item_cls = functools.partial(ifnone(item_cls, MemoryImageList), **_for_the_list(kwargs))
-        return super().from_lists(path, fnames, labels, valid_pct, seed, item_cls, **kwargs)
+    It is fastai's own code, in which `ImageList` means ours: a copy of it would have to follow every release.
+    """
+    stock = vars(ImageDataBunch)[name].__func__
 
-    @classmethod
-    def from_name_func(
-        cls,
-        path: Any,
-        fnames: Sequence[Any],
-        label_func: Callable[[Any], Any],
-        valid_pct: float = 0.2,
-        seed: Optional[int] = None,
-        **kwargs: Any,
-    ) -> MemoryImageDataBunch:
-        "From `fnames`, labelled by `label_func`; `from_name_re` comes here too."
-        il = MemoryImageList(fnames, path=path, **_for_the_list(kwargs))
-        src = il.split_by_rand_pct(valid_pct, seed).label_from_func(label_func)
-        return cls.create_from_ll(src, **kwargs)
+    @functools.wraps(stock)
+    def factory(cls: Any, *args: Any, **kwargs: Any) -> Any:
+        settings = {name: kwargs.pop(name) for name in _LIST_KEYWORDS if name in kwargs}
+        if kwargs.get("item_cls") is not None:
+            kwargs["item_cls"] = functools.partial(kwargs["item_cls"], **settings)
+        ours: Any = functools.partial(MemoryImageList, **settings)
+        ours.from_folder = functools.partial(MemoryImageList.from_folder, **settings)
+        ours.from_df = functools.partial(MemoryImageList.from_df, **settings)
+        known = {**stock.__globals__, "ImageList": ours}
+        return types.FunctionType(stock.__code__, known, name, stock.__defaults__)(cls, *args, **kwargs)
 
+    return classmethod(factory)
+
+
+# `from_csv` and `from_name_re` come to these.
+for _name in ("from_folder", "from_df", "from_lists", "from_name_func"):
+    setattr(MemoryImageDataBunch, _name, _factory(_name))
 
 for _list in (
     MemoryImageList,

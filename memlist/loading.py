@@ -8,6 +8,7 @@ import threading
 import time
 import warnings
 from contextlib import suppress
+from multiprocessing.connection import wait
 from typing import (
     TYPE_CHECKING,
     Any,
@@ -24,7 +25,7 @@ from typing import (
 
 import PIL.Image
 
-from . import limits
+from . import forks, limits
 from .decode import Stock, random_states, restore_states
 from .progress import progress, say
 
@@ -111,9 +112,9 @@ class ImageLoadError(Exception):
         return type(self), (self.errors,)
 
 
-# What became of an image that was to be kept: it is, it never can be, there is no room, or it has to be tried again
-# when no other thread draws.
-KEPT, NEVER, FULL, AGAIN = "kept", "never", "full", "again"
+# What became of an image that was to be kept: it is, it never can be, there is no room, another process is at it, or it
+# was there.
+KEPT, NEVER, FULL, LATER, THERE = "kept", "never", "full", "later", "there"
 
 
 class Job(NamedTuple):
@@ -131,9 +132,10 @@ def load_data(
     """Decode into memory every image of `lists` that is not there, or whose file has changed since.
 
     `n_workers` threads decode (0: the calling thread; None: one a usable CPU, more where a sample shows that reading
-    and not decoding takes the time). With `progress` a bar shows GB and images a second in a notebook or a terminal,
-    and a line every few seconds does in a log. Images that can't be decoded are listed in one `ImageLoadError` after
-    all others are loaded; `on_error='warn'` warns with the same text.
+    and not decoding takes the time). An `open` or `get` of your own is never called by threads: the calling thread
+    calls it, or `n_workers` forked processes. With `progress` a bar shows GB and images per second in a notebook or a
+    terminal, and a line every few seconds does in a log. Images that can't be decoded are listed in one
+    `ImageLoadError` after all others are loaded; `on_error='warn'` warns with the same text.
     What does not fit is said before the work starts and, once, after it. Random generators are left as they were.
     Interrupted, it keeps what it has loaded. Of a `cache_file`, what an earlier session left there is looked at, and
     processes that load at the same time share the work.
@@ -141,7 +143,7 @@ def load_data(
     if on_error not in ("raise", "warn"):
         raise ValueError(f"on_error={on_error!r}: use 'raise' or 'warn'")
     if n_workers is not None and (isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0):
-        raise ValueError(f"n_workers={n_workers!r}: use None, 0 for the calling thread, or a number of threads")
+        raise ValueError(f"n_workers={n_workers!r}: use None, 0 for the calling thread, or a number of workers")
     states = random_states()
     for il in lists:
         il.hold_back()
@@ -165,7 +167,6 @@ class Fill:
     def __init__(self, lists: Sequence[InMemory], n_workers: Optional[int], progress: bool) -> None:
         self.lists, self.n_workers, self.progress = lists, n_workers, progress
         self.errors: List[Tuple[Any, str]] = []
-        self.again: List[Job] = []
         self.later: List[Job] = []
         self.outcomes: Dict[int, List[str]] = {id(il): [] for il in lists}
         self.refused: Dict[str, InMemory] = {}
@@ -197,24 +198,29 @@ class Fill:
                 shown.close(*state())
 
     def _all(self, jobs: List[Job], beat: Callable[[], None]) -> None:
-        n_workers, rest = self._sample(jobs)
+        # A user's code first: no thread of ours is there yet when processes are forked for it.
+        theirs = [job for job in jobs if job.il.runs_code()]
+        if self.n_workers and forks.can_fork():
+            self._forked(theirs, self.n_workers, beat)
+        else:
+            self._one_by_one(theirs, beat)
+        n_workers, rest = self._sample([job for job in jobs if not job.il.runs_code()])
         if n_workers:
             self._parallel(rest, n_workers, beat)
         else:
-            when = time.monotonic()
-            for job in rest:
-                self._do(job)
-                if time.monotonic() - when > BEAT:
-                    when = time.monotonic()
-                    beat()
+            self._one_by_one(rest, beat)
         # What other processes were at, when we came to it: they are done with it, or gone.
         later, self.later = self.later, []
         for job in later:
             self._do(job, wait=True)
-        # Where threads share the generators, one open's draw looks like another's: these are seen to one by one.
-        again, self.again = self.again, []
-        for job in again:
+
+    def _one_by_one(self, jobs: Sequence[Job], beat: Callable[[], None]) -> None:
+        when = time.monotonic()
+        for job in jobs:
             self._do(job)
+            if time.monotonic() - when > BEAT:
+                when = time.monotonic()
+                beat()
 
     def _jobs(self) -> Iterator[Job]:
         seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
@@ -292,7 +298,7 @@ class Fill:
                 self.stop = True
             finally:
                 for il in self.lists:
-                    il.scratch.filling.discard(threading.get_ident())
+                    il.scratch.now.filling = False
                 with lock:
                     running[0] -= 1
                     if not running[0]:
@@ -300,8 +306,6 @@ class Fill:
 
         threads = [threading.Thread(target=work, name=f"memlist-{i}", daemon=True) for i in range(n_workers)]
         try:
-            for il in self.lists:
-                il.scratch.alone = False
             for thread in threads:
                 thread.start()
             while not finished.wait(BEAT):
@@ -311,47 +315,107 @@ class Fill:
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
-            for il in self.lists:
-                il.scratch.alone = True
         if failure:
             raise failure[0]
 
+    def _forked(self, jobs: List[Job], n_workers: int, beat: Callable[[], None]) -> None:
+        "Have `jobs` done by forked processes, each of which is sent the number of its next one."
+
+        def work(number: int) -> Tuple[str, Any, List[str]]:
+            job = jobs[number]
+            try:
+                outcome, error = self._work(job, wait=False), None
+            except Exception as fault:
+                outcome, error = NEVER, _reason(fault)
+            said, job.il.scratch.held_back = job.il.scratch.held_back, []
+            return outcome, error, said
+
+        waiting, at = iter(range(len(jobs))), {}
+        children: List[forks.Child] = []
+
+        def hand_out(child: forks.Child) -> None:
+            at[child] = next((number for number in waiting if self._wanted(jobs[number])), None)
+            if at[child] is not None:
+                child.connection.send(at[child])
+
+        try:
+            with forks.forking():
+                for _ in range(min(n_workers, len(jobs))):
+                    forks.Child(work, children)
+            for child in children:
+                hand_out(child)
+            while any(number is not None for number in at.values()):
+                busy = {child.connection: child for child, number in at.items() if number is not None}
+                for connection in wait(list(busy), BEAT):
+                    child = busy[connection]  # type: ignore[index]
+                    job = jobs[at[child]]  # type: ignore[index]
+                    try:
+                        outcome, error, said = child.connection.recv()
+                    except (EOFError, OSError):  # killed, or it has crashed; the others do its share
+                        self.errors.append((job.item, f"its process has ended: {_status(child.close())}"))
+                        self.done, at[child] = self.done + 1, None
+                        continue
+                    job.il.scratch.held_back += said
+                    self._count(job, outcome, error)
+                    hand_out(child)
+                beat()
+            for number in waiting:  # nobody is left
+                self._do(jobs[number])
+        finally:
+            for child in children:
+                child.close(kill=True)
+
     def _do(self, job: Job, wait: bool = False) -> None:
         "Decode the image of `job`, unless it is there by now; postpone it where another process is at it."
-        if job.keys:
-            store = job.il.store
-            with store.claimed(job.keys[0], wait) as mine:
-                if not mine and not wait:
-                    self.later.append(job)
-                    return
-                if not all(store.holds(key) for key in job.keys) or job.il.changed(job):
-                    self._decode(job)
-        else:
-            self._decode(job)
-        self.done += 1
-
-    def _decode(self, job: Job) -> None:
-        il = job.il
         try:
-            if il.store.uid in self.refused and not self._might_fit(job):
+            if self._wanted(job):
+                self._count(job, self._work(job, wait), None)
+        except Exception as fault:
+            self._count(job, NEVER, _reason(fault))
+
+    def _wanted(self, job: Job) -> bool:
+        "Whether the image of `job` has to be looked at: it may fit, and may be of a kind that can be kept."
+        try:
+            if job.il.store.uid in self.refused and not self._might_fit(job):
                 self.left_out += 1
-                return
-            outcomes = self.outcomes[id(il)]
-            if outcomes == [NEVER] * SAMPLE:  # it has been said; the rest would be decoded for nothing
+            elif self.outcomes[id(job.il)] == [NEVER] * SAMPLE:  # it was said; the rest would be decoded for nothing
                 self.never += 1
-                return
-            outcome = il.fill(job)
-            self.decoded += outcome != AGAIN
-            self.never += outcome == NEVER
-            if len(outcomes) < SAMPLE and outcome != AGAIN:
-                outcomes.append(outcome)
-            if outcome == FULL:
-                self.refused[il.store.uid] = il
-                self.left_out += 1
-            elif outcome == AGAIN:
-                self.again.append(job)
-        except Exception as error:
-            self.errors.append((job.item, f"{type(error).__name__}: {error}" if str(error) else type(error).__name__))
+            else:
+                return True
+        except Exception as fault:
+            self.errors.append((job.item, _reason(fault)))
+        self.done += 1
+        return False
+
+    def _work(self, job: Job, wait: bool) -> str:
+        "Decode the image of `job`, unless it is there by now: KEPT, NEVER, FULL, or LATER where it is left to others."
+        if not job.keys:
+            return job.il.fill(job)
+        store = job.il.store
+        with store.claimed(job.keys[0], wait) as mine:
+            if not mine and not wait:
+                return LATER
+            if not all(store.holds(key) for key in job.keys) or job.il.changed(job):
+                return job.il.fill(job)
+        return THERE
+
+    def _count(self, job: Job, outcome: str, error: Optional[str]) -> None:
+        "Take down what became of `job`."
+        if outcome == LATER:
+            self.later.append(job)
+            return
+        self.done += 1
+        if error is not None:
+            self.errors.append((job.item, error))
+            return
+        self.decoded += outcome != THERE
+        self.never += outcome == NEVER
+        outcomes = self.outcomes[id(job.il)]
+        if len(outcomes) < SAMPLE and outcome != THERE:
+            outcomes.append(outcome)
+        if outcome == FULL:
+            self.refused[job.il.store.uid] = job.il
+            self.left_out += 1
 
     def _might_fit(self, job: Job) -> bool:
         "Once an image was refused, look at a header before decoding: smaller ones may still fit."
@@ -367,6 +431,14 @@ class Fill:
                 raise error
             lists = ", ".join(dict.fromkeys(map(named, self.lists)))
             warn_user(f"{lists}: {error}\nThe others are loaded. Please repair, replace or leave out what is listed.")
+
+
+def _reason(fault: BaseException) -> str:
+    return f"{type(fault).__name__}: {fault}" if str(fault) else type(fault).__name__
+
+
+def _status(status: int) -> str:
+    return f"signal {status & 127}" if status & 127 else f"exit status {status >> 8}"
 
 
 def header_bytes(job: Job) -> Optional[int]:
@@ -401,8 +473,12 @@ def one_a_store(lists: Sequence[InMemory]) -> List[InMemory]:
 
 
 def purge(lists: Sequence[InMemory], file: bool = False) -> int:
-    "Empty the stores of `lists`, see `ImageStore.purge`; the bytes freed."
-    return sum(il.store.purge(file) for il in one_a_store(lists))
+    "Empty the stores of `lists`, see `ImageStore.purge`, and what is known of a user's code; the bytes freed."
+    freed = sum(il.store.purge(file) for il in one_a_store(lists))
+    for il in lists:
+        if il.notes() is not il.store:
+            il.notes().purge()
+    return freed
 
 
 def cache_info(lists: Sequence[InMemory]) -> CacheInfo:
@@ -424,15 +500,11 @@ def is_loaded(lists: Sequence[InMemory]) -> bool:
 def distinct(lists: Sequence[InMemory]) -> Iterator[bool]:
     "For each distinct image of `lists`, whether it is cached."
     seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
-    states = random_states()
-    try:
-        for il in lists:
-            store = il.store
-            for job in il.jobs():
-                if not job.keys:
-                    yield False
-                elif (store.uid, job.keys) not in seen:
-                    seen.add((store.uid, job.keys))
-                    yield all(key in store for key in job.keys)
-    finally:
-        restore_states(states)
+    for il in lists:
+        store = il.store
+        for job in il.jobs():
+            if not job.keys:
+                yield False
+            elif (store.uid, job.keys) not in seen:
+                seen.add((store.uid, job.keys))
+                yield all(key in store for key in job.keys)

@@ -42,7 +42,7 @@ from weakref import WeakValueDictionary, finalize
 import numpy as np
 
 from . import cachefile, limits
-from .backing import PAGE, Lock, Marks, Region, default_kind, receive, send
+from .backing import PAGE, Lock, Looks, Region, default_kind, receive, send
 from .cachefile import CHECKSUM, CacheFileError
 from .limits import MaxRam, parse_max_ram
 
@@ -71,6 +71,7 @@ KEYS_LOCK, N_KEYS_LOCK = 1 << 20, 1 << 40
 BLOCK = struct.Struct("<4sBBBx16sQ4IQqIIII")
 BLOCK_MAGIC = b"MLB1"
 SHAPE = struct.Struct("<4I")  # at byte 32 of it; dtype and ndim are bytes 5 and 6
+VERSION = struct.Struct("<Qq")  # at byte 48
 TAG = slice(68, 72)
 ALIGN = 16
 PIXELS, NOTE, TABLE, GAP = range(1, 5)
@@ -82,11 +83,32 @@ LOOK_AGAIN_SECONDS, LOOK_AGAIN_BYTES = 0.25, 32 << 20
 
 
 class Source(NamedTuple):
-    "The file that a record was made from: size in bytes, time of modification in ns, and its path, which a file keeps."
+    """The file that a record was made from: size in bytes, time of modification in ns, and its path.
+
+    `looked` is the time (`time.monotonic_ns`) just before size and time were read. Only a named file keeps the path.
+    """
 
     size: int
     mtime_ns: int
     path: bytes = b""
+    looked: int = 0
+
+    @classmethod
+    def of(cls, item: Any) -> Optional[Source]:
+        "Look at the file that `item` names; None where it names none. Costs a system call."
+        if not isinstance(item, (str, bytes, os.PathLike)):
+            return None
+        looked = time.monotonic_ns()
+        try:
+            stat = os.stat(item)
+        except (OSError, ValueError):
+            return None
+        return cls(stat.st_size, stat.st_mtime_ns, os.path.abspath(os.fsencode(item)), looked)
+
+    @property
+    def version(self) -> Tuple[int, int]:
+        "What is stored of a file to recognise it: its size, and its time in the 64 bits that there are for it."
+        return self.size, (self.mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
 NO_SOURCE = Source(NO_LIMIT, 0)
@@ -96,11 +118,20 @@ Budget = Tuple[Optional[int], float]
 
 
 class Record(NamedTuple):
-    "What `get` returns: a read-only view of the stored array, the caller's own number, and the generation read in."
+    """What `get` returns: a read-only view of the stored array, the caller's own number, and the generation read in.
+
+    `block` is a copy of its header.
+    """
 
     array: np.ndarray
     tag: int
     generation: int
+    block: bytes
+
+    @property
+    def source(self) -> Optional[Tuple[int, int]]:
+        "`Source.version` of the file that the record was made from; None if it was made from none."
+        return _source(self.block)
 
 
 class StoreInfo(NamedTuple):
@@ -128,16 +159,20 @@ class ImageStore:
     processes of a machine that name it share, and which is there when the next session starts; within a process, who
     names it again gets the same store. Raises `CacheFileError` for a file that is none of ours or of no use.
 
+    `maker` names what decodes here; a named file keeps it with each record, and does not serve those of another maker.
     `max_ram` is the budget, see `limits.parse_max_ram`; nothing is ever evicted, what does not fit is refused.
     `available` reads how many bytes the machine, or the disk of the file, could still give. `place` names the dataset
     that the store is for, `kind` the anonymous backing, `'memfd'` or `'file'`.
 
-    Costs: 80 bytes a record and up to 32 of index (in a file, the path of its source besides); a `get` is a hash and
+    Costs: 88 bytes a record and up to 32 of index (in a file, the path of its source besides); a `get` is a hash and
     two reads of shared memory, some microseconds however many records there are; a `put` is one copy of the array under
     the mutex. In a file, a `put` and the first `get` of a session sum up the array: 0.3 ms a megabyte.
     """
 
     cache_file: Optional[str] = None
+    maker: bytes = b""
+    #: Called before this process forks.
+    before_fork: Optional[Callable[[], None]] = None
 
     def __new__(cls, max_ram: MaxRam = None, *, cache_file: Any = None, **kwargs: Any) -> ImageStore:
         if cache_file is None:
@@ -159,7 +194,9 @@ class ImageStore:
         place: Optional[str] = None,
         kind: Optional[str] = None,
         available: Optional[Callable[[], int]] = None,
+        maker: bytes = b"",
     ) -> None:
+        self.maker = maker or self.maker
         if cache_file is None:
             self._make(kind or default_kind(), parse_max_ram(max_ram), available or limits.available_memory)
         elif max_ram is not None:
@@ -169,9 +206,9 @@ class ImageStore:
 
     def _make(self, kind: str, budget: Budget, available: Callable[[], int]) -> None:
         "A new region of memory without a name."
-        region, lock = Region(kind), None
+        region, lock, looks = Region(kind), None, None
         try:
-            lock = Lock(region.kind)
+            lock, looks = Lock(region.kind), Looks()
             first = region.next_size(0, PAGE)
             try:
                 region.grow(0, first)
@@ -182,10 +219,11 @@ class ImageStore:
                 region.attach(first)
         except BaseException:
             region.close()
-            if lock:
-                lock.close()
+            for one in (lock, looks):
+                if one is not None:
+                    one.close()
             raise
-        self._open(region, lock, None, uuid.uuid4().hex, available)
+        self._open(region, lock, looks, uuid.uuid4().hex, available)
         for word, value in {**_first_words(), ENDS: first}.items():
             self._head[word] = value
         self._set_budget(budget)
@@ -193,7 +231,7 @@ class ImageStore:
 
     def _join(self, path: str, budget: Budget, explicit: bool, available: Optional[Callable[[], int]]) -> None:
         "The region of a named file, which may be in use. Who finds that it is not begins a session."
-        marks, region = Marks(), None
+        looks, region = Looks(), None
         locks = [store._lock for store in list(_STORES.values()) if store.cache_file is not None]
         try:
             with cachefile.opened(path, _first_words(), locks) as (fd, lock, alone):
@@ -202,7 +240,7 @@ class ImageStore:
                 with suppress(OSError, ValueError, MemoryError):  # a page is enough to see that the rest is unsound
                     _first_segment(region)
                 uid = f"{status.st_dev}:{status.st_ino}:{region.words[0][cachefile.IDENTITY]}"
-                self._open(region, lock, marks, uid, available or partial(limits.disk_available, path))
+                self._open(region, lock, looks, uid, available or partial(limits.disk_available, path))
                 self.cache_file = path
                 lock_file = os.fstat(lock.fd).st_ino
                 if not alone and self._head[LOCK_FILE] != lock_file:
@@ -221,7 +259,7 @@ class ImageStore:
                 if alone or explicit:
                     self._set_budget(budget)
         except BaseException:
-            marks.close()
+            looks.close()
             if region is not None:
                 region.forget(0)  # a mapping that a traceback keeps would keep the file in use
             raise
@@ -231,11 +269,14 @@ class ImageStore:
         self,
         region: Region,
         lock: Lock,
-        marks: Optional[Marks],
+        looks: Looks,
         uid: str,
         available: Callable[[], int],
     ) -> None:
-        self._region, self._lock, self._marks = region, lock, marks
+        self._region, self._lock, self._looks = region, lock, looks
+        # In a named file every record is verified before its first use in a session.
+        self._marks = looks if region.kind == "named" else None
+        self.made = time.monotonic_ns()
         self.uid, self._available = uid, available
         self.places: List[str] = []
         self._head = region.words[0]
@@ -245,7 +286,7 @@ class ImageStore:
 
     def _register(self) -> None:
         _STORES[self.uid] = self
-        finalize(self, _close, self._region, self._lock, self._marks).atexit = False  # the system takes all back
+        finalize(self, _close, self._region, self._lock, self._looks).atexit = False  # the system takes all back
 
     def _after_fork(self) -> None:
         # Another thread of the parent may have been inside any of these.
@@ -280,7 +321,7 @@ class ImageStore:
         array: np.ndarray = np.ndarray(
             SHAPE.unpack_from(block, 32)[: block[6]], DTYPES[block[5]], self._region.maps[segment], at + BLOCK.size
         )
-        return Record(array, int.from_bytes(block[TAG], "little"), generation)
+        return Record(array, int.from_bytes(block[TAG], "little"), generation, block)
 
     def __bool__(self) -> bool:
         return True  # an empty store is a store
@@ -292,12 +333,23 @@ class ImageStore:
         return self._head[RECORDS]
 
     def source(self, key: bytes) -> Optional[Tuple[int, int]]:
-        "`(size, mtime_ns)` of the file that the record was made from; None without a record or without a file."
+        "`Source.version` of the file that the record was made from; None without a record or without a file."
         found = self._find(_digest(key))
-        if not found:
-            return None
-        size, mtime = BLOCK.unpack(found[1])[10:12]
-        return None if size == NO_LIMIT else (size, mtime)
+        return _source(found[1]) if found else None
+
+    def fresh(self, record: Record, item: Any, since: int) -> bool:
+        """Return whether the file `item` was looked at since the time `since`, and is what `record` was made from.
+
+        Where nobody has looked since then, this does, and everybody else need not. True for what was made of no file.
+        """
+        version = record.source
+        if version is None or self._looks.when(_number(record.block)) >= since:
+            return True
+        now = Source.of(item)
+        if now is None or now.version != version:
+            return False
+        self._looks.add(_number(record.block), now.looked)
+        return True
 
     def holds(self, key: bytes) -> bool:
         "As `key in store`, and in a named file that the record is right: looked at now if it was not yet."
@@ -308,7 +360,7 @@ class ImageStore:
     def verified(self, key: bytes) -> bool:
         "Whether the record under `key` needs no look any more: it was written or verified in this session."
         found = self._find(_digest(key))
-        return found is not None and (self._marks is None or _number(found[1]) in self._marks)
+        return found is not None and (self._marks is None or self._marks.when(_number(found[1])) > 0)
 
     @property
     def generation(self) -> int:
@@ -378,8 +430,9 @@ class ImageStore:
         if self._released != self._head[RELEASES]:  # somebody purged: let go of what this process has mapped
             self._released = self._head[RELEASES]
             self._region.release(write=False)
-        if _number(block) in marks:
+        if marks.when(_number(block)):
             return True
+        looked = time.monotonic_ns()
         if self._fault(offset, block):
             with self._held():
                 found = self._find(digest)
@@ -387,7 +440,7 @@ class ImageStore:
                     self._head[GENERATION] += 1
                     self._drop(offset)
             return False
-        marks.add(_number(block))
+        marks.add(_number(block), looked)
         return True
 
     def _fault(self, offset: int, block: bytes) -> str:
@@ -395,28 +448,31 @@ class ImageStore:
         whole = self._whole(offset)
         if whole != block:
             return "its header is damaged"
-        _, _, _, _, _, nbytes, *_, size, mtime, _, _, checksum, _ = BLOCK.unpack(block)
+        fields = BLOCK.unpack(block)
+        nbytes, checksum = fields[5], fields[14]
         segment, at = self._region.locate(offset)
         with memoryview(self._region.maps[segment]) as view, view[
             at + BLOCK.size : at + BLOCK.size + nbytes
         ] as payload:
             if self._marks is not None and zlib.crc32(payload) != checksum:
                 return "its pixels are not those that were written"
-        path = self._path(offset, block)
+        path, maker = self._origin(offset, block)
+        if self._marks is not None and self.maker and maker != self.maker:
+            return f"it was decoded by {os.fsdecode(maker) or 'another version'}, and here is {os.fsdecode(self.maker)}"
         if path:
-            try:
-                now = os.stat(path)
-            except (OSError, ValueError):
+            now = Source.of(path)
+            if now is None:
                 return "its source is gone"
-            if (now.st_size, now.st_mtime_ns) != (size, mtime):
+            if now.version != _source(block):
                 return "its source has changed"
         return ""
 
-    def _path(self, offset: int, block: bytes) -> bytes:
-        "The source of a record, as far as it was kept."
+    def _origin(self, offset: int, block: bytes) -> Tuple[bytes, bytes]:
+        "The path of a record's source, and its maker, as far as they were kept."
         segment, at = self._region.locate(offset)
         start, nbytes = at + BLOCK.size, BLOCK.unpack(block)[5]
-        return self._region.maps[segment][start + _array_bytes(block) : start + nbytes]
+        path, _, maker = self._region.maps[segment][start + _array_bytes(block) : start + nbytes].partition(b"\0")
+        return path, maker
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -447,8 +503,10 @@ class ImageStore:
         digest, checksum = _digest(key), 0
         if self._marks is None:
             origin = origin._replace(path=b"")
-        elif replace or not self._find(digest):  # summed up before the mutex is taken
-            checksum = zlib.crc32(origin.path, zlib.crc32(np.ascontiguousarray(array).data))
+        else:
+            origin = origin._replace(path=origin.path + b"\0" + self.maker if self.maker else origin.path)
+            if replace or not self._find(digest):  # summed up before the mutex is taken
+                checksum = zlib.crc32(origin.path, zlib.crc32(np.ascontiguousarray(array).data))
         with self._held():
             if generation is not None and generation // PURGE != self._head[GENERATION] // PURGE:
                 return False
@@ -461,8 +519,8 @@ class ImageStore:
                 number = self._head[ORDINAL] & 0xFFFFFFFF  # as the record will have it
                 offset = self._append(PIXELS, digest, array, tag, origin, checksum)
             if offset:
-                if self._marks is not None:
-                    self._marks.add(number)
+                if self._marks is not None or origin.looked:
+                    self._looks.add(number, origin.looked)
                 self._publish(digest, offset)
                 self._head[RECORDS] += 1
                 self._head[NBYTES] += array.nbytes
@@ -502,7 +560,7 @@ class ImageStore:
         "Whether `note` was called with this `key` since the last purge."
         digest = self._note_digest(key)
         found = self._find(digest) is not None
-        return found or (self._marks is not None and _note_number(digest) in self._marks)
+        return found or (self._marks is not None and self._marks.when(_note_number(digest)) > 0)
 
     def _note_digest(self, key: bytes) -> bytes:
         return _digest(b"note:%d:" % self._head[SESSION] + key)
@@ -552,7 +610,7 @@ class ImageStore:
         except OSError:
             return 0
         shape, number = (*array.shape, 0, 0, 0, 0)[:4], head[ORDINAL] & 0xFFFFFFFF
-        code, size, mtime = DTYPES.index(array.dtype), source.size, source.mtime_ns
+        code, (size, mtime) = DTYPES.index(array.dtype), source.version
         head[ORDINAL] = number + 1
         fields = (kind, code, array.ndim, digest, nbytes, *shape, size, mtime, number, tag, checksum)
         self._write_header(offset, fields)
@@ -884,21 +942,21 @@ class ImageStore:
         bad: List[Tuple[int, bytes]] = []
         structure = 0
         with self._held():
-            generation, log = head[GENERATION], list(self._blocks(head[TAIL]))
+            looked, generation, log = time.monotonic_ns(), head[GENERATION], list(self._blocks(head[TAIL]))
             records, nbytes = head[RECORDS], head[NBYTES]
         for offset, length, block in log:
             if block is None:
                 problems.append(Problem("", f"{length:,} bytes of the log, from byte {offset:,} on, are damaged"))
                 structure += 1
             elif block[4] == PIXELS:
-                found, fault, path = self._find(block[8:24]), self._fault(offset, block), self._path(offset, block)
+                found, fault, path = self._find(block[8:24]), self._fault(offset, block), self._origin(offset, block)[0]
                 if found and found[0] == offset:
                     records, nbytes = records - 1, nbytes - _array_bytes(block)
                     if fault:
                         problems.append(Problem(os.fsdecode(path), fault))
                         bad.append((offset, block))
                     elif self._marks is not None:
-                        self._marks.add(_number(block))
+                        self._marks.add(_number(block), looked)
                 elif not found and self._whole(offset) == block:  # else it was dropped meanwhile
                     problems.append(Problem(os.fsdecode(path), "it is missing in the index"))
                     structure += 1
@@ -924,7 +982,7 @@ class ImageStore:
         "The paths that the records of a named file were made from, as many as there are. Costs a walk over the log."
         with self._held():
             log = list(self._blocks(self._head[TAIL]))
-            paths = (self._path(offset, block) for offset, _, block in log if block and block[4] == PIXELS)
+            paths = (self._origin(offset, block)[0] for offset, _, block in log if block and block[4] == PIXELS)
             return [os.fsdecode(path) for path in paths if path]
 
     def resident(self) -> int:
@@ -1059,9 +1117,9 @@ class ImageStore:
     def __reduce__(self) -> Tuple[Any, ...]:
         # A process being spawned is sent the descriptors; a file gets the address, never the pixels.
         if get_spawning_popen() is not None:
-            sent = send(self._region, self._lock, self._marks)
-            return _received, (self.uid, self.places, self.cache_file, self._available, *sent)
-        return _rejoined, (self.uid, self.place, self.rule, self.cache_file)
+            sent = send(self._region, self._lock, self._looks)
+            return _received, (self.uid, self.places, self.cache_file, self.maker, self._available, *sent)
+        return _rejoined, (self.uid, self.place, self.rule, self.cache_file, self.maker)
 
 
 # Held while a file is opened and its store comes into the registry; made anew in a forked child.
@@ -1070,16 +1128,16 @@ _OPENING = [threading.RLock()]
 _STORES: WeakValueDictionary[str, ImageStore] = WeakValueDictionary()
 
 
-def store_for(place: str, max_ram: MaxRam = None, cache_file: Any = None) -> ImageStore:
+def store_for(place: str, max_ram: MaxRam = None, cache_file: Any = None, maker: bytes = b"") -> ImageStore:
     """The store over `cache_file`; without one, that which the dataset at `place` already has, else a new one.
 
     An explicit `max_ram` sets its budget.
     """
     if cache_file is not None:
-        return ImageStore(max_ram, cache_file=cache_file, place=place)
+        return ImageStore(max_ram, cache_file=cache_file, place=place, maker=maker)
     found = [store for store in list(_STORES.values()) if place in store.places]
     if not found:
-        return ImageStore(max_ram, place=place)
+        return ImageStore(max_ram, place=place, maker=maker)
     if max_ram is not None:
         found[-1].set_max_ram(max_ram)
     return found[-1]
@@ -1099,44 +1157,52 @@ def _received(
     uid: str,
     places: List[str],
     cache_file: Optional[str],
+    maker: bytes,
     available: Callable[[], int],
     kind: str,
     *sent: Any,
 ) -> ImageStore:
-    region, mutex, marks = receive(kind, *sent)
+    region, mutex, looks = receive(kind, *sent)
     known = _STORES.get(uid)
     if known is not None:
-        _close(region, mutex, marks)
+        _close(region, mutex, looks)
         mutex.close()
         known._after_fork()  # closing a descriptor of the lock dropped what this process had claimed
         return known
     region.attach(PAGE)  # the header page first: it says how long the first segment is
     _first_segment(region)
     store = object.__new__(ImageStore)
-    store.cache_file = cache_file
-    store._open(region, mutex, marks, uid, available)
+    store.cache_file, store.maker = cache_file, maker
+    store._open(region, mutex, looks, uid, available)
     store.places = places
     store._register()
     return store
 
 
-def _rejoined(uid: str, place: Optional[str], max_ram: MaxRam, cache_file: Optional[str] = None) -> ImageStore:
+def _rejoined(
+    uid: str, place: Optional[str], max_ram: MaxRam, cache_file: Optional[str] = None, maker: bytes = b""
+) -> ImageStore:
     known = _STORES.get(uid)
     if known is None and cache_file is not None:
         try:
-            return ImageStore(max_ram, cache_file=cache_file, place=place)
+            return ImageStore(max_ram, cache_file=cache_file, place=place, maker=maker)
         except CacheFileError as error:  # another machine, perhaps
             warnings.warn(f"{error} Until then the images are kept in memory instead.", stacklevel=2)
     if known is None and place is not None:
         known = next((store for store in list(_STORES.values()) if place in store.places), None)
-    return ImageStore(max_ram, place=place) if known is None else known
+    return ImageStore(max_ram, place=place, maker=maker) if known is None else known
 
 
-def _close(region: Region, lock: Lock, marks: Optional[Marks]) -> None:
+def _close(region: Region, lock: Lock, looks: Looks) -> None:
     region.close()
-    if marks is not None:
-        marks.close()
+    looks.close()
     del lock  # which goes with the last store that has it
+
+
+def _before_fork() -> None:
+    for store in list(_STORES.values()):
+        if store.before_fork is not None:
+            store.before_fork()
 
 
 def _after_fork() -> None:
@@ -1146,7 +1212,7 @@ def _after_fork() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)
 
 
 def _first_words() -> Dict[int, int]:
@@ -1195,6 +1261,12 @@ def _array_bytes(block: bytes) -> int:
     for extent in SHAPE.unpack_from(block, 32)[: block[6]]:
         count *= extent
     return count * DTYPES[block[5]].itemsize
+
+
+def _source(block: bytes) -> Optional[Tuple[int, int]]:
+    "`Source.version` of the file that a record was made from, from its header."
+    size, mtime = VERSION.unpack_from(block, 48)
+    return None if size == NO_LIMIT else (size, mtime)
 
 
 def _number(block: bytes) -> int:

@@ -6,9 +6,10 @@ import contextlib
 import os
 import random
 import signal
+import sys
 import traceback
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterator, List
 
 import matplotlib
 import numpy as np
@@ -166,18 +167,23 @@ def assert_same_bunches(ours: Any, stock: Any, epochs: int = 2) -> None:
         assert_same_data(mine, theirs)
 
 
+IMAGES = (".jpg", ".png", ".gif", ".bmp", ".tif")
+_counting: List[Opens] = []
+
+
+def _audit(event: str, args: Any) -> None:
+    if event == "open" and _counting and args[1] in ("r", "rb") and str(args[0]).endswith(IMAGES):
+        _counting[0].names.append(args[0])
+
+
+sys.addaudithook(_audit)  # for good: there is no way back
+
+
 class Opens:
-    "Counts how often files are really opened, by wrapping `PIL.Image.open`."
+    "Counts how often pictures are really opened. Nothing is patched, since that would change whose pixels they are."
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.names: List[str] = []
-        stock: Callable[..., Any] = PIL.Image.open
-
-        def counting(fp: Any, *args: Any, **kwargs: Any) -> Any:
-            self.names.append(str(fp))
-            return stock(fp, *args, **kwargs)
-
-        monkeypatch.setattr(PIL.Image, "open", counting)
 
     def take(self) -> Dict[str, int]:
         counts = {name: self.names.count(name) for name in self.names}
@@ -186,5 +192,8 @@ class Opens:
 
 
 @pytest.fixture
-def opens(monkeypatch: pytest.MonkeyPatch) -> Opens:
-    return Opens(monkeypatch)
+def opens() -> Iterator[Opens]:
+    made = Opens()
+    _counting[:] = [made]
+    yield made
+    _counting.clear()

@@ -926,12 +926,32 @@ def test_a_collate_function_of_a_users_own_gets_items(photos: Path) -> None:
 def test_images_of_a_users_own_class_are_named(photos: Path) -> None:
     lists = MemoryTinted.from_folder(photos).split_none().label_from_func(noop).transform(([], []), size=24, tfm_y=True)
     seed(0)
-    lists.databunch(bs=4, num_workers=0, no_check=True)
+    stock = next(iter(lists.databunch(bs=4, num_workers=0, no_check=True).train_dl))
     after = generators()
     seed(0)
-    with pytest.warns(UserWarning, match="OwnImage"):
-        lists.databunch(bs=4, num_workers=0, batch_tfms=True, no_check=True)
+    with pytest.warns(UserWarning, match="image by image, since its images are of your class OwnImage"):
+        ours = next(iter(lists.databunch(bs=4, num_workers=0, batch_tfms=True, no_check=True).train_dl))
     assert generators() == after
+    assert all(float((one - other).abs().max()) < 1e-3 for one, other in zip(ours, stock))
+
+
+def test_pixels_of_another_dtype_and_mixed_lists_are_named(photos: Path) -> None:
+    class Doubles(m.MemoryImageList):
+        def open(self, fn: Any) -> Image:
+            return Image(fv.open_image(fn).px.double()[:, :20])
+
+    lists = Doubles.from_folder(photos).split_none().label_const(0)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        data = lists.databunch(bs=4, num_workers=0, batch_tfms=True, no_check=True)
+        for _ in range(2):
+            assert next(iter(data.train_dl))[0].dtype == torch.float64
+        parts = [m.MemoryImageList.from_folder(photos, presort=True) for _ in range(2)]
+        mixed = fv.MixedItemList(parts, path=photos, inner_df=None).split_by_idx([0])
+        mixed.label_from_lists([0] * 23, [0], classes=[0]).databunch(bs=2, num_workers=0, batch_tfms=True)
+    assert len(told(caught)) == 2
+    assert "since its pixels are torch.float64, and not torch.float32" in told(caught)[0]
+    assert "since the inputs are a MixedItemList" in told(caught)[1]
 
 
 def test_without_numba_a_cpu_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:

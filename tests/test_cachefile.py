@@ -235,7 +235,7 @@ def test_items_that_are_no_files_and_opens_of_ones_own(tmp_path: Path) -> None:
             return m.lists.Image(m.lists.torch.full((3, 4, 5), float(fn) / 255))
 
     class MemoryNumbers(m.InMemory, Numbers):
-        pass
+        cache_version = "1"
 
     for misses in (5, 0):
         il = MemoryNumbers([1, 2, 3, 4, 5], path=tmp_path, cache_file=tmp_path / "cache")

@@ -362,24 +362,24 @@ def test_ctrl_c_leaves_a_partly_filled_usable_cache(tmp_path: Path, n_workers: i
     folder = many(tmp_path / "many", 60, 60)
     il = m.MemoryImageList.from_folder(folder, presort=True)
     opened = threading.Event()
-    stock, count = PIL.Image.open, [0]
+    stock, count = m.decode.Stock._decode, [0]
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         count[0] += 1
-        if count[0] == 90 and not opened.is_set():  # past the 60 headers that the estimate reads
+        if count[0] == 30 and not opened.is_set():
             opened.set()
             os.kill(os.getpid(), signal.SIGINT)
         return stock(*args, **kwargs)
 
     filters = list(warnings.filters)
-    PIL.Image.open = counting
+    m.decode.Stock._decode = counting  # type: ignore[method-assign]
     try:
         with pytest.raises(KeyboardInterrupt):
             il.load_data(n_workers=n_workers, progress=False)
             for _ in range(1000):  # the signal reaches the main thread between two bytecodes
                 time.sleep(0.01)
     finally:
-        PIL.Image.open = stock
+        m.decode.Stock._decode = stock  # type: ignore[method-assign]
     assert warnings.filters == filters
     # A thread whose `start` was struck may still be on its way; it ends without doing anything.
     for thread in [t for t in threading.enumerate() if t.name.startswith("memlist-")]:

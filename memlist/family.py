@@ -1,0 +1,163 @@
+"""Families: the lists that descend from one whose `open` or `get` is the user's own code, and what that code opened.
+
+No key can tell what a user's code depends on. So what it opened belongs to the list that was built and to those that
+descend from it: it lies in a store of their own, and its memory is freed with the last of them.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import suppress
+from functools import partial
+from typing import Any, Callable, List, Optional, Sequence, Tuple
+from weakref import WeakSet, ref
+
+import numpy as np
+import PIL.Image
+from fastai.vision import data as fastai_data
+from fastai.vision import image as fastai_image
+
+from . import forks, plain
+from .decode import DIFFERS, DRAWS, packed, random_states, restore_states, same_states
+from .store import PURGE, ImageStore
+
+# So many of a family's images are opened twice, to see whether the code is random.
+LOOKS = 4
+ALIKE, RAISES = "alike", "raises"
+Opened = Sequence[Tuple[Any, Sequence[bytes]]]
+
+
+class Family:
+    """What the lists of a family share.
+
+    - `own`: memory of theirs alone, for notes on the code and for what `get` has opened
+    - `pixels`: the store of their images: `own`, or a cache file
+    - `prefix`: what the keys of their images begin with
+    - `own_get`: whether `get` is the user's own, so that only running it tells what it opens
+    """
+
+    def __init__(self, own: ImageStore, pixels: ImageStore, prefix: bytes, own_get: bool) -> None:
+        self.own, self.pixels, self.prefix, self.own_get = own, pixels, prefix, own_get
+        self.lists: WeakSet[Any] = WeakSet()
+        self.code: Tuple[Any, ...] = ()
+        self.kinds: dict[int, type] = {}
+        self.pid, self.idle = os.getpid(), 0
+        self._random, self._trusted_in = (-1, ""), -1
+        own.family = ref(self)  # type: ignore[attr-defined]
+        own.before_fork = partial(_settle, ref(self))
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _revived, (self.own, self.pixels, self.prefix, self.own_get)
+
+    def __deepcopy__(self, memo: Any) -> Family:
+        return self
+
+    def runs(self, function: Callable[[Any], Any]) -> bool:
+        "Return whether `function`, down to its code, is what made the family's images so far."
+        code = _code(function)
+        self.code = self.code or code
+        return all(one is other for one, other in zip(code, self.code))
+
+    # -- is the code random? ----------------------------------------------------------------------------------
+
+    def random(self) -> str:
+        "Return why the code counts as random since the last purge, so that nothing of it is kept; or nothing."
+        if self._random[0] != self._round():
+            reasons = (reason for reason in (DRAWS, DIFFERS) if self.own.noted(reason.encode()))
+            self._random = self._round(), next(reasons, "")
+            if not self._random[1]:
+                self._random = -1, ""  # it may turn out to be
+        return self._random[1]
+
+    def looks_random(self, function: Callable[[Any], Any], item: Any) -> str:
+        "Return why the code is random; opens `item` twice, as long as fewer than `LOOKS` images have been."
+        if self.random() or self._trusted_in == self._round():
+            return self.random()
+        fewer = [k for k in range(LOOKS) if not self.own.noted(b"opened twice %d" % k)]
+        if not fewer:
+            self._trusted_in = self._round()
+        elif self.try_twice(function, item):
+            self.own.note(b"opened twice %d" % fewer[0])
+        return self.random()
+
+    def try_twice(self, function: Callable[[Any], Any], item: Any) -> bool:
+        """Open `item` twice; return whether both gave one image. If not, or if it draws, the code counts as random.
+
+        It happens in a forked process, so that this one is left as it is, its private generators and its counters
+        included, and since no thread draws there. Where that can't be, it happens here.
+        """
+        question = partial(_differ, function, item)
+        answer = forks.ask(question) if forks.can_fork() else None
+        if answer is None:
+            states = random_states()
+            answer = question(alone=threading.active_count() == 1)
+            if not same_states(states, random_states()):
+                restore_states(states)
+        if answer in (DRAWS, DIFFERS):
+            if self.pixels is self.own:
+                self.own.purge()
+            self.own.note(answer.encode())
+        return answer == ALIKE
+
+    def _round(self) -> int:
+        return self.own.generation // PURGE
+
+    # -- what a user's `get` opens ----------------------------------------------------------------------------
+
+    def opened(self, position: bytes) -> Optional[Opened]:
+        "Return what `get` opened when it first made the item at `position`; None if it never did."
+        record = self.own.read(b"read " + position)
+        with suppress(ValueError):
+            if record is not None:
+                made: Opened = plain.loads(record.array.tobytes())
+                return made if self.own.current(record) else self.opened(position)
+        return None
+
+    def note_opened(self, position: bytes, opened: Opened) -> None:
+        "Note what `get` has opened for the item at `position`, unless that is known."
+        if b"read " + position not in self.own:
+            self.own.put(b"read " + position, np.frombuffer(plain.dumps(list(opened)), np.uint8))
+
+    def varies(self, position: bytes, context: int) -> bool:
+        "Return whether what `get` sets for the item at `position` is something else each time."
+        record = self.own.read(b"set " + position)
+        if record is None:
+            self.own.put(b"set " + position, np.empty(0, np.uint8), tag=context)
+        return record is not None and record.tag != context
+
+
+def _code(function: Callable[[Any], Any]) -> Tuple[Any, ...]:
+    "Return what is compared by identity to see whether a user's `open` is still the same."
+    plain_function = getattr(function, "__func__", function)
+    replaced = fastai_data.open_image, fastai_data.open_mask, fastai_image.open_image, fastai_image.pil2tensor
+    pillow = PIL.Image.open, PIL.Image.Image.convert
+    return (plain_function, getattr(plain_function, "__code__", None), *replaced, *pillow)
+
+
+def _differ(function: Callable[[Any], Any], item: Any, alone: bool = True) -> str:
+    "Open `item` twice and say what came of it. `alone`: nobody else draws from the global generators."
+    seen: List[Any] = []
+    for _ in range(2):
+        before = random_states()
+        try:
+            made = function(item)
+        except Exception:
+            return RAISES
+        if alone and not same_states(before, random_states()):
+            return DRAWS
+        pieces, reason = packed(made, {})
+        seen.append((reason, [(piece.tag, piece.array.shape, piece.array.tobytes()) for piece in pieces]))
+    return ALIKE if seen[0] == seen[1] else DIFFERS
+
+
+def _settle(family: Any) -> None:
+    "See before a fork to it that each list has the family of its present code: a child's would be the child's alone."
+    for il in list(getattr(family(), "lists", ())):
+        with suppress(Exception):
+            _ = il.store
+
+
+def _revived(own: ImageStore, pixels: ImageStore, prefix: bytes, own_get: bool) -> Family:
+    known = getattr(own, "family", None)
+    return (known and known()) or Family(own, pixels, prefix, own_get)
