@@ -32,11 +32,11 @@ _PLAIN_ATTRIBUTES = {"_px", "_logit_px", "_flow", "_affine_mat", "sample_kwargs"
 # memory, and the number of its class.
 DIVIDED, WHOLE_NUMBERS, ODD, KIND, ORDER, NAME = 1, 2, 4, 3, 6, 11
 OTHER, TENSOR, ARRAY = 2, 3, 4  # after Image and ImageSegment
+ORDERS = [list(itertools.permutations(range(n))) for n in range(5)]
+INVERSE = [[tuple(map(order.index, range(n))) for order in orders] for n, orders in enumerate(ORDERS)]
 LAYOUT = struct.Struct("<B7xQ4Q4q")  # dtype, number of axes, shape, strides in bytes
-# As they were at import: who exchanges one of them wants another decoding.
-_OPEN_IMAGE, _OPEN_MASK = fastai_image.open_image, fastai_image.open_mask
 _LIST_OPEN, _MASK_OPEN = ImageList.open, SegmentationLabelList.open
-_PILLOW = (PIL.Image.open, PIL.Image.Image.convert, PIL.Image.Image.load, PIL.ImageFile.ImageFile.load)
+_IMAGE, _FILES, _FILE = PIL.Image, PIL.ImageFile, PIL.ImageFile.ImageFile
 #: What decodes here. Two builds of one Pillow may have other libraries.
 _LIBRARIES = [getattr(PIL.Image.core, f"{name}_version", "") for name in ("jpeglib", "libjpeg_turbo")]  # type: ignore
 DECODER = f"Pillow {PIL.__version__}, libjpeg {' '.join(filter(None, map(str, _LIBRARIES)))}".encode()
@@ -46,6 +46,9 @@ _DIVISOR = np.float32(255)
 SEVERAL_THREADS = 1 << 18
 
 NEAREST, LANCZOS = PIL.Image.NEAREST, PIL.Image.LANCZOS  # type: ignore[attr-defined]
+
+# Of so many records a list remembers, by a byte each, that it has looked at their files.
+MOST_SEEN = 1 << 26
 
 # Why nothing is kept of a user's code.
 DRAWS, DIFFERS = "it draws random numbers", "it gave two different images for one item"
@@ -103,28 +106,30 @@ def reduced(size: Size, most: Optional[int]) -> Size:
     return width, height
 
 
-def pillow_untouched() -> bool:
-    "Whether nobody has replaced what Pillow decodes with."
-    image, file = PIL.Image, PIL.ImageFile.ImageFile
-    return (
-        image.open is _PILLOW[0]
-        and image.Image.convert is _PILLOW[1]
-        and image.Image.load is _PILLOW[2]
-        and file.load is _PILLOW[3]
-    )
+def parts() -> Tuple[Any, ...]:
+    "Return what decodes, by fastai's own `open`: a list with another part has another decoding."
+    fastais = fastai_image.pil2tensor, fastai_image.open_image, fastai_data.open_image, fastai_data.open_mask
+    return (_IMAGE.open, _IMAGE.Image.convert, _FILE.load, *fastais)
 
 
 def stock_open(function: Any) -> Optional[type]:
     "Which of fastai's two `open` methods `function` is, by its class; None for a user's own or a patched one."
     plain = getattr(function, "__func__", function)
-    if fastai_image.pil2tensor is not pil2tensor or not pillow_untouched():
+    if plain is not _LIST_OPEN and plain is not _MASK_OPEN:
         return None
-    if plain is _LIST_OPEN:
-        return ImageList if fastai_data.open_image is _OPEN_IMAGE else None
-    if plain is _MASK_OPEN:
-        untouched = fastai_data.open_mask is _OPEN_MASK and fastai_image.open_image is _OPEN_IMAGE
-        return SegmentationLabelList if untouched else None
-    return None
+    untouched = (  # as `parts() == _PARTS`, sooner
+        _IMAGE.open is _PARTS[0]
+        and _IMAGE.Image.convert is _PARTS[1]
+        and _FILE.load is _PARTS[2]
+        and fastai_image.pil2tensor is _PARTS[3]
+        and fastai_image.open_image is _PARTS[4]
+        and fastai_data.open_image is _PARTS[5]
+        and fastai_data.open_mask is _PARTS[6]
+    )
+    return (ImageList if plain is _LIST_OPEN else SegmentationLabelList) if untouched else None
+
+
+_PARTS = parts()
 
 
 class Stock:
@@ -149,20 +154,24 @@ class Stock:
         since: int = 0,
     ) -> None:
         self.mode, self.div, self.cls, self.after_open, self.most = mode, div, cls, after_open, most
-        self.store, self.since, self.truncated = store, since, PIL.ImageFile.LOAD_TRUNCATED_IMAGES
+        self.store, self.since, self.seen = store, since, bytearray()
+        self.settings = (mode, div, most, _FILES.LOAD_TRUNCATED_IMAGES)
         self.nearest = not div or mode in ("1", "P")
-        self.prefix = f"stock {mode} {'truncated ' * bool(self.truncated)}".encode()
+        self.prefix = f"stock {mode} {'truncated ' * bool(self.settings[3])}".encode()
         if most is not None:
             self.prefix += f"most {most}{' nearest' * self.nearest} ".encode()
 
-    def same(self, mode: str, div: bool, after_open: Any, most: Optional[int], store: Any, since: int) -> bool:
-        "Whether this is what decodes so."
-        return (
-            self.after_open is after_open
-            and self.store is store
-            and (self.mode, self.div, self.most, self.since) == (mode, div, most, since)
-            and self.truncated == PIL.ImageFile.LOAD_TRUNCATED_IMAGES
-        )
+    def fresh(self, record: Any, item: Any) -> bool:
+        "Return whether `record` is of the file `item` as it is, or was since `since`; asks the store once per record."
+        number = record.number
+        if number < len(self.seen) and self.seen[number]:
+            return True
+        if not self.store.fresh(record, item, self.since):
+            return False
+        if number < MOST_SEEN:
+            self.seen.extend(bytes(max(0, number + 1 - len(self.seen))))
+            self.seen[number] = 1
+        return True
 
     def keys(self, item: Any) -> Keys:
         "The record of pixels, and with `after_open` that of the rest; raises Unkeyable."
@@ -266,9 +275,7 @@ class Raw(Stock):
     "As `Stock`, under the same keys, but what it makes are `Bytes`; floats only of pixels that are none."
 
     def __init__(self, decoder: Stock) -> None:
-        super().__init__(
-            decoder.mode, decoder.div, decoder.cls, decoder.after_open, decoder.most, decoder.store, decoder.since
-        )
+        vars(self).update(vars(decoder))
 
     def restore(self, pieces: Sequence[Any]) -> Any:
         "As of `Stock`; without an `after_open` no copy is made."
@@ -343,8 +350,6 @@ class Whole:
     which `open` may read.
     """
 
-    since = 0
-
     def __init__(self, function: Callable[[Any], Any], family: Any, context: bytes = b"", since: int = 0) -> None:
         self.function, self.family, self.store = function, family, family.pixels
         self.prefix, self.since = family.prefix + context, since
@@ -357,9 +362,13 @@ class Whole:
         "Make what was returned of its record, in memory of its own; raises LookupError for a class nobody knows here."
         array, tag = pieces[0].array, pieces[0].tag
         kind = tag >> KIND & 7
+        if tag & (DIVIDED | WHOLE_NUMBERS) and not tag & ODD and kind < OTHER:  # as most are
+            px = _floats(array.transpose(INVERSE[array.ndim][tag >> ORDER & 31]), bool(tag & DIVIDED))
+            return (Image, ImageSegment)[kind](px)
+        made = _unpacked(array, tag)
         if kind == ARRAY:
-            return _unpacked(array, tag)
-        px = torch.from_numpy(_unpacked(array, tag))
+            return made
+        px = torch.from_numpy(made)
         if kind == TENSOR:
             return px
         cls: Any = (Image, ImageSegment)[kind] if kind != OTHER else _image_class(tag >> NAME, self.family.kinds)
@@ -368,7 +377,12 @@ class Whole:
         return made
 
     def finish(self, restored: Any) -> Any:
+        "Nothing runs on every read."
         return restored
+
+    def fresh(self, record: Any, item: Any) -> bool:
+        "Return whether `record` is of the file `item` as it is, or was since `since`."
+        return self.store.fresh(record, item, self.since)  # type: ignore[no-any-return]
 
     def original(self, pieces: Sequence[Any]) -> None:
         "Images of a user's own `open` are never reduced."
@@ -426,12 +440,12 @@ def _coded(px: np.ndarray, odd: int) -> Tuple[np.ndarray, int]:
     Axes lie in the order that they have in memory. An `odd` array is one whose strides do not follow from its shape and
     that order: expanded axes, gaps, or axes of one element. Its dtype, shape and strides precede its bytes.
     """
-    orders = list(itertools.permutations(range(px.ndim)))
+    orders = ORDERS[px.ndim]
     base = px[tuple(slice(0, 1) if odd and not stride else slice(None) for stride in px.strides)]
     order = min(orders, key=lambda axes: ([-base.strides[a] for a in axes], axes))
     array = np.ascontiguousarray(base.transpose(order)).reshape([base.shape[a] for a in order])
     tag = odd | orders.index(order) << ORDER
-    if px.dtype == np.float32 and px.size:
+    if px.dtype == np.float32 and px.size and px.ndim:
         for flag, scale in ((DIVIDED, np.float32(255)), (WHOLE_NUMBERS, np.float32(1))):
             with np.errstate(all="ignore"):
                 small = np.rint(array * scale).astype(np.uint8)
@@ -454,11 +468,11 @@ def _unpacked(array: np.ndarray, tag: int) -> np.ndarray:
         code, ndim, *numbers = LAYOUT.unpack_from(array.data)
         shape, strides = tuple(numbers[:ndim]), tuple(numbers[4 : 4 + ndim])
         array = array[LAYOUT.size :].view(DTYPES[code])
-    order = list(itertools.permutations(range(len(shape))))[tag >> ORDER & 31]
+    order = ORDERS[len(shape)][tag >> ORDER & 31]
     if strides is not None:
         extents = [1 if not stride else extent for extent, stride in zip(shape, strides)]
         array = array.reshape([extents[a] for a in order])
-    array = array.transpose(np.argsort(order)) if array.ndim else array
+    array = array.transpose(INVERSE[len(shape)][tag >> ORDER & 31])
     if tag & (DIVIDED | WHOLE_NUMBERS):
         array = _floats(array, bool(tag & DIVIDED)).numpy()
     elif strides is None:

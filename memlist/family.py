@@ -14,12 +14,9 @@ from typing import Any, Callable, List, Optional, Sequence, Tuple
 from weakref import WeakSet, ref
 
 import numpy as np
-import PIL.Image
-from fastai.vision import data as fastai_data
-from fastai.vision import image as fastai_image
 
 from . import forks, plain
-from .decode import DIFFERS, DRAWS, packed, random_states, restore_states, same_states
+from .decode import DIFFERS, DRAWS, packed, parts, random_states, restore_states, same_states
 from .store import PURGE, ImageStore
 
 # So many of a family's images are opened twice, to see whether the code is random.
@@ -40,7 +37,7 @@ class Family:
     def __init__(self, own: ImageStore, pixels: ImageStore, prefix: bytes, own_get: bool) -> None:
         self.own, self.pixels, self.prefix, self.own_get = own, pixels, prefix, own_get
         self.lists: WeakSet[Any] = WeakSet()
-        self.code: Tuple[Any, ...] = ()
+        self.code: Optional[Tuple[Any, Any, Any]] = None
         self.kinds: dict[int, type] = {}
         self.pid, self.idle = os.getpid(), 0
         self._random, self._trusted_in = (-1, ""), -1
@@ -55,9 +52,12 @@ class Family:
 
     def runs(self, function: Callable[[Any], Any]) -> bool:
         "Return whether `function`, down to its code, is what made the family's images so far."
-        code = _code(function)
-        self.code = self.code or code
-        return all(one is other for one, other in zip(code, self.code))
+        own = getattr(function, "__func__", function)
+        code = getattr(own, "__code__", None)
+        if self.code is None:
+            fastais = str(getattr(own, "__module__", "")).startswith("fastai.")
+            self.code = own, code, parts() if fastais else None
+        return self.code[0] is own and self.code[1] is code and (self.code[2] is None or self.code[2] == parts())
 
     # -- is the code random? ----------------------------------------------------------------------------------
 
@@ -125,14 +125,6 @@ class Family:
         if record is None:
             self.own.put(b"set " + position, np.empty(0, np.uint8), tag=context)
         return record is not None and record.tag != context
-
-
-def _code(function: Callable[[Any], Any]) -> Tuple[Any, ...]:
-    "Return what is compared by identity to see whether a user's `open` is still the same."
-    plain_function = getattr(function, "__func__", function)
-    replaced = fastai_data.open_image, fastai_data.open_mask, fastai_image.open_image, fastai_image.pil2tensor
-    pillow = PIL.Image.open, PIL.Image.Image.convert
-    return (plain_function, getattr(plain_function, "__code__", None), *replaced, *pillow)
 
 
 def _differ(function: Callable[[Any], Any], item: Any, alone: bool = True) -> str:

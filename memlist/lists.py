@@ -10,11 +10,13 @@ import time
 import types
 import zlib
 from multiprocessing.context import get_spawning_popen
+from numbers import Integral
 from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 import pandas as pd
+import PIL.ImageFile
 import torch
 from fastai.basic_data import DataBunch
 from fastai.data_block import ItemList, ItemLists, LabelList, LabelLists
@@ -98,8 +100,9 @@ class Scratch:
         # When the list was built: it looks at each file at least once since then.
         self.built = built or time.monotonic_ns()
         self.now = Moment()
-        # The decoder of stock lists, as of the last read.
+        # What decoded last: by fastai's own `open`, and by a user's.
         self.decoder: Optional[Stock] = None
+        self.whole: Optional[Whole] = None
         self.held_back: List[str] = []
         # Keys whose files have changed: to be decoded again.
         self.stale: Set[Tuple[bytes, ...]] = set()
@@ -208,14 +211,13 @@ class InMemory(ItemList):
 
     def __getitem__(self, idxs: Any) -> Any:
         "Make an item, or a list of those at `idxs`, as fastai does."
-        idxs, now = try_int(idxs), self.scratch.now
-        if isinstance(idxs, int):
+        if type(idxs) is int:
             return self.get(idxs)
-        now.selecting = True
+        self.scratch.now.selecting = not isinstance(try_int(idxs), Integral)
         try:
             made = super().__getitem__(idxs)
         finally:
-            now.selecting = False
+            self.scratch.now.selecting = False
         if isinstance(made, InMemory) and made._family is not None and made._family is self._family:
             positions = np.arange(len(self.items)) if self._positions is None else self._positions
             made._origin, made._positions = self._origin, positions[idxs]
@@ -282,15 +284,18 @@ class InMemory(ItemList):
         if family is None or not family.runs(function):
             family = self._found()
             family.runs(function)
+        known, context = self.scratch.whole, b""
+        if known is not None and known.family is family and not self._set_in_get:
+            return known
         if not family.prefix:
             family.prefix = self._lasting_prefix()
-        context = b""
         if self._set_in_get:
             # Of lists with one item, each may have another row of a table where `get` points `open` at.
             i = self.scratch.now.getting
             where = b"" if i is None else self._position(i)
             context = keys.digest(where, *((name, vars(self).get(name)) for name in sorted(self._set_in_get)))
-        return Whole(function, family, context, self._since(family.pixels))
+        self.scratch.whole = Whole(function, family, context, self._since(family.pixels))
+        return self.scratch.whole
 
     def _lasting_prefix(self) -> bytes:
         """What the keys of this list's images begin with in a file that outlives it: no code, but data.
@@ -373,8 +378,8 @@ class InMemory(ItemList):
 
     def get(self, i: Any) -> Any:
         "Item `i` of the list below. `sizes` has the sizes before images were reduced, of which points and boxes speak."
-        if self.max_size is None:
-            return self._got(super().get, i)
+        if self._family is None and self.max_size is None:
+            return super().get(i)
         now = self.scratch.now
         now.originals = {}
         item = self._got(super().get, i)
@@ -432,7 +437,8 @@ class InMemory(ItemList):
                 hit = self._hit(decoder, wanted, item)
                 if hit is None:
                     return self._serve_miss(function, decoder, wanted, item)
-        self._record(item, wanted, KEPT)
+        if self._family is not None:
+            self._record(item, wanted, KEPT)
         if not now.filling:
             store.count(True)
         return hit
@@ -476,8 +482,8 @@ class InMemory(ItemList):
                     return None
                 records.append(record)
             # An image's records have to be of one version of its file, and that has to be the one that is there.
-            alike = len(records) == 1 or records[0].source == records[1].source
-            if not alike or (decoder.since and not all(store.fresh(one, item, decoder.since) for one in records)):
+            alike = len(records) == 1 or records[0].version == records[1].version
+            if not alike or (decoder.since and not all(decoder.fresh(record, item) for record in records)):
                 stale.add(wanted)
                 return None
             try:
@@ -571,10 +577,17 @@ class InMemory(ItemList):
             return self._own_decoder(function)
         mask = owner is SegmentationLabelList
         mode, after_open, most = "L" if mask else self.convert_mode, self.after_open or None, self.max_size
-        store, known = self._shared(), self.scratch.decoder
-        since = self._since(store)
-        if known is None or not known.same(mode, not mask, after_open, most, store, since):
-            known = Stock(mode, not mask, ImageSegment if mask else Image, after_open, most, store, since)
+        store, known = self._store, self.scratch.decoder
+        if store is None or (self.x is not None and not self._final):
+            store = self._shared()
+        if (
+            known is None
+            or known.settings != (mode, not mask, most, PIL.ImageFile.LOAD_TRUNCATED_IMAGES)
+            or known.after_open is not after_open
+            or known.store is not store
+        ):
+            cls = ImageSegment if mask else Image
+            known = Stock(mode, not mask, cls, after_open, most, store, self._since(store))
             self.scratch.decoder = known
         return known
 
@@ -678,8 +691,8 @@ class InMemory(ItemList):
 
     def opens_its_items(self) -> bool:
         "Whether `get` is fastai's own, and with it what is opened: exactly `items[i]`, by the class's `open`."
-        own = {"open", "get"} & set(vars(self))
-        return not own and self._get() is ImageList.get
+        known, get = vars(self), getattr(super().get, "__func__", None)
+        return get is ImageList.get and type(self).get is InMemory.get and "open" not in known and "get" not in known
 
     def known_by_running(self) -> bool:
         "Whether only running a `get` of a user's own tells what is opened."
@@ -830,8 +843,7 @@ class Reader:
                 record = self.raw.store.read(self.raw.prefix + keys.file_key(self.items[i]))
             except Exception:
                 record = None  # no item to open at all, perhaps: who serves it says so
-            since = self.raw.since
-            if record is not None and (not since or self.raw.store.fresh(record, self.items[i], since)):
+            if record is not None and (not self.raw.since or self.raw.fresh(record, self.items[i])):
                 self.hits += 1
                 made = self.raw.restore((record,))
                 self.sizes[i] = made.size

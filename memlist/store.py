@@ -129,6 +129,16 @@ class Record(NamedTuple):
     block: bytes
 
     @property
+    def number(self) -> int:
+        "A number that no other record of this store has."
+        return _number(self.block)
+
+    @property
+    def version(self) -> bytes:
+        "Bytes that are equal where two records were made from one version of a file."
+        return self.block[48:64]
+
+    @property
     def source(self) -> Optional[Tuple[int, int]]:
         "`Source.version` of the file that the record was made from; None if it was made from none."
         return _source(self.block)
@@ -343,12 +353,12 @@ class ImageStore:
         Where nobody has looked since then, this does, and everybody else need not. True for what was made of no file.
         """
         version = record.source
-        if version is None or self._looks.when(_number(record.block)) >= since:
+        if version is None or self._looks.when(record.number) >= since:
             return True
         now = Source.of(item)
         if now is None or now.version != version:
             return False
-        self._looks.add(_number(record.block), now.looked)
+        self._looks.add(record.number, now.looked)
         return True
 
     def holds(self, key: bytes) -> bool:
@@ -1118,7 +1128,8 @@ class ImageStore:
         # A process being spawned is sent the descriptors; a file gets the address, never the pixels.
         if get_spawning_popen() is not None:
             sent = send(self._region, self._lock, self._looks)
-            return _received, (self.uid, self.places, self.cache_file, self.maker, self._available, *sent)
+            told = {"places": self.places, "cache_file": self.cache_file, "maker": self.maker, "made": self.made}
+            return _received, (self.uid, told, self._available, *sent)
         return _rejoined, (self.uid, self.place, self.rule, self.cache_file, self.maker)
 
 
@@ -1153,15 +1164,7 @@ def _open_here(path: str) -> Optional[ImageStore]:
     return next((store for store in list(_STORES.values()) if store.uid.startswith(which)), None)
 
 
-def _received(
-    uid: str,
-    places: List[str],
-    cache_file: Optional[str],
-    maker: bytes,
-    available: Callable[[], int],
-    kind: str,
-    *sent: Any,
-) -> ImageStore:
+def _received(uid: str, told: Dict[str, Any], available: Callable[[], int], kind: str, *sent: Any) -> ImageStore:
     region, mutex, looks = receive(kind, *sent)
     known = _STORES.get(uid)
     if known is not None:
@@ -1172,9 +1175,8 @@ def _received(
     region.attach(PAGE)  # the header page first: it says how long the first segment is
     _first_segment(region)
     store = object.__new__(ImageStore)
-    store.cache_file, store.maker = cache_file, maker
     store._open(region, mutex, looks, uid, available)
-    store.places = places
+    vars(store).update(told)
     store._register()
     return store
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import multiprocessing
 import warnings
 from pathlib import Path
@@ -59,8 +60,16 @@ def batches(data: Any, k: int) -> List[torch.Tensor]:
     return [x for dl in (data.train_dl, data.valid_dl) for x, _ in dl]
 
 
-@pytest.mark.parametrize("written", ["mixed", "written_over"])
-@pytest.mark.parametrize("loaded", [None, 0, 2])
+def sampled(first: List[Any], second: List[Any], taken: List[Any]) -> List[Any]:
+    "All pairs; those that are not `taken` are for `make test-full`."
+    pairs = itertools.product(first, second)
+    return [pytest.param(*pair, marks=() if pair in taken else pytest.mark.full) for pair in pairs]
+
+
+@pytest.mark.parametrize(
+    ("written", "loaded"),
+    sampled(["mixed", "written_over"], [None, 0, 2], [("mixed", None), ("written_over", 2)]),
+)
 @pytest.mark.parametrize("name", list(FORMS))
 def test_every_item_equals_stock_s(name: str, loaded: Any, written: str, folder: Path) -> None:
     form = FORMS[name]
@@ -91,8 +100,7 @@ def test_a_window_that_is_set_later(folder: Path) -> None:
     assert ours.loaded  # the same value changes nothing
 
 
-@pytest.mark.parametrize("batch_tfms", [False, True])
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize(("batch_tfms", "workers"), sampled([False, True], [0, 2], [(False, 2), (True, 0)]))
 @pytest.mark.parametrize("name", BATCHES)
 def test_every_batch_equals_stock_s(name: str, workers: int, batch_tfms: bool, folder: Path) -> None:
     form = FORMS[name]
