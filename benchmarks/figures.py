@@ -91,6 +91,11 @@ def hits(made: Pictures, scale: Scale) -> Dict[str, Any]:
     return speed.hits(made.photographs(100)[0], scale.blocks)
 
 
+def own(made: Pictures, scale: Scale) -> Dict[str, Any]:
+    "Figure 19."
+    return speed.own_hits(made.photographs(100)[0], scale.blocks)
+
+
 def warm(made: Pictures, scale: Scale) -> Dict[str, Any]:
     "Figure 4."
     return speed.warm_epochs(made.sets(), scale.epochs)
@@ -176,6 +181,7 @@ ROWS: Dict[str, Callable[[Pictures, Scale], Dict[str, Any]]] = {
     "gather": gather,
     "above": above,
     "curves": curves,
+    "own": own,
     "records": records,
     "small": small,
 }

@@ -342,6 +342,10 @@ def _restore(pixels: np.ndarray, data: bytes) -> PIL.Image.Image:
     return image
 
 
+class UnknownClass(Exception):
+    "A record is of a class of images that this process can't find."
+
+
 class Whole:
     """What a user's `open` returns, kept as a whole, in the fewest bytes that restore it bit for bit.
 
@@ -352,6 +356,7 @@ class Whole:
 
     def __init__(self, function: Callable[[Any], Any], family: Any, context: bytes = b"", since: int = 0) -> None:
         self.function, self.family, self.store = function, family, family.pixels
+        self.owner = getattr(function, "__self__", None)
         self.prefix, self.since = family.prefix + context, since
 
     def keys(self, item: Any) -> Keys:
@@ -359,7 +364,7 @@ class Whole:
         return (self.prefix + keys.item_key(item),)
 
     def restore(self, pieces: Sequence[Any]) -> Any:
-        "Make what was returned of its record, in memory of its own; raises LookupError for a class nobody knows here."
+        "Make what was returned of its record, in memory of its own; raises UnknownClass."
         array, tag = pieces[0].array, pieces[0].tag
         kind = tag >> KIND & 7
         if tag & (DIVIDED | WHOLE_NUMBERS) and not tag & ODD and kind < OTHER:  # as most are
@@ -491,7 +496,7 @@ def _class_number(cls: type) -> int:
 
 
 def _image_class(number: int, kinds: Dict[int, type]) -> type:
-    "Return the class of images with that number, or raise LookupError where none or several have it."
+    "Return the class of images with that number, or raise UnknownClass where none or several have it."
     if number not in kinds:
         queue, found = [Image], set()
         for cls in queue:  # which grows meanwhile
@@ -499,7 +504,7 @@ def _image_class(number: int, kinds: Dict[int, type]) -> type:
             if _class_number(cls) == number:
                 found.add(cls)
         if len(found) != 1:
-            raise LookupError(number)
+            raise UnknownClass(number)
         kinds[number] = found.pop()
     return kinds[number]
 

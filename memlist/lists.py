@@ -34,7 +34,7 @@ from fastai.vision.gan import GANItemList
 from fastai.vision.image import Image, ImageSegment
 
 from . import forks, keys, limits
-from .decode import DECODER, DIFFERS, DRAWS, Decoded, Raw, Stock, Whole, stock_open
+from .decode import DECODER, DIFFERS, DRAWS, Decoded, Raw, Stock, UnknownClass, Whole, stock_open
 from .family import Family
 from .limits import MaxRam
 from .loading import (
@@ -157,26 +157,22 @@ class InMemory(ItemList):
         self._set_later: FrozenSet[str] = frozenset()
         self._set_in_get: FrozenSet[str] = frozenset()
         self._family: Optional[Family] = None
-        if "_building" not in vars(self):
-            self._built()
-        store = self.store  # now, since a store that a forked worker made would be that worker's alone
-        if max_ram is not None and store.info().nbytes > store.info().max_ram:
-            held, most = (limits.format_size(size) for size in store.info()[1:3])
-            text = f"{named(self)}: with max_ram={max_ram!r} its store may take {most}, and it holds {held} already: "
-            self._say(f"above {max_ram}".encode(), text + "nothing is added from now on, and purge() gives that back.")
         if max_size is not None:
             self.reduce_to(max_size)
+        if "_building" not in vars(self):
+            self._built()
 
     def new(self, items: Any, processor: Any = None, **kwargs: Any) -> InMemory:
         """Make a list as fastai does, with what `copy_new` names; it has our settings and the store besides.
 
         Where its items are a selection of this list's, and all else is equal, it is of this list's family.
         """
-        selected = self.scratch.now.selecting or (
-            all(value is getattr(self, name, None) for name, value in {"inner_df": None, **kwargs}.items())
-            and self._has_all(items)
-        )
-        family = self._family and self._own_decoder(self._function()).family  # as of now, and not as of the new list
+        given, family = {"inner_df": None, **kwargs}, self._family
+        selected = self.scratch.now.selecting
+        if family is not None:
+            family = self._own_decoder(self._function()).family  # as of now, and not as of the new list
+            same = all(value is getattr(self, name, None) for name, value in given.items())
+            selected = selected or (same and hasattr(items, "__len__") and self._has_all(items))
         made = super().new(items, processor=processor, **kwargs)
         made._lazy, made.max_ram, made._store, made._final = self._lazy, self.max_ram, self._store, self._final
         made.cache_file, made.max_size = self.cache_file, self.max_size
@@ -260,9 +256,17 @@ class InMemory(ItemList):
     # -- the family -------------------------------------------------------------------------------------------
 
     def _built(self) -> None:
-        "The last constructor is done: from now on the list is what it is."
-        if self.known_by_running() or (self._comes_here() and stock_open(self._function()) is None):
+        "The last constructor is done: the list has its store before any process is forked, which would have its own."
+        if self.runs_code():
             self._found()
+        info = self.store.info()
+        if self.max_ram is not None and info.nbytes > info.max_ram:
+            held, most = (limits.format_size(size) for size in info[1:3])
+            text = (
+                f"{named(self)}: with max_ram={self.max_ram!r} its store may take {most}, and it holds {held} already: "
+            )
+            text += "nothing is added from now on, and purge() gives that back."
+            self._say(f"above {self.max_ram}".encode(), text)
 
     def _found(self) -> Family:
         "Begin a family with an empty store."
@@ -271,7 +275,9 @@ class InMemory(ItemList):
         else:
             own = pixels = ImageStore(self.max_ram)
         prefix = b"" if pixels.cache_file else os.urandom(8)
-        return self._join(Family(own, pixels, prefix, self.known_by_running()))
+        family = Family(own, pixels, prefix, self.known_by_running())
+        family.runs(self._function())
+        return self._join(family)
 
     def _join(self, family: Family) -> Family:
         self._family = family
@@ -283,9 +289,8 @@ class InMemory(ItemList):
         family = self._family
         if family is None or not family.runs(function):
             family = self._found()
-            family.runs(function)
         known, context = self.scratch.whole, b""
-        if known is not None and known.family is family and not self._set_in_get:
+        if known is not None and known.family is family and known.owner is self and not self._set_in_get:
             return known
         if not family.prefix:
             family.prefix = self._lasting_prefix()
@@ -415,10 +420,12 @@ class InMemory(ItemList):
 
     def _serve(self, function: Callable[[Any], Any], item: Any, decoder: Optional[Decoder] = None) -> Served:
         now = self.scratch.now
-        if now.opening or not type(self).cache or (self._set_in_get and now.getting is None):
+        if now.opening or not type(self).cache:
             return Served(self._run(function, item), False)
         try:
             decoder = decoder or self._decoder(function)
+            if self._set_in_get and now.getting is None and isinstance(decoder, Whole):
+                return Served(self._run(function, item), False)  # `open` may read what was set for another item
             wanted = decoder.keys(item)
         except Exception as error:  # whatever a value can do to one who looks at it
             image = self._run(function, item)  # raises what stock raises, if this is no item to open at all
@@ -488,7 +495,7 @@ class InMemory(ItemList):
                 return None
             try:
                 restored = decoder.restore(records)
-            except LookupError:
+            except UnknownClass:
                 return None
             except Exception:
                 if not store.current(records[0]):
@@ -525,7 +532,7 @@ class InMemory(ItemList):
             family.pid = os.getpid()
             forks.own_offsets()
         decoded: Decoded = self._run(decoder.open, item)
-        if keep and decoded.moved and not random:
+        if keep and decoded.moved and not random and decoder.store.rule != 0:
             alike = family.try_twice(functools.partial(self._run, decoder.function), item)
             random = "" if alike else family.random() or DRAWS
         return decoded._replace(pieces=(), reason=random) if random else decoded
