@@ -92,7 +92,7 @@ def _getitem(self: Any, idxs: Any) -> Any:
 
 
 def _take(il: Any, i: Any) -> Tuple[Any, bool]:
-    return il.take(i) if isinstance(il, InMemory) else (il[i], False)
+    return il._take(i) if isinstance(il, InMemory) else (il[i], False)
 
 
 def _apply(item: Any, own: bool, tfms: Any, kwargs: Dict[str, Any]) -> Any:

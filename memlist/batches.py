@@ -8,7 +8,6 @@ done so goes stock's way, an image or a dataset at a time, and a message says wh
 
 from __future__ import annotations
 
-import copy
 import functools
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import suppress
@@ -381,7 +380,7 @@ class _Side:
 def _reader(il: Any, plain: bool) -> Callable[[int], Any]:
     "What gives the items of `il`; `plain`: for indices that are ints, which need no looking at."
     if isinstance(il, InMemory):
-        return il.reader()
+        return il._reader()
     return il.get if plain and type(il).__getitem__ is ItemList.__getitem__ else il.__getitem__  # type: ignore
 
 
@@ -530,8 +529,8 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             return
         norm, fused = self._norm()
         collate = Collate(self.dl.dataset, self.dl.collate_fn, self._makes_there(), norm)
-        inner = copy.copy(self.dl)
-        vars(inner).update(dataset=Indices(self.dl.dataset), collate_fn=collate, _iterator=None)
+        inner = object.__new__(DataLoader)  # not `copy`, which asks it for `__getstate__`: fastai's asks the list
+        vars(inner).update(vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, _iterator=None)
         render.prepare()  # before workers are forked, which would each compile
         n = torch.get_num_threads()
         if inner.num_workers == 0:

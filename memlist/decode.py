@@ -10,7 +10,9 @@ from __future__ import annotations
 import itertools
 import random
 import struct
+import types
 import warnings
+import weakref
 import zlib
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -163,7 +165,7 @@ class Stock:
 
     def fresh(self, record: Any, item: Any) -> bool:
         "Return whether `record` is of the file `item` as it is, or was since `since`; asks the store once per record."
-        number = record.number
+        number = int.from_bytes(record.block[64:68], "little")
         if number < len(self.seen) and self.seen[number]:
             return True
         if not self.store.fresh(record, item, self.since):
@@ -355,9 +357,16 @@ class Whole:
     """
 
     def __init__(self, function: Callable[[Any], Any], family: Any, context: bytes = b"", since: int = 0) -> None:
-        self.function, self.family, self.store = function, family, family.pixels
-        self.owner = getattr(function, "__self__", None)
+        # Not the list itself: its memory is to be freed as soon as nobody has it any more.
+        bound = isinstance(function, types.MethodType)
+        self._function: Callable[[], Any] = weakref.WeakMethod(function) if bound else lambda: function
+        self.family, self.store = family, family.pixels
         self.prefix, self.since = family.prefix + context, since
+
+    @property
+    def function(self) -> Callable[[Any], Any]:
+        "The user's `open`."
+        return self._function()  # type: ignore[no-any-return]
 
     def keys(self, item: Any) -> Keys:
         "The key of the one record; raises Unkeyable."
@@ -426,12 +435,14 @@ def packed(made: Any, kinds: Dict[int, type]) -> Tuple[Sequence[Piece], str]:
             px = px.numpy()
         except TypeError:
             return (), f"NumPy has no dtype for its {px.dtype} pixels"
-    if type(px) is not np.ndarray or px.dtype.kind not in "uibf" or px.dtype not in DTYPES:
-        return (), f"its pixels are {getattr(px, 'dtype', type(px).__name__)}"
+        except RuntimeError as error:
+            return (), f"its pixels are no plain tensor ({error})"
+    elif kind != ARRAY:
+        return (), f"its pixels are a {type(px).__name__}"
+    if px.dtype.kind not in "uibf" or px.dtype not in DTYPES:
+        return (), f"its pixels are {px.dtype}"
     if px.ndim > 4:
         return (), f"its pixels have {px.ndim} dimensions, and four are the most"
-    if min(px.strides, default=0) < 0:
-        px = np.ascontiguousarray(px)
     for odd in (0, ODD):
         array, tag = _coded(px, odd)
         if _unpacked(array, tag).strides == px.strides:
@@ -484,8 +495,9 @@ def _unpacked(array: np.ndarray, tag: int) -> np.ndarray:
         array = array.copy("K")
     if strides is None:
         return array
-    room = array.itemsize + sum((extent - 1) * stride for extent, stride in zip(array.shape, strides))
-    made: np.ndarray = np.ndarray(array.shape, array.dtype, np.zeros(max(room, 0), np.uint8), 0, strides)
+    steps = [(extent - 1) * stride for extent, stride in zip(array.shape, strides)]
+    room = np.zeros(max(0, array.itemsize + sum(map(abs, steps))), np.uint8)
+    made: np.ndarray = np.ndarray(array.shape, array.dtype, room, -sum(min(0, step) for step in steps), strides)
     made[...] = array
     return np.lib.stride_tricks.as_strided(made, shape, strides)
 

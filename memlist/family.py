@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import threading
+import types
 from contextlib import suppress
 from functools import partial
 from typing import Any, Callable, List, Optional, Sequence, Tuple
@@ -38,8 +39,9 @@ class Family:
         self.own, self.pixels, self.prefix, self.own_get = own, pixels, prefix, own_get
         self.lists: WeakSet[Any] = WeakSet()
         self.code: Optional[Tuple[Any, Any, Any]] = None
+        self.defined: Any = None
         self.kinds: dict[int, type] = {}
-        self.pid, self.idle = os.getpid(), 0
+        self.pid, self.idle, self.opens = os.getpid(), 0, 0
         self._random, self._trusted_in = (-1, ""), -1
         own.family = ref(self)  # type: ignore[attr-defined]
         own.before_fork = partial(_settle, ref(self))
@@ -50,14 +52,17 @@ class Family:
     def __deepcopy__(self, memo: Any) -> Family:
         return self
 
-    def runs(self, function: Callable[[Any], Any]) -> bool:
-        "Return whether `function`, down to its code, is what made the family's images so far."
+    def runs(self, function: Callable[[Any], Any], cls: type) -> bool:
+        "Return whether `function`, the `open` of `cls`, is what made the family's images so far, down to its code."
         own = getattr(function, "__func__", function)
         code = getattr(own, "__code__", None)
         if self.code is None:
             fastais = str(getattr(own, "__module__", "")).startswith("fastai.")
-            self.code = own, code, parts() if fastais else None
-        return self.code[0] is own and self.code[1] is code and (self.code[2] is None or self.code[2] == parts())
+            self.code, self.defined = (own, code, parts() if fastais else None), _defined(cls)
+        if self.code[0] is own and self.code[1] is code:
+            return self.code[2] is None or self.code[2] == parts()
+        defined = _defined(cls)  # a `partialmethod`, for one, is another function at each access
+        return defined is self.defined and not isinstance(defined, types.FunctionType)
 
     # -- is the code random? ----------------------------------------------------------------------------------
 
@@ -70,35 +75,59 @@ class Family:
                 self._random = -1, ""  # it may turn out to be
         return self._random[1]
 
-    def looks_random(self, function: Callable[[Any], Any], item: Any) -> str:
-        "Return why the code is random; opens `item` twice, as long as fewer than `LOOKS` images have been."
+    def looks_random(self, function: Callable[[Any], Any], item: Any) -> Optional[str]:
+        """Return why the code is random, or nothing; opens `item` twice if fewer than `LOOKS` images have been so far.
+
+        None: that could not be done. `compare` does it, once the image is there.
+        """
         if self.random() or self._trusted_in == self._round():
             return self.random()
-        fewer = [k for k in range(LOOKS) if not self.own.noted(b"opened twice %d" % k)]
-        if not fewer:
+        if self.own.noted(b"opened twice %d" % (LOOKS - 1)):
             self._trusted_in = self._round()
-        elif self.try_twice(function, item):
-            self.own.note(b"opened twice %d" % fewer[0])
-        return self.random()
+            return ""
+        return self._judge(self._ask(function, item))
 
-    def try_twice(self, function: Callable[[Any], Any], item: Any) -> bool:
-        """Open `item` twice; return whether both gave one image. If not, or if it draws, the code counts as random.
+    def compare(self, function: Callable[[Any], Any], item: Any, decoded: Any, ask: bool) -> str:
+        """Return why the code is random that made `decoded` of `item`, or nothing.
 
-        It happens in a forked process, so that this one is left as it is, its private generators and its counters
-        included, and since no thread draws there. Where that can't be, it happens here.
+        It is called once more: if `ask`, in a forked process, which tells whether it was this code that moved a global
+        generator; else here, where no process could be asked.
         """
-        question = partial(_differ, function, item)
-        answer = forks.ask(question) if forks.can_fork() else None
+        answer = self._ask(function, item) if ask else None
         if answer is None:
             states = random_states()
-            answer = question(alone=threading.active_count() == 1)
+            try:
+                pieces, reason = packed(function(item), {})
+            except Exception as error:
+                pieces, reason = (), repr(error)
             if not same_states(states, random_states()):
                 restore_states(states)
+            alike = reason == decoded.reason and _bits(pieces) == _bits(decoded.pieces)
+            drawn = decoded.moved and threading.active_count() == 1
+            answer = DRAWS if drawn else ALIKE if alike else DIFFERS
+        return self._judge(answer) or ""
+
+    def _ask(self, function: Callable[[Any], Any], item: Any) -> Optional[str]:
+        """Open `item` twice in a forked process, and return what came of it; None where that can't be told.
+
+        So this process is left as it is, its private generators and its counters included; and no thread draws there.
+        """
+        if not forks.can_fork() or self.own.noted(b"can't ask"):
+            return None
+        answer = forks.ask(partial(_differ, function, item))
+        if answer is None:  # it waits for a thread that is not there, or it can't be forked
+            self.own.note(b"can't ask")
+        return None if answer == RAISES else answer
+
+    def _judge(self, answer: Optional[str]) -> Optional[str]:
         if answer in (DRAWS, DIFFERS):
             if self.pixels is self.own:
                 self.own.purge()
-            self.own.note(answer.encode())
-        return answer == ALIKE
+            self.own.note(str(answer).encode())
+        elif answer == ALIKE:
+            fewer = (k for k in range(LOOKS) if not self.own.noted(b"opened twice %d" % k))
+            self.own.note(b"opened twice %d" % next(fewer, 0))
+        return None if answer is None else self.random()
 
     def _round(self) -> int:
         return self.own.generation // PURGE
@@ -127,8 +156,18 @@ class Family:
         return record is not None and record.tag != context
 
 
-def _differ(function: Callable[[Any], Any], item: Any, alone: bool = True) -> str:
-    "Open `item` twice and say what came of it. `alone`: nobody else draws from the global generators."
+def _defined(cls: type) -> Any:
+    "Return what the user's class has under the name `open`."
+    found = (vars(base)["open"] for base in cls.__mro__ if "open" in vars(base))
+    return next((one for one in found if not str(getattr(one, "__module__", "")).startswith("memlist.")), None)
+
+
+def _bits(pieces: Sequence[Any]) -> List[Any]:
+    return [(piece.tag, piece.array.shape, piece.array.tobytes()) for piece in pieces]
+
+
+def _differ(function: Callable[[Any], Any], item: Any) -> str:
+    "Open `item` twice and say what came of it. Nobody else may draw from the global generators."
     seen: List[Any] = []
     for _ in range(2):
         before = random_states()
@@ -136,10 +175,10 @@ def _differ(function: Callable[[Any], Any], item: Any, alone: bool = True) -> st
             made = function(item)
         except Exception:
             return RAISES
-        if alone and not same_states(before, random_states()):
+        if not same_states(before, random_states()):
             return DRAWS
         pieces, reason = packed(made, {})
-        seen.append((reason, [(piece.tag, piece.array.shape, piece.array.tobytes()) for piece in pieces]))
+        seen.append((reason, _bits(pieces)))
     return ALIKE if seen[0] == seen[1] else DIFFERS
 
 

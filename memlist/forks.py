@@ -12,8 +12,10 @@ from typing import Any, Callable, Iterator, List, Optional
 
 import torch
 
+from .store import _STORES
+
 # Seconds that a question may take a forked process. It may wait for ever for a lock that a thread of ours held.
-PATIENCE = 30
+PATIENCE = 5
 
 
 def can_fork() -> bool:
@@ -29,6 +31,7 @@ class Child:
 
     def __init__(self, work: Callable[[Any], Any], siblings: List[Child], quiet: bool = False) -> None:
         self.connection, theirs = Pipe()
+        _flush()  # what waits there is not to be printed twice
         self.pid: Optional[int] = os.fork()
         if not self.pid:
             status = 1
@@ -39,6 +42,7 @@ class Child:
             except EOFError:
                 status = 0
             finally:
+                _flush()
                 os._exit(status)
         theirs.close()
         siblings.append(self)
@@ -49,12 +53,18 @@ class Child:
         pid, self.pid = self.pid, None
         if pid is None:
             return 0
-        if kill:
-            os.kill(pid, signal.SIGKILL)
         try:
+            if kill:
+                os.kill(pid, signal.SIGKILL)
             return os.waitpid(pid, 0)[1]
-        except ChildProcessError:  # the system reaps by itself
+        except (ChildProcessError, ProcessLookupError):  # somebody else reaps
             return 0
+
+
+def _flush() -> None:
+    with contextlib.suppress(Exception):  # there may be nobody to read it
+        sys.stdout.flush()
+        sys.stderr.flush()
 
 
 def _serve(work: Callable[[Any], Any], connection: Connection, quiet: bool) -> None:
@@ -64,9 +74,7 @@ def _serve(work: Callable[[Any], Any], connection: Connection, quiet: bool) -> N
     torch.set_num_threads(1)  # its threads are not here
     own_offsets()
     if quiet:
-        nothing = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nothing, 1)
-        os.dup2(nothing, 2)
+        _leave_alone(connection.fileno())
     while True:
         connection.send(work(connection.recv()))
 
@@ -96,23 +104,37 @@ def ask(question: Callable[[], Any]) -> Any:
             child.close(kill=True)
 
 
+def _descriptors() -> List[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return []
+
+
 def own_offsets() -> None:
     """Give this process its own offsets in the files that it inherited open for reading.
 
-    Over a fork they are shared: one that seeks and reads would move all others.
+    Over a fork they are shared: one that seeks and reads would move all others. Files that only ever append are left.
     """
-    try:
-        import fcntl
+    ours = {fd for store in list(_STORES.values()) for fd in store.descriptors()}
+    for fd in set(_descriptors()) - ours:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
 
-        names = os.listdir("/proc/self/fd")
-    except (ImportError, OSError):
-        return
-    for name in names:
-        with contextlib.suppress(OSError):
-            fd = int(name)
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
-            if flags & os.O_ACCMODE == os.O_RDONLY and stat.S_ISREG(os.fstat(fd).st_mode):
-                again = os.open(f"/proc/self/fd/{fd}", os.O_RDONLY | os.O_CLOEXEC)
+            writes = flags & os.O_ACCMODE
+            if writes != os.O_WRONLY and not flags & os.O_APPEND and stat.S_ISREG(os.fstat(fd).st_mode):
+                again = os.open(f"/proc/self/fd/{fd}", writes | os.O_CLOEXEC)
                 os.lseek(again, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
                 os.dup2(again, fd, os.get_inheritable(fd))
                 os.close(again)
+
+
+def _leave_alone(connection: int) -> None:
+    "Take from this process what it shares with its parent and must not move: sockets, pipes, the terminal."
+    nothing = os.open(os.devnull, os.O_WRONLY)  # to read from it is an error, as it should be
+    for fd in _descriptors():
+        with contextlib.suppress(OSError):
+            mode = os.fstat(fd).st_mode
+            if fd in (1, 2) or (fd != connection and (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or os.isatty(fd))):
+                os.dup2(nothing, fd)

@@ -8,6 +8,7 @@ from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Union
 
 import numpy as np
+import pandas as pd
 import torch
 
 from . import plain
@@ -73,6 +74,10 @@ def _plain(value: Any) -> Any:
         return [("dict",), *((_plain(key), _plain(one)) for key, one in value.items())]
     if kind in PATHS:
         return ("path", kind.__name__, str(value))
+    if isinstance(value, (pd.DataFrame, pd.Series)):
+        frame = value.to_frame() if isinstance(value, pd.Series) else value
+        columns = [_plain(frame.iloc[:, i].to_numpy()) for i in range(frame.shape[1])]
+        return ("frame", kind.__name__, [_plain(one) for one in frame.columns], _plain(frame.index.to_numpy()), columns)
     if kind is torch.Tensor:
         return ("tensor", value.requires_grad, _plain(value.detach().cpu().numpy()))
     if kind is np.ndarray and value.dtype.hasobject:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import os
+import pickle
 import threading
 import time
 import types
@@ -15,7 +16,6 @@ from pathlib import Path
 from typing import Any, Callable, Dict, FrozenSet, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
-import pandas as pd
 import PIL.ImageFile
 import torch
 from fastai.basic_data import DataBunch
@@ -58,9 +58,20 @@ from .store import ImageStore, Source, store_for
 LIBRARIES = ("fastai", "memlist")
 # The attributes that fastai and we keep books in: a list whose `open` is the user's own is the same after they are set.
 BOOKKEEPING = {"items", "x", "ignore_empty", "processor", "c", "loss_func", "pad_idx", "sizes", "label_cls", "warn"}
-BOOKKEEPING |= {"copy_new", "num_parts", "max_ram", "cache_file", "scratch", "_label_list", "_split", "_store"}
-BOOKKEEPING |= {"_final", "_lazy", "_family", "_origin", "_positions", "_set_later", "_set_in_get", "_building"}
-_SCALARS = (bool, int, float, str, bytes)
+BOOKKEEPING |= {"copy_new", "num_parts", "max_ram", "cache_file", "_scratch", "_label_list", "_split", "_store"}
+BOOKKEEPING |= {
+    "_final",
+    "_lazy",
+    "_family",
+    "_origin",
+    "_positions",
+    "_set_later",
+    "_set_in_get",
+    "_set_in_open",
+    "_building",
+}
+_ITEM_OF = ItemList.__getitem__
+_SCALARS = (type(None), bool, int, float, str, bytes)
 
 Decoder = Any  # Stock or Whole
 
@@ -136,6 +147,25 @@ class InMemory(ItemList):
     #: With an `open` of your own: the version of its results in a `cache_file`, to be changed when they change.
     cache_version: Optional[str] = None
 
+    # As long as no constructor has set them, which may open images already.
+    _lazy: Optional[bool] = None
+    max_ram: MaxRam = None
+    cache_file: Any = None
+    max_size: Optional[int] = None
+    _store: Optional[ImageStore] = None
+    _final = _plain_getitem = False
+    _family: Optional[Family] = None
+    _origin, _positions = b"", None
+    #: Attributes that were set after the list was built, by its `get`, by its `open`.
+    _set_later: FrozenSet[str] = frozenset()
+    _set_in_get: FrozenSet[str] = frozenset()
+    _set_in_open: FrozenSet[str] = frozenset()
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        made: Any = super().__new__(cls)
+        made.__dict__["_scratch"] = Scratch()
+        return made
+
     def __init__(
         self,
         *args: Any,
@@ -150,13 +180,8 @@ class InMemory(ItemList):
         _check_class(type(self))
         super().__init__(*args, **kwargs)
         self._lazy, self.max_ram, self._store, self._final = lazy, max_ram, store, store is not None
-        self.cache_file = cache_file
-        self.max_size: Optional[int] = None
+        self.cache_file, self.max_size, self._family = cache_file, None, None
         self._label_list: Callable[..., LabelList] = functools.partial(labelled, self._label_list)
-        self.scratch = Scratch()
-        self._set_later: FrozenSet[str] = frozenset()
-        self._set_in_get: FrozenSet[str] = frozenset()
-        self._family: Optional[Family] = None
         if max_size is not None:
             self.reduce_to(max_size)
         if "_building" not in vars(self):
@@ -168,7 +193,7 @@ class InMemory(ItemList):
         Where its items are a selection of this list's, and all else is equal, it is of this list's family.
         """
         given, family = {"inner_df": None, **kwargs}, self._family
-        selected = self.scratch.now.selecting
+        selected = self._scratch.now.selecting
         if family is not None:
             family = self._own_decoder(self._function()).family  # as of now, and not as of the new list
             same = all(value is getattr(self, name, None) for name, value in given.items())
@@ -177,11 +202,13 @@ class InMemory(ItemList):
         made._lazy, made.max_ram, made._store, made._final = self._lazy, self.max_ram, self._store, self._final
         made.cache_file, made.max_size = self.cache_file, self.max_size
         if selected:
-            made.scratch.built = self.scratch.built
+            made._scratch.built = self._scratch.built
         if made._family is not None:
             if family is not None and selected and type(made) is type(self) and self._agrees(made):
                 made._join(family)
-                made._set_later, made._set_in_get = self._set_later, self._set_in_get
+                made._set_later, made._set_in_get, made._set_in_open = (
+                    self._set_later, self._set_in_get, self._set_in_open
+                )  # fmt: skip
             else:
                 made._found()  # with the settings that it has now
         return made
@@ -196,24 +223,27 @@ class InMemory(ItemList):
     def _agrees(self, other: InMemory) -> bool:
         """Return whether `other`, a list just made of this one, has the same attributes.
 
-        An object that the constructor made for each of them is as good as the other.
+        An object that the constructor made for each of them is as good as the other, if it was made alike.
         """
         mine, theirs = vars(self), vars(other)
-        for name in {*mine, *theirs} - BOOKKEEPING - self._set_in_get - {"inner_df"}:
-            one, two = mine.get(name), theirs.get(name)
-            if not _same(one, two) and (name in self._set_later or type(one) is not type(two) or _value(one, two)):
-                return False
-        return True
+        names = {*mine, *theirs} - BOOKKEEPING - self._set_in_get - self._set_in_open - {"inner_df"}
+        return all(
+            mine.get(name) is theirs.get(name)
+            or (name not in self._set_later and _made_alike(mine.get(name), theirs.get(name)))
+            for name in names
+        )
 
     def __getitem__(self, idxs: Any) -> Any:
         "Make an item, or a list of those at `idxs`, as fastai does."
-        if type(idxs) is int:
-            return self.get(idxs)
-        self.scratch.now.selecting = not isinstance(try_int(idxs), Integral)
+        if type(idxs) is int and self._plain_getitem and self._family is None:
+            return self.get(idxs)  # as fastai's does, sooner
+        if isinstance(try_int(idxs), Integral):
+            return super().__getitem__(idxs) if self._family is None else self._got(super().__getitem__, idxs)
+        self._scratch.now.selecting = True
         try:
             made = super().__getitem__(idxs)
         finally:
-            self.scratch.now.selecting = False
+            self._scratch.now.selecting = False
         if isinstance(made, InMemory) and made._family is not None and made._family is self._family:
             positions = np.arange(len(self.items)) if self._positions is None else self._positions
             made._origin, made._positions = self._origin, positions[idxs]
@@ -221,9 +251,12 @@ class InMemory(ItemList):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        below = cls.__mro__[cls.__mro__.index(InMemory) + 1 :]
+        defined = next(vars(base)["__getitem__"] for base in below if "__getitem__" in vars(base))
+        cls._plain_getitem = defined is _ITEM_OF
         # What a class written over ours defines stands before ours. Cache what its `open` returns as well, know when
         # its `get` is running, and when its list is built.
-        for name, wrap in (("open", _cached), ("get", _watched), ("__init__", _building)):
+        for name, wrap in (("open", _cached), ("get", _watched), ("__getitem__", _watched), ("__init__", _building)):
             own = cls.__dict__.get(name)
             if isinstance(own, types.FunctionType):
                 setattr(cls, name, wrap(own))
@@ -237,9 +270,12 @@ class InMemory(ItemList):
         family = known.get("_family")
         if name == "items":
             known["_origin"], known["_positions"] = os.urandom(8), None
-        if family is None or name in BOOKKEEPING or self.scratch.now.opening or _same(known.get(name, self), value):
+        if family is None or name in BOOKKEEPING or _same(known.get(name, self), value):
             super().__setattr__(name, value)
-        elif self.scratch.now.getting is not None:
+        elif self._scratch.now.opening:
+            known["_set_in_open"] = self._set_in_open | {name}
+            super().__setattr__(name, value)
+        elif self._scratch.now.getting is not None:
             known["_set_in_get"] = self._set_in_get | {name}
             super().__setattr__(name, value)
         else:
@@ -250,7 +286,7 @@ class InMemory(ItemList):
 
     def __delattr__(self, name: str) -> None:
         super().__delattr__(name)
-        if vars(self).get("_family") is not None and name not in BOOKKEEPING and not self.scratch.now.opening:
+        if vars(self).get("_family") is not None and name not in BOOKKEEPING and not self._scratch.now.opening:
             self._found()
 
     # -- the family -------------------------------------------------------------------------------------------
@@ -259,6 +295,8 @@ class InMemory(ItemList):
         "The last constructor is done: the list has its store before any process is forked, which would have its own."
         if self.runs_code():
             self._found()
+        if not self._comes_here():
+            self._say_replaced()
         info = self.store.info()
         if self.max_ram is not None and info.nbytes > info.max_ram:
             held, most = (limits.format_size(size) for size in info[1:3])
@@ -276,7 +314,7 @@ class InMemory(ItemList):
             own = pixels = ImageStore(self.max_ram)
         prefix = b"" if pixels.cache_file else os.urandom(8)
         family = Family(own, pixels, prefix, self.known_by_running())
-        family.runs(self._function())
+        family.runs(self._function(), type(self))
         return self._join(family)
 
     def _join(self, family: Family) -> Family:
@@ -287,20 +325,27 @@ class InMemory(ItemList):
     def _own_decoder(self, function: Callable[[Any], Any]) -> Whole:
         "What keeps the results of a user's `open`: under a new family where its code is another one."
         family = self._family
-        if family is None or not family.runs(function):
+        if family is None or not family.runs(function, type(self)):
+            if family is not None and family.runs(self._function(), type(self)):
+                raise TypeError("its get calls another open than the one of its class")
             family = self._found()
-        known, context = self.scratch.whole, b""
-        if known is not None and known.family is family and known.owner is self and not self._set_in_get:
+        known, context = self._scratch.whole, b""
+        if (
+            known is not None
+            and known.family is family
+            and getattr(known.function, "__self__", None) is self
+            and not self._set_in_get
+        ):
             return known
         if not family.prefix:
             family.prefix = self._lasting_prefix()
         if self._set_in_get:
             # Of lists with one item, each may have another row of a table where `get` points `open` at.
-            i = self.scratch.now.getting
+            i = self._scratch.now.getting
             where = b"" if i is None else self._position(i)
             context = keys.digest(where, *((name, vars(self).get(name)) for name in sorted(self._set_in_get)))
-        self.scratch.whole = Whole(function, family, context, self._since(family.pixels))
-        return self.scratch.whole
+        self._scratch.whole = Whole(function, family, context, self._since(family.pixels))
+        return self._scratch.whole
 
     def _lasting_prefix(self) -> bytes:
         """What the keys of this list's images begin with in a file that outlives it: no code, but data.
@@ -310,21 +355,16 @@ class InMemory(ItemList):
         """
         cls = type(self)
         parts: List[Any] = []
-        for name in sorted(set(vars(self)) - BOOKKEEPING - self._set_in_get - {"max_size"}):
+        for name in sorted(set(vars(self)) - BOOKKEEPING - self._set_in_get - self._set_in_open - {"max_size"}):
             value = vars(self)[name]
-            if isinstance(value, pd.DataFrame):
-                value = value.to_csv()
             kind = value if callable(value) and hasattr(value, "__qualname__") else type(value)
-            try:
-                parts.append((name, keys.digest(value)))
-            except keys.Unkeyable:
-                parts.append((name, kind.__module__, kind.__qualname__))
+            parts.append((name, _contents(value) or f"{kind.__module__}.{kind.__qualname__}"))
         return keys.digest("__main__" if cls.__module__ == "__mp_main__" else cls.__module__, cls.__qualname__,
                            cls.cache_version, parts)  # fmt: skip
 
     def _since(self, store: ImageStore) -> int:
         "The time from which on a file has to have been looked at; 0 where all in `store` is later anyway."
-        return self.scratch.built if self.scratch.built > store.made else 0
+        return self._scratch.built if self._scratch.built > store.made else 0
 
     def _position(self, i: int) -> bytes:
         "A name for item `i` that it keeps in lists selected from this one."
@@ -357,7 +397,7 @@ class InMemory(ItemList):
     @property
     def store(self) -> ImageStore:
         "The `ImageStore` of this list: its family's, that of its `x`, or that of its `path`."
-        return self.decoder().store  # type: ignore[no-any-return]
+        return self._decodes().store  # type: ignore[no-any-return]
 
     def _shared(self) -> ImageStore:
         "The store of what fastai's own `open` opens: that of its `x`, or of its `path`."
@@ -377,17 +417,26 @@ class InMemory(ItemList):
 
     # -- opening ----------------------------------------------------------------------------------------------
 
-    def open(self, fn: Any) -> Image:
+    def open(self, fn: Any, *args: Any, **kwargs: Any) -> Image:
         "The image of `fn`, from RAM if it is there."
-        return self._read(super().open, fn).image
+        if args or kwargs:
+            return self._open_with(super().open, fn, args, kwargs)
+        served = self._serve(super().open, fn)
+        return served.image if served.original is None else self._note_size(served).image
 
-    def get(self, i: Any) -> Any:
+    def _open_with(self, function: Callable[..., Any], fn: Any, args: Any, kwargs: Any) -> Any:
+        "Call an `open` that takes more than its item. Nothing of it is kept."
+        self._say_never(function, "it is called with more than an item")
+        self._record(fn, (), NEVER)
+        return self._run(_with(function, args, kwargs), fn)
+
+    def get(self, i: Any, *args: Any, **kwargs: Any) -> Any:
         "Item `i` of the list below. `sizes` has the sizes before images were reduced, of which points and boxes speak."
-        if self._family is None and self.max_size is None:
+        if self._family is None and self.max_size is None and not args and not kwargs:
             return super().get(i)
-        now = self.scratch.now
+        now = self._scratch.now
         now.originals = {}
-        item = self._got(super().get, i)
+        item = self._got(_with(super().get, args, kwargs), i)
         size = getattr(self, "sizes", {}).get(i)
         if size in now.originals:
             self.sizes[i] = now.originals[size]
@@ -395,31 +444,31 @@ class InMemory(ItemList):
 
     def _got(self, get: Callable[[Any], Any], i: Any) -> Any:
         "Call `get`; where it is a user's own, note what it opens."
-        family, now = self._family, self.scratch.now
-        if family is None or not family.own_get or now.getting is not None:
+        family, now = self._family, self._scratch.now
+        if family is None or now.getting is not None or not isinstance(i, Integral):
             return get(i)
-        now.getting, now.opened = i, []
+        now.getting, now.opened, before = i, [], family.opens
         try:
             item = get(i)
         finally:
             now.last, now.opened, now.getting = now.opened, None, None
+        if not family.own_get or (not now.last and family.opens != before):  # it has opened its images in other threads
+            return item
         found = [(str(one) if isinstance(one, (str, Path)) else None, wanted) for one, wanted, _ in now.last]
-        family.note_opened(self._position(i), found)
+        family.note_opened(self._position(int(i)), found)
         family.idle = family.idle + 1 if not found else -len(self.items)
         if family.idle >= min(3, len(self.items)):
             self._say_never_opens()
         return item
 
-    def _read(self, function: Callable[[Any], Any], item: Any) -> Served:
-        "Serve `item`, and remember what it was before it was reduced."
-        served = self._serve(function, item)
-        if served.original is not None:
-            now = self.scratch.now
-            now.originals = {**now.originals, served.image.size: torch.Size(served.original)}
+    def _note_size(self, served: Served) -> Served:
+        "Remember for `get` what an image was before it was reduced."
+        now = self._scratch.now
+        now.originals = {**now.originals, served.image.size: torch.Size(served.original or ())}
         return served
 
     def _serve(self, function: Callable[[Any], Any], item: Any, decoder: Optional[Decoder] = None) -> Served:
-        now = self.scratch.now
+        now = self._scratch.now
         if now.opening or not type(self).cache:
             return Served(self._run(function, item), False)
         try:
@@ -434,7 +483,7 @@ class InMemory(ItemList):
             return Served(image, False)
         store = decoder.store
         if now.filling and now.opened is not None and self._outdated(wanted, item, store):  # through a user's `get`
-            self.scratch.stale.add(wanted)
+            self._scratch.stale.add(wanted)
         hit = self._hit(decoder, wanted, item)
         if hit is None and store.cache_file is None:
             return self._serve_miss(function, decoder, wanted, item)
@@ -452,14 +501,16 @@ class InMemory(ItemList):
 
     def _record(self, item: Any, wanted: Tuple[bytes, ...], outcome: str) -> None:
         "Note for a user's `get` that it has opened `item`."
-        if self.scratch.now.opened is not None:
-            self.scratch.now.opened.append((item, wanted, outcome))
+        if self._family is not None:
+            self._family.opens += 1
+        if self._scratch.now.opened is not None:
+            self._scratch.now.opened.append((item, wanted, outcome))
 
     def _serve_miss(
         self, function: Callable[[Any], Any], decoder: Decoder, wanted: Tuple[bytes, ...], item: Any
     ) -> Served:
         "Decode `item`, and keep it where that is wanted."
-        now, store = self.scratch.now, decoder.store
+        now, store = self._scratch.now, decoder.store
         if not now.filling:
             store.count(False)
         generation, source = store.generation, Source.of(item)
@@ -478,7 +529,7 @@ class InMemory(ItemList):
 
     def _hit(self, decoder: Decoder, wanted: Tuple[bytes, ...], item: Any) -> Optional[Served]:
         "The image under the keys `wanted`, if all are there, are of the file as it is, and stay while it is made."
-        store, stale = decoder.store, self.scratch.stale
+        store, stale = decoder.store, self._scratch.stale
         if wanted in stale or (store.cache_file and isinstance(decoder, Whole) and decoder.family.random()):
             return None
         while True:
@@ -490,7 +541,7 @@ class InMemory(ItemList):
                 records.append(record)
             # An image's records have to be of one version of its file, and that has to be the one that is there.
             alike = len(records) == 1 or records[0].version == records[1].version
-            if not alike or (decoder.since and not all(decoder.fresh(record, item) for record in records)):
+            if not alike or (decoder.since and not decoder.fresh(records[0], item)):
                 stale.add(wanted)
                 return None
             try:
@@ -510,20 +561,20 @@ class InMemory(ItemList):
 
     def _run(self, function: Callable[[Any], Any], item: Any) -> Any:
         "Call `open`. What it opens by ours is not cached a second time; what it sets on the list is bookkeeping."
-        now = self.scratch.now
+        now = self._scratch.now
         before, now.opening = now.opening, True
         try:
             return function(item)
         finally:
             now.opening = before
 
-    def _looks_random(self, decoder: Decoder, item: Any) -> str:
-        "Why nothing that a user's `open` returns can be kept: it was seen to be random, or is now."
+    def _looks_random(self, decoder: Decoder, item: Any) -> Optional[str]:
+        "Why nothing that a user's `open` returns can be kept: it was seen to be random, or is now. None: look again."
         if isinstance(decoder, Stock) or decoder.store.rule == 0:
             return ""
         return decoder.family.looks_random(functools.partial(self._run, decoder.function), item)  # type: ignore
 
-    def _miss(self, decoder: Decoder, item: Any, keep: bool, random: str) -> Decoded:
+    def _miss(self, decoder: Decoder, item: Any, keep: bool, random: Optional[str]) -> Decoded:
         "Decode `item`, to `keep` it unless the user's code is `random`, which may turn out only now."
         if isinstance(decoder, Stock):
             return decoder.open(item)
@@ -532,9 +583,8 @@ class InMemory(ItemList):
             family.pid = os.getpid()
             forks.own_offsets()
         decoded: Decoded = self._run(decoder.open, item)
-        if keep and decoded.moved and not random and decoder.store.rule != 0:
-            alike = family.try_twice(functools.partial(self._run, decoder.function), item)
-            random = "" if alike else family.random() or DRAWS
+        if keep and not random and (random is None or decoded.moved) and decoder.store.rule != 0:
+            random = family.compare(functools.partial(self._run, decoder.function), item, decoded, random is not None)
         return decoded._replace(pieces=(), reason=random) if random else decoded
 
     def _keep(
@@ -546,7 +596,7 @@ class InMemory(ItemList):
         generation: int,
     ) -> str:
         "Put the records of an image into the store: KEPT, NEVER or FULL."
-        stale, store = self.scratch.stale, decoder.store
+        stale, store = self._scratch.stale, decoder.store
         if isinstance(decoder, Whole):
             if self._family is None or decoder.family is not self._family:  # the list was changed meanwhile
                 return KEPT
@@ -574,7 +624,7 @@ class InMemory(ItemList):
 
     def _varies(self, decoder: Whole, wanted: Tuple[bytes, ...]) -> bool:
         "Whether what a user's `get` sets on the list, which `open` may read, is no function of the item."
-        i = self.scratch.now.getting
+        i = self._scratch.now.getting
         context = zlib.crc32(wanted[0][: len(decoder.prefix)])
         return i is not None and decoder.family.varies(self._position(i) + b" at %d" % i, context)
 
@@ -584,7 +634,7 @@ class InMemory(ItemList):
             return self._own_decoder(function)
         mask = owner is SegmentationLabelList
         mode, after_open, most = "L" if mask else self.convert_mode, self.after_open or None, self.max_size
-        store, known = self._store, self.scratch.decoder
+        store, known = self._store, self._scratch.decoder
         if store is None or (self.x is not None and not self._final):
             store = self._shared()
         if (
@@ -595,19 +645,19 @@ class InMemory(ItemList):
         ):
             cls = ImageSegment if mask else Image
             known = Stock(mode, not mask, cls, after_open, most, store, self._since(store))
-            self.scratch.decoder = known
+            self._scratch.decoder = known
         return known
 
     # -- speaking ---------------------------------------------------------------------------------------------
 
     def hold_back(self) -> None:
         "This thread begins to fill: its warnings wait, its reads do not count."
-        self.scratch.now.filling = True
+        self._scratch.now.filling = True
 
     def speak(self) -> None:
         "The fill is over: say what waited."
-        self.scratch.now.filling = False
-        messages, self.scratch.held_back = self.scratch.held_back, []
+        self._scratch.now.filling = False
+        messages, self._scratch.held_back = self._scratch.held_back, []
         for message in messages:
             warn_user(message)
 
@@ -615,8 +665,8 @@ class InMemory(ItemList):
         "Say `message` if no process has said it, or one like it, of this store."
         store = self.notes()
         if not store.noted(note) and store.note(note):
-            if self.scratch.now.filling:
-                self.scratch.held_back.append(message)
+            if self._scratch.now.filling:
+                self._scratch.held_back.append(message)
             else:
                 warn_user(message)
 
@@ -667,7 +717,7 @@ class InMemory(ItemList):
 
     # -- what the label list and the loader ask for -----------------------------------------------------------
 
-    def take(self, i: int) -> Tuple[Any, bool]:
+    def _take(self, i: int) -> Tuple[Any, bool]:
         "Item `i`, and whether nobody else can hold it: an image made for this call alone need not be copied again."
         if not self._serves_its_items():
             return self[i], False
@@ -675,17 +725,17 @@ class InMemory(ItemList):
         self.sizes[i] = served.image.size if served.original is None else torch.Size(served.original)
         return served.image, served.own
 
-    def reader(self) -> Reader:
+    def _reader(self) -> Reader:
         "What gives this list's items for one batch, as they are kept."
         return Reader(self, super().open)
 
     def _serves_its_items(self) -> bool:
         "Whether item `i` is what our `open` makes of `items[i]`, and nothing else."
         cls = type(self)
-        plain = cls.open is InMemory.open and cls.__getitem__ is InMemory.__getitem__
+        plain = cls.open is InMemory.open and cls.__getitem__ is InMemory.__getitem__ and cls._plain_getitem
         return plain and self.opens_its_items()
 
-    def decoder(self) -> Decoder:
+    def _decodes(self) -> Decoder:
         "How this list decodes."
         return self._decoder(self._function())
 
@@ -694,7 +744,7 @@ class InMemory(ItemList):
         own = type(self).open
         if own is InMemory.open:
             return super().open  # type: ignore[no-any-return]
-        return types.MethodType(getattr(own, "__wrapped__", own), self)
+        return types.MethodType(_inside(own) if hasattr(own, "_in_memory") else own, self)
 
     def opens_its_items(self) -> bool:
         "Whether `get` is fastai's own, and with it what is opened: exactly `items[i]`, by the class's `open`."
@@ -722,25 +772,28 @@ class InMemory(ItemList):
         """
         if not self._comes_here():
             if filling:
-                name = f"{type(self).__name__}.open"
-                text = (
-                    f"{named(self)}: its open was replaced by one that knows no memory. Please write it as a method: "
-                    "`class MyList(MemoryImageList): def open(self, fn): …`."
-                )
-                self._say(f"replaced {name}".encode(), text)
+                self._say_replaced()
             for index, item in enumerate(() if filling else self.items):
                 yield Job(self, item, index, ())
         elif filling and not type(self).cache:
             return
         elif self.opens_its_items():
-            decoder = self.decoder()
+            decoder = self._decodes()
             for index, item in enumerate(self.items):
                 yield Job(self, item, index, self._keys(decoder, item))
-        elif self.known_by_running() and self._family is not None:  # else a GAN's noise
+        elif self.known_by_running():  # else a GAN's noise
+            family = self._family or self._found()
             for index, item in enumerate(self.items):
-                opened = self._family.opened(self._position(index))
+                opened = family.opened(self._position(index))
                 for one, wanted in [(item, ())] if opened is None else opened:
                     yield Job(self, item if one is None else one, index, tuple(wanted))
+
+    def _say_replaced(self) -> None:
+        text = (
+            f"{named(self)}: its open was replaced by one that knows no memory. Please write it as a method: "
+            "`class MyList(MemoryImageList): def open(self, fn): …`."
+        )
+        self._say(f"replaced {type(self).__name__}.open".encode(), text)
 
     def _say_never_opens(self) -> None:
         name = f"{type(self).__name__}.get"
@@ -768,7 +821,7 @@ class InMemory(ItemList):
         "Whether the file of a cached image is another one now; if so it will be decoded again."
         outdated = self._outdated(job.keys, job.item, self.store)
         if outdated:
-            self.scratch.stale.add(job.keys)
+            self._scratch.stale.add(job.keys)
         return outdated
 
     def runs_code(self) -> bool:
@@ -781,7 +834,7 @@ class InMemory(ItemList):
             if not job.keys:
                 self.open(job.item)
                 return NEVER
-            decoder = self.decoder()
+            decoder = self._decodes()
             generation, source = decoder.store.generation, Source.of(job.item)
             random = self._looks_random(decoder, job.item)
             if isinstance(decoder, Stock):
@@ -789,15 +842,15 @@ class InMemory(ItemList):
             elif random:
                 decoded = Decoded(None, reason=random)  # and what it would have drawn is left to the first read
             else:
-                decoded = self._miss(decoder, job.item, True, "")
+                decoded = self._miss(decoder, job.item, True, random)
             return self._keep(decoder, job.keys, decoded, source, generation)
         self._got(self.get, job.i)
-        outcomes = {outcome for _, _, outcome in self.scratch.now.last}
+        outcomes = {outcome for _, _, outcome in self._scratch.now.last}
         return next((outcome for outcome in (FULL, KEPT) if outcome in outcomes), NEVER if outcomes else THERE)
 
     def load_data(self, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> InMemory:
         "Decode every image not yet cached; see `memlist.loading.load_data`."
-        if self.scratch.now.opening:
+        if self._scratch.now.opening:
             raise RuntimeError(
                 f"{type(self).__name__}.open calls load_data(), which calls open: please leave it out there"
             )
@@ -836,7 +889,7 @@ class Reader:
 
     def __init__(self, il: InMemory, function: Callable[[Any], Any]) -> None:
         self.il, self.function, self.hits = il, function, 0
-        self.items, self.sizes, scratch = il.items, getattr(il, "sizes", {}), il.scratch
+        self.items, self.sizes, scratch = il.items, getattr(il, "sizes", {}), il._scratch
         decoder = il._decoder(function) if il._serves_its_items() and type(il).cache else None
         self.raw = Raw(decoder) if isinstance(decoder, Stock) else None
         plain = self.raw is not None and self.raw.after_open is None and self.raw.most is None
@@ -909,19 +962,33 @@ def labelled(make: Callable[..., LabelList], x: ItemList, y: ItemList, **kwargs:
     return make(x=x, y=y, **kwargs)
 
 
-def _cached(own: Callable[[Any, Any], Any]) -> Callable[[InMemory, Any], Any]:
+def _inside(wrapper: Any) -> Any:
+    """Return the user's function inside a wrapper of ours, with the code that it has by now.
+
+    `%autoreload` gives a function another code and other attributes. It can't reach what is in our closure.
+    """
+    own = wrapper.__closure__[wrapper.__code__.co_freevars.index("own")].cell_contents
+    latest = wrapper.__wrapped__.__code__
+    if own.__code__ is not latest:
+        own.__code__ = latest
+    return own
+
+
+def _cached(own: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(own)
-    def open(self: InMemory, fn: Any) -> Any:
-        return self._read(types.MethodType(own, self), fn).image
+    def open(self: InMemory, fn: Any, *args: Any, **kwargs: Any) -> Any:
+        function = types.MethodType(_inside(open) or own, self)
+        return self._open_with(function, fn, args, kwargs) if args or kwargs else self._serve(function, fn).image
 
     open._in_memory = True  # type: ignore[attr-defined]
     return open
 
 
-def _watched(own: Callable[[Any, Any], Any]) -> Callable[[InMemory, Any], Any]:
+def _watched(own: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(own)
-    def get(self: InMemory, i: Any) -> Any:
-        return self._got(types.MethodType(own, self), i)
+    def get(self: InMemory, i: Any, *args: Any, **kwargs: Any) -> Any:
+        function = types.MethodType(_inside(get) or own, self)
+        return self._got(_with(function, args, kwargs), i)
 
     return get
 
@@ -929,11 +996,12 @@ def _watched(own: Callable[[Any, Any], Any]) -> Callable[[InMemory, Any], Any]:
 def _building(own: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(own)
     def __init__(self: InMemory, *args: Any, **kwargs: Any) -> None:
+        init = _inside(__init__) or own
         if "_building" in vars(self):
-            own(self, *args, **kwargs)
+            init(self, *args, **kwargs)
             return
         self.__dict__["_building"] = True
-        own(self, *args, **kwargs)
+        init(self, *args, **kwargs)
         del self.__dict__["_building"]
         self._built()
 
@@ -948,17 +1016,36 @@ def _check_class(cls: Any) -> None:
         raise TypeError(f'{cls.__name__}.cache_version is {cls.cache_version!r}: use a string, such as "1"')
 
 
+def _with(function: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Any], Any]:
+    "Return `function` of its first argument."
+    return (lambda first: function(first, *args, **kwargs)) if args or kwargs else function
+
+
 def _same(one: Any, other: Any) -> bool:
-    "Whether both are one object, or equal numbers or strings."
-    return one is other or (type(one) in _SCALARS and type(one) is type(other) and bool(one == other))
+    "Whether both are equal numbers or strings, or tuples of these. Any other object may have changed inside."
+    if type(one) is tuple and type(other) is tuple:
+        return len(one) == len(other) and all(map(_same, one, other))
+    return type(one) in _SCALARS and type(one) is type(other) and bool(one == other)
 
 
-def _value(one: Any, other: Any) -> bool:
-    "Whether both are plain data, and differ."
+def _contents(value: Any) -> Optional[bytes]:
+    "Bytes that are equal where two values are, of plain data and of what can be pickled; else None."
     try:
-        return keys.value_key(one) != keys.value_key(other)
-    except keys.Unkeyable:
+        return keys.digest(value)
+    except Exception:
+        try:
+            return keys.digest(pickle.dumps(value, 4))
+        except Exception:
+            return None
+
+
+def _made_alike(one: Any, two: Any) -> bool:
+    "Whether a constructor made both of the same: equal data, or objects that can't be compared over files of one name."
+    if type(one) is not type(two) or isinstance(one, (type, types.FunctionType, types.MethodType)):
         return False
+    mine, theirs = _contents(one), _contents(two)
+    names = [[str(getattr(value, name, "")) for name in ("name", "filename", "path")] for value in (one, two)]
+    return mine == theirs if mine or theirs else names[0] == names[1]
 
 
 class MemoryImageList(InMemory, ImageList):
@@ -1076,7 +1163,7 @@ def stock_class(cls: type) -> type:
 def _own_code(cls: type) -> bool:
     # Python itself adds names like `__slotnames__` to a class, but no functions.
     names = {name for name, value in vars(cls).items() if name[:2] != "__" or isinstance(value, types.FunctionType)}
-    return bool(names - {"_label_cls", "_bunch"})
+    return bool(names - {"_label_cls", "_bunch", "_plain_getitem", "cache", "cache_version"})
 
 
 def parts(*lists: Any) -> List[InMemory]:

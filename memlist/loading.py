@@ -298,7 +298,7 @@ class Fill:
                 self.stop = True
             finally:
                 for il in self.lists:
-                    il.scratch.now.filling = False
+                    il._scratch.now.filling = False
                 with lock:
                     running[0] -= 1
                     if not running[0]:
@@ -327,7 +327,7 @@ class Fill:
                 outcome, error = self._work(job, wait=False), None
             except Exception as fault:
                 outcome, error = NEVER, _reason(fault)
-            said, job.il.scratch.held_back = job.il.scratch.held_back, []
+            said, job.il._scratch.held_back = job.il._scratch.held_back, []
             return outcome, error, said
 
         waiting, at = iter(range(len(jobs))), {}
@@ -355,13 +355,15 @@ class Fill:
                         self.errors.append((job.item, f"its process has ended: {_status(child.close())}"))
                         self.done, at[child] = self.done + 1, None
                         continue
-                    job.il.scratch.held_back += said
+                    job.il._scratch.held_back += said
                     self._count(job, outcome, error)
                     hand_out(child)
                 beat()
             for number in waiting:  # nobody is left
                 self._do(jobs[number])
-        finally:
+            for child in children:
+                child.close()
+        finally:  # after Ctrl-C: what they are at is lost, and nothing else
             for child in children:
                 child.close(kill=True)
 
@@ -446,7 +448,7 @@ def header_bytes(job: Job) -> Optional[int]:
 
     Raises what opening the file raises.
     """
-    decoder = job.il.decoder()
+    decoder = job.il._decodes()
     if not isinstance(decoder, Stock):
         return None
     with PIL.Image.open(job.item) as image:
@@ -482,14 +484,20 @@ def purge(lists: Sequence[InMemory], file: bool = False) -> int:
 
 
 def cache_info(lists: Sequence[InMemory]) -> CacheInfo:
-    "Count the distinct images of `lists`; some microseconds an image. Other numbers are the stores', summed."
-    cached, total = 0, 0
-    for there in distinct(lists):
-        total += 1
-        cached += there
-    infos = [il.store.info() for il in one_a_store(lists)]
-    numbers = [sum(column) for column in zip(*(info[1:] for info in infos))] or [0, 0, 0, 0]
-    return CacheInfo(cached, total, *numbers)
+    """Count the distinct images of `lists`; some microseconds per image. Other numbers are the stores', summed.
+
+    Stores that may take a share of the available memory share one room: it counts once.
+    """
+    there = list(distinct(lists))
+    stores = [il.store for il in one_a_store(lists)]
+    infos = [store.info() for store in stores]
+    _, nbytes, most, hits, misses = (sum(column) for column in zip((0,) * 5, *infos))
+    rooms = [
+        info.max_ram - info.nbytes
+        for store, info in zip(stores, infos)
+        if store.cache_file is None and not isinstance(store.rule, int)
+    ]
+    return CacheInfo(sum(there), len(there), nbytes, most - sum(rooms) + max(rooms, default=0), hits, misses)
 
 
 def is_loaded(lists: Sequence[InMemory]) -> bool:

@@ -995,6 +995,10 @@ class ImageStore:
             paths = (self._origin(offset, block)[0] for offset, _, block in log if block and block[4] == PIXELS)
             return [os.fsdecode(path) for path in paths if path]
 
+    def descriptors(self) -> Tuple[int, int, int]:
+        "The descriptors that the store lives on."
+        return self._region.fd, self._lock.fd, self._looks.fd
+
     def resident(self) -> int:
         "Bytes of the store that are in memory now: of a named file, what the system keeps of it."
         self._reach(self._head[ENDS + self._head[SEGMENTS] - 1] - 1)
