@@ -426,8 +426,9 @@ class InMemory(ItemList):
 
     def _open_with(self, function: Callable[..., Any], fn: Any, args: Any, kwargs: Any) -> Any:
         "Call an `open` that takes more than its item. Nothing of it is kept."
-        self._say_never(function, "it is called with more than an item")
-        self._record(fn, (), NEVER)
+        if not self._scratch.now.opening and type(self).cache:
+            self._say_never(function, "it is called with more than an item")
+            self._record(fn, (), NEVER)
         return self._run(_with(function, args, kwargs), fn)
 
     def get(self, i: Any, *args: Any, **kwargs: Any) -> Any:
@@ -1130,6 +1131,12 @@ def _factory(name: str) -> Any:
         known = {**stock.__globals__, "ImageList": ours}
         return types.FunctionType(stock.__code__, known, name, stock.__defaults__)(cls, *args, **kwargs)
 
+    # fastai's annotations name what only its own modules know.
+    given = inspect.signature(stock)
+    parameters = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in given.parameters.values()]
+    del factory.__wrapped__
+    vars(factory)["__signature__"] = inspect.Signature(parameters)
+    factory.__annotations__ = {}
     return classmethod(factory)
 
 

@@ -336,7 +336,8 @@ class Fill:
         def hand_out(child: forks.Child) -> None:
             at[child] = next((number for number in waiting if self._wanted(jobs[number])), None)
             if at[child] is not None:
-                child.connection.send(at[child])
+                with suppress(OSError):  # of one that has ended, `recv` tells
+                    child.connection.send(at[child])
 
         try:
             with forks.forking():
