@@ -199,8 +199,14 @@ class Collate:
 
     def _say_odd(self, item: Any) -> None:
         "Say once that the inputs are images that stock has to make: by the first of them."
-        odd = isinstance(item, Image) and not isinstance(item, ImagePoints) and _source(item) is None
-        if odd and isinstance(self.ds.x, InMemory) and self.ds.x.notes().note(b"odd images"):
+        known = isinstance(item, (Job, ImagePoints)) or type(item).__module__.startswith("fastai.")
+        odd = isinstance(item, ItemBase) and _source(item) is None and (isinstance(item, Image) or not known)
+        if (
+            odd
+            and not isinstance(item, ImagePoints)
+            and isinstance(self.ds.x, InMemory)
+            and self.ds.x.notes().note(b"odd images")
+        ):
             warn_user(not_batched(self.ds, _what_is_odd(item)))
 
     def _ways(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
@@ -652,7 +658,7 @@ def _what_is_odd(item: Any) -> str:
     "Why stock has to make the batch of images such as `item`."
     kind, px = type(item), vars(item).get("_px")
     if kind is not Image and kind is not ImageSegment:
-        return f"its images are of your class {kind.__name__}"
+        return f"its {'images' if isinstance(item, Image) else 'items'} are of your class {kind.__name__}"
     if isinstance(px, Tensor) and px.dtype != torch.float32:
         return f"its pixels are {px.dtype}, and not torch.float32"
     if isinstance(px, Tensor) and px.dim() != 3:

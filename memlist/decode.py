@@ -53,7 +53,9 @@ NEAREST, LANCZOS = PIL.Image.NEAREST, PIL.Image.LANCZOS  # type: ignore[attr-def
 MOST_SEEN = 1 << 26
 
 # Why nothing is kept of a user's code.
-DRAWS, DIFFERS = "it draws random numbers", "it gave two different images for one item"
+DRAWS = "it draws random numbers"
+DIFFERS = "it gave two different images for one item: it is random, or depends on what was opened before"
+VARIES = "what get sets on the list, which open may read, is something else each time"
 
 Keys = Tuple[bytes, ...]
 Size = Tuple[int, int]
@@ -426,6 +428,8 @@ def packed(made: Any, kinds: Dict[int, type]) -> Tuple[Sequence[Piece], str]:
                 return (), f"there are two classes with the name {cls.__name__}"
     elif cls is torch.Tensor or cls is np.ndarray:
         kind = TENSOR if cls is torch.Tensor else ARRAY
+    elif made is None:
+        return (), "it returned None"
     else:
         return (), f"it returns a {cls.__name__} and not an image, a tensor or an array"
     if type(px) is torch.Tensor:

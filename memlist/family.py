@@ -17,7 +17,7 @@ from weakref import WeakSet, ref
 import numpy as np
 
 from . import forks, plain
-from .decode import DIFFERS, DRAWS, packed, parts, random_states, restore_states, same_states
+from .decode import DIFFERS, DRAWS, VARIES, packed, parts, random_states, restore_states, same_states
 from .store import PURGE, ImageStore
 
 # So many of a family's images are opened twice, to see whether the code is random.
@@ -67,9 +67,9 @@ class Family:
     # -- is the code random? ----------------------------------------------------------------------------------
 
     def random(self) -> str:
-        "Return why the code counts as random since the last purge, so that nothing of it is kept; or nothing."
+        "Return why nothing of the code is kept since the last purge: it is random, or `get` is; or return nothing."
         if self._random[0] != self._round():
-            reasons = (reason for reason in (DRAWS, DIFFERS) if self.own.noted(reason.encode()))
+            reasons = (reason for reason in (DRAWS, DIFFERS, VARIES) if self.own.noted(reason.encode()))
             self._random = self._round(), next(reasons, "")
             if not self._random[1]:
                 self._random = -1, ""  # it may turn out to be
@@ -119,11 +119,15 @@ class Family:
             self.own.note(b"can't ask")
         return None if answer == RAISES else answer
 
+    def drop(self, reason: str) -> None:
+        "Keep nothing of the code any more, and drop what was kept."
+        if self.pixels is self.own:
+            self.own.purge()
+        self.own.note(reason.encode())
+
     def _judge(self, answer: Optional[str]) -> Optional[str]:
         if answer in (DRAWS, DIFFERS):
-            if self.pixels is self.own:
-                self.own.purge()
-            self.own.note(str(answer).encode())
+            self.drop(str(answer))
         elif answer == ALIKE:
             fewer = (k for k in range(LOOKS) if not self.own.noted(b"opened twice %d" % k))
             self.own.note(b"opened twice %d" % next(fewer, 0))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from hashlib import blake2b
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
@@ -21,7 +22,8 @@ class Unkeyable(TypeError):
 
     def __init__(self, value: Any) -> None:
         kind = type(value)
-        super().__init__(f"a {kind.__qualname__} ({kind.__module__}) can't be told from another one by its value")
+        text = "is not supported in a key. Numbers, strings, paths, dates, arrays, and tuples and lists of these are"
+        super().__init__(f"a {kind.__module__}.{kind.__qualname__} {text}")
 
 
 def file_key(item: Any) -> bytes:
@@ -54,7 +56,8 @@ def item_key(item: Any) -> bytes:
 def value_key(value: Any) -> bytes:
     """Return bytes that differ wherever two values differ in type or content; raises Unkeyable.
 
-    Known are plain data (see `plain`), paths, arrays and tensors, and tuples, lists and dicts of these. An object of
+    Known are plain data (see `plain`), paths, dates, arrays, tensors and data frames, and tuples, named ones too, lists
+    and dicts of these. An object of
     another class, a subclass of `int` or `str` for one, may hold more than its value, and is refused.
     """
     try:
@@ -70,6 +73,10 @@ def _plain(value: Any) -> Any:
         return list(map(_plain, value))
     if kind is tuple:
         return ("tuple", *map(_plain, value))
+    if isinstance(value, tuple) and hasattr(kind, "_fields") and not hasattr(value, "__dict__"):
+        return ("named", kind.__module__, kind.__qualname__, *map(_plain, value))
+    if kind in (datetime.date, datetime.datetime, pd.Timestamp):
+        return ("time", kind.__name__, value.isoformat(), str(getattr(value, "tzinfo", None)))
     if kind is dict:
         return [("dict",), *((_plain(key), _plain(one)) for key, one in value.items())]
     if kind in PATHS:

@@ -34,7 +34,7 @@ from fastai.vision.gan import GANItemList
 from fastai.vision.image import Image, ImageSegment
 
 from . import forks, keys, limits
-from .decode import DECODER, DIFFERS, DRAWS, Decoded, Raw, Stock, UnknownClass, Whole, stock_open
+from .decode import DECODER, DIFFERS, DRAWS, VARIES, Decoded, Raw, Stock, UnknownClass, Whole, stock_open
 from .family import Family
 from .limits import MaxRam
 from .loading import (
@@ -295,9 +295,9 @@ class InMemory(ItemList):
         "The last constructor is done: the list has its store before any process is forked, which would have its own."
         if self.runs_code():
             self._found()
+        info = self.store.info()
         if not self._comes_here():
             self._say_replaced()
-        info = self.store.info()
         if self.max_ram is not None and info.nbytes > info.max_ram:
             held, most = (limits.format_size(size) for size in info[1:3])
             text = (
@@ -601,9 +601,9 @@ class InMemory(ItemList):
         if isinstance(decoder, Whole):
             if self._family is None or decoder.family is not self._family:  # the list was changed meanwhile
                 return KEPT
-            if self._set_in_get and self._varies(decoder, wanted):
-                decoded = decoded._replace(pieces=(), reason=self._varying())
-            elif not decoded.reason and self._family.random():
+            if self._set_in_get and not self._family.random() and self._varies(decoder, wanted):
+                self._family.drop(VARIES)
+            if not decoded.reason and self._family.random():
                 decoded = decoded._replace(pieces=(), reason=self._family.random())
             elif self._unversioned():
                 self._say_unversioned()
@@ -673,13 +673,19 @@ class InMemory(ItemList):
 
     def _say_never(self, function: Callable[[Any], Any], reason: str) -> None:
         name = getattr(function, "__qualname__", "open")
+        if reason == VARIES:
+            reason = (
+                f"{type(self).__name__}.get sets {self._names_set()} to something else each time, and open may read it"
+            )
         if reason in (DRAWS, DIFFERS):
             remedy = (
-                "Please leave what is random to after_open or to a transform: they run on every read. If it has to be "
-                "in open, `cache = False` on the class says so."
+                "Please leave what is random to after_open or to a transform, which run on every read. `cache = False` "
+                "on the class turns this message off."
             )
         elif stock_open(function) is None:
-            remedy = "It is called for every read, as without memlist. `cache = False` on the class says so."
+            remedy = (
+                "It is called for every read, as without memlist. `cache = False` on the class turns this message off."
+            )
         else:
             remedy = "Other images of this list are kept."
         text = f"{named(self)}: what {name} returns is not kept in memory, because {reason}. {remedy}"
@@ -691,11 +697,7 @@ class InMemory(ItemList):
             keys.item_key(item)
         except Exception as fault:
             return f"its items can't be told apart: {fault}"
-        return self._varying() if self._set_in_get else str(error)
-
-    def _varying(self) -> str:
-        names = ", ".join(f"self.{name}" for name in sorted(self._set_in_get))
-        return f"{type(self).__name__}.get sets {names} to something else each time, and open may read that"
+        return VARIES if self._set_in_get else str(error)
 
     def _unversioned(self) -> bool:
         "Whether what `open` returns stays out of the `cache_file` that was asked for, since it has no version."
@@ -791,8 +793,8 @@ class InMemory(ItemList):
 
     def _say_replaced(self) -> None:
         text = (
-            f"{named(self)}: its open was replaced by one that knows no memory. Please write it as a method: "
-            "`class MyList(MemoryImageList): def open(self, fn): …`."
+            f"{named(self)}: its images are not kept, since `open` was assigned, or is no plain method. Please write it "
+            "as a method: `class MyList(MemoryImageList): def open(self, fn): …`."
         )
         self._say(f"replaced {type(self).__name__}.open".encode(), text)
 

@@ -935,6 +935,25 @@ def test_images_of_a_users_own_class_are_named(photos: Path) -> None:
     assert all(float((one - other).abs().max()) < 1e-3 for one, other in zip(ours, stock))
 
 
+class Pair(fv.ItemBase):
+    def __init__(self, one: Image, two: Image) -> None:
+        self.obj, self.data = (one, two), [one.data, two.data]
+
+    def apply_tfms(self, tfms: Any, **kwargs: Any) -> Any:
+        return Pair(*(one.apply_tfms(tfms, **kwargs) for one in self.obj))
+
+
+def test_items_of_a_users_own_class_are_named(photos: Path) -> None:
+    class Siamese(m.MemoryImageList):
+        def get(self, i: int) -> Pair:
+            return Pair(self.open(self.items[i]), self.open(self.items[i - 1]))
+
+    lists = Siamese.from_folder(photos).split_none().label_const(0).transform(None, size=20)
+    data = lists.databunch(bs=4, num_workers=0, batch_tfms=True, no_check=True)
+    with pytest.warns(UserWarning, match="image by image, since its items are of your class Pair"):
+        next(iter(data.train_dl))
+
+
 def test_pixels_of_another_dtype_and_mixed_lists_are_named(photos: Path) -> None:
     class Doubles(m.MemoryImageList):
         def open(self, fn: Any) -> Image:

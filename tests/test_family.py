@@ -280,7 +280,8 @@ def test_what_get_sets_is_part_of_the_key(numbers: Path) -> None:
         for _ in range(3):
             for i in range(12):
                 assert_same_item(il[i], stock[i])
-    assert len([1 for _ in range(len(il.store))]) <= 3 * 12  # it does not grow without end
+    assert il.cache_info()[:2] == (0, 12) and not il.loaded
+    assert il.cache_info().nbytes < 12 * 300  # of what `get` opened, and no pixels
     held = Holding.from_folder(numbers, presort=True)
     with pytest.warns(UserWarning, match=r"Holding.get sets self.calls, self.held to something else"):
         for i in range(12):
@@ -1019,7 +1020,7 @@ Prints.from_folder({str(numbers)!r}, presort=True).load_data(n_workers=2, progre
 
 def test_an_open_that_is_no_method_is_named_when_the_list_is_built(numbers: Path) -> None:
     static = type("Static", (m.MemoryImageList,), {"open": staticmethod(open_image)})
-    with pytest.warns(UserWarning, match="its open was replaced by one that knows no memory"):
+    with pytest.warns(UserWarning, match="its images are not kept, since `open` was assigned"):
         il = static.from_folder(numbers, presort=True)
     assert_same_item(il[0], ImageList(il.items)[0])
 
@@ -1117,6 +1118,21 @@ def test_an_open_that_loads_is_told_so(numbers: Path) -> None:
 
     with pytest.raises(RuntimeError, match=r"Loads.open calls load_data\(\)"):
         Loads.from_folder(numbers)[0]
+
+
+def test_rows_and_dates_as_items(numbers: Path) -> None:
+    frame = pd.DataFrame({"name": [f.name for f in sorted(numbers.iterdir())], "when": pd.Timestamp("2026-01-01")})
+
+    class Rows(m.MemoryImageList):
+        def open(self, row: Any) -> Image:
+            return open_image(self.path / row.name)
+
+    items = np.empty(12, object)
+    items[:] = list(frame.itertuples())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        il = Rows(items, path=numbers).load_data(progress=False)
+    assert il.loaded and torch.equal(il[3].px, open_image(numbers / "03.png").px)
 
 
 def test_items_that_cannot_be_compared(numbers: Path) -> None:

@@ -215,7 +215,7 @@ def test_an_open_or_get_of_one_list_alone(name: str, photos: Path) -> None:
     labelled = [LabelList(il, m.lists.ItemList(np.zeros(24))) for il in (ours, stock)]
     assert_same_item(labelled[0][0][0], labelled[1][0][0])
     if name == "open":
-        with pytest.warns(UserWarning, match="knows no memory"):
+        with pytest.warns(UserWarning, match="its images are not kept"):
             assert not ours.load_data(progress=False).loaded
 
 
