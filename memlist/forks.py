@@ -8,7 +8,7 @@ import signal
 import stat
 import sys
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Callable, Iterator, List, Optional
+from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import torch
 
@@ -61,6 +61,21 @@ class Child:
             return 0
 
 
+def end(children: Sequence[Child]) -> None:
+    "Kill and reap `children`, however often Ctrl-C strikes meanwhile."
+    struck: Optional[KeyboardInterrupt] = None
+    while True:
+        try:
+            with forking():
+                for child in children:
+                    child.close(kill=True)
+            break
+        except KeyboardInterrupt as error:
+            struck = error
+    if struck is not None:
+        raise struck
+
+
 def _flush() -> None:
     with contextlib.suppress(Exception):  # there may be nobody to read it
         sys.stdout.flush()
@@ -100,8 +115,7 @@ def ask(question: Callable[[], Any]) -> Any:
     except (EOFError, OSError):
         return None
     finally:
-        for child in children:
-            child.close(kill=True)
+        end(children)
 
 
 def _descriptors() -> List[int]:

@@ -674,9 +674,8 @@ class InMemory(ItemList):
     def _say_never(self, function: Callable[[Any], Any], reason: str) -> None:
         name = getattr(function, "__qualname__", "open")
         if reason == VARIES:
-            reason = (
-                f"{type(self).__name__}.get sets {self._names_set()} to something else each time, and open may read it"
-            )
+            names = ", ".join(f"self.{name}" for name in sorted(self._set_in_get))
+            reason = f"{type(self).__name__}.get sets {names} to something else each time, and open may read it"
         if reason in (DRAWS, DIFFERS):
             remedy = (
                 "Please leave what is random to after_open or to a transform, which run on every read. `cache = False` "
@@ -793,8 +792,8 @@ class InMemory(ItemList):
 
     def _say_replaced(self) -> None:
         text = (
-            f"{named(self)}: its images are not kept, since `open` was assigned, or is no plain method. Please write it "
-            "as a method: `class MyList(MemoryImageList): def open(self, fn): …`."
+            f"{named(self)}: its images are not kept, since `open` was assigned, or is no plain method. Please write "
+            "it as a method: `class MyList(MemoryImageList): def open(self, fn): …`."
         )
         self._say(f"replaced {type(self).__name__}.open".encode(), text)
 

@@ -365,8 +365,7 @@ class Fill:
             for child in children:
                 child.close()
         finally:  # after Ctrl-C: what they are at is lost, and nothing else
-            for child in children:
-                child.close(kill=True)
+            forks.end(children)
 
     def _do(self, job: Job, wait: bool = False) -> None:
         "Decode the image of `job`, unless it is there by now; postpone it where another process is at it."
