@@ -27,7 +27,7 @@ Opened = Sequence[Tuple[Any, Sequence[bytes]]]
 
 
 class Family:
-    """What the lists of a family share.
+    """Hold what the lists of a family share.
 
     - `own`: memory of theirs alone, for notes on the code and for what `get` has opened
     - `pixels`: the store of their images: `own`, or a cache file

@@ -85,7 +85,7 @@ class Served(NamedTuple):
 
 
 class Moment(threading.local):
-    "What one thread is at, with one list."
+    "Keep what one thread is doing with one list."
 
     #: Inside a user's `open`: what it opens by ours is not cached a second time.
     opening = False
@@ -102,7 +102,7 @@ class Moment(threading.local):
 
 
 class Scratch:
-    "What a list knows in one process; no part of its state. One that comes out of a file is as new as its list."
+    "Keep what a list knows in one process. It is not pickled: a list that comes out of a file counts as just built."
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return Scratch, (self.built if get_spawning_popen() is not None else 0,)
@@ -323,7 +323,7 @@ class InMemory(ItemList):
         return family
 
     def _own_decoder(self, function: Callable[[Any], Any]) -> Whole:
-        "What keeps the results of a user's `open`: under a new family where its code is another one."
+        "Return what keeps the results of a user's `open`. If its code is not the family's, a new family begins."
         family = self._family
         if family is None or not family.runs(function, type(self)):
             if family is not None and family.runs(self._function(), type(self)):
@@ -348,10 +348,10 @@ class InMemory(ItemList):
         return self._scratch.whole
 
     def _lasting_prefix(self) -> bytes:
-        """What the keys of this list's images begin with in a file that outlives it: no code, but data.
+        """Return what the keys of this list's images begin with in a file that outlives it: no code, but data.
 
-        That is the class and its `cache_version`, and the attributes and the table that `open` may read. An object that
-        is no plain data is known by its class alone: the `cache_version` speaks for it.
+        It stands for the class, its `cache_version`, and the attributes and the table that `open` may read. Of an
+        object that can't be pickled only the class counts: the `cache_version` has to change with it.
         """
         cls = type(self)
         parts: List[Any] = []
@@ -561,7 +561,7 @@ class InMemory(ItemList):
                 return Served(decoder.finish(restored), True, original)
 
     def _run(self, function: Callable[[Any], Any], item: Any) -> Any:
-        "Call `open`. What it opens by ours is not cached a second time; what it sets on the list is bookkeeping."
+        "Call a user's `open`. Calls of ours inside it are not cached, and what it sets on the list is bookkeeping."
         now = self._scratch.now
         before, now.opening = now.opening, True
         try:
@@ -624,7 +624,7 @@ class InMemory(ItemList):
         return KEPT
 
     def _varies(self, decoder: Whole, wanted: Tuple[bytes, ...]) -> bool:
-        "Whether what a user's `get` sets on the list, which `open` may read, is no function of the item."
+        "Return whether `get` has set something else for this item before: `open` may have read it."
         i = self._scratch.now.getting
         context = zlib.crc32(wanted[0][: len(decoder.prefix)])
         return i is not None and decoder.family.varies(self._position(i) + b" at %d" % i, context)
@@ -699,7 +699,7 @@ class InMemory(ItemList):
         return VARIES if self._set_in_get else str(error)
 
     def _unversioned(self) -> bool:
-        "Whether what `open` returns stays out of the `cache_file` that was asked for, since it has no version."
+        "Return whether there is a `cache_file`, and no version under which results of a user's `open` may go there."
         own = stock_open(self._function()) is None
         return self.cache_file is not None and own and type(self).cache_version is None
 
@@ -827,7 +827,7 @@ class InMemory(ItemList):
         return outdated
 
     def runs_code(self) -> bool:
-        "Whether filling runs code of the user's own, which is for the calling thread or for processes."
+        "Return whether filling runs a user's code: in the calling thread or in processes, never in threads."
         return self.known_by_running() or (self._comes_here() and stock_open(self._function()) is None)
 
     def fill(self, job: Job) -> str:
@@ -1024,7 +1024,7 @@ def _with(function: Callable[..., Any], args: Any, kwargs: Any) -> Callable[[Any
 
 
 def _same(one: Any, other: Any) -> bool:
-    "Whether both are equal numbers or strings, or tuples of these. Any other object may have changed inside."
+    "Return whether both are equal numbers or strings, or tuples of these. Other objects may have changed inside."
     if type(one) is tuple and type(other) is tuple:
         return len(one) == len(other) and all(map(_same, one, other))
     return type(one) in _SCALARS and type(one) is type(other) and bool(one == other)
@@ -1042,7 +1042,7 @@ def _contents(value: Any) -> Optional[bytes]:
 
 
 def _made_alike(one: Any, two: Any) -> bool:
-    "Whether a constructor made both of the same: equal data, or objects that can't be compared over files of one name."
+    "Return whether both hold equal data or, where that can't be told, are of one class and over files of one name."
     if type(one) is not type(two) or isinstance(one, (type, types.FunctionType, types.MethodType)):
         return False
     mine, theirs = _contents(one), _contents(two)

@@ -376,7 +376,7 @@ class Fill:
             self._count(job, NEVER, _reason(fault))
 
     def _wanted(self, job: Job) -> bool:
-        "Whether the image of `job` has to be looked at: it may fit, and may be of a kind that can be kept."
+        "Return whether `job` is worth doing: its image may fit, and images of its list can be kept."
         try:
             if job.il.store.uid in self.refused and not self._might_fit(job):
                 self.left_out += 1
