@@ -27,7 +27,7 @@ import pandas as pd
 import PIL.Image
 import pytest
 import torch
-from conftest import assert_same_item, photo, seed
+from conftest import assert_same_item, in_child, photo, seed
 from fastai.basic_data import load_data as fastai_load_data
 from fastai.vision import Image, ImageImageList, ImageList, ImageSegment, SegmentationLabelList, noop, open_image
 
@@ -590,6 +590,25 @@ def test_one_handle_for_all_processes(n_workers: int, numbers: Path) -> None:
                 assert np.array_equal(one[i].px.numpy(), table[i].astype(np.float32))
 
 
+def test_a_forked_process_does_not_move_its_parents_files(numbers: Path) -> None:
+    class File(m.MemoryImageList):
+        def open(self, k: Any) -> Image:
+            self.file.seek(int(k))
+            return Image(torch.full((1, 2, 2), float(self.file.read(1)[0])))
+
+    (numbers / "raw").write_bytes(bytes(range(99)))
+    il = File(range(12), path=numbers)
+    il.file = (numbers / "raw").open("rb", buffering=0)
+    il.file.seek(50)
+
+    def read() -> None:
+        assert float(il[3].px[0, 0, 0]) == 3
+
+    assert in_child(read) == 0 and il.file.tell() == 50
+    il.load_data(n_workers=2, progress=False)
+    assert il.file.tell() == 50 and il.loaded
+
+
 # -- a `get` of one's own ---------------------------------------------------------------------------------------
 
 
@@ -675,6 +694,23 @@ def test_with_a_version_they_are_there_in_the_next_session(numbers: Path, tmp_pa
         progress=False
     )
     assert stock.store is session(Versioned).store and session(Versioned).loaded
+
+
+def test_what_a_file_has_of_an_open_that_turned_out_to_be_random_is_not_served(numbers: Path, tmp_path: Path) -> None:
+    class Late(m.MemoryImageList):
+        cache_version = "1"
+
+        def open(self, fn: Any) -> Image:
+            return Image(open_image(fn).px * (random.random() if int(Path(fn).stem) > 6 else 1))
+
+    il = Late.from_folder(numbers, presort=True, cache_file=tmp_path / "cache")
+    with pytest.warns(UserWarning, match="draws random numbers"):
+        for i in range(12):
+            il[i]
+    hits = il.cache_info().hits
+    for i in range(12):
+        il[i]
+    assert il.cache_info().hits == hits == 0
 
 
 def test_a_changed_source_of_a_users_open_in_a_file(numbers: Path, tmp_path: Path) -> None:
