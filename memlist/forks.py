@@ -7,6 +7,7 @@ import os
 import signal
 import stat
 import sys
+import warnings
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
@@ -32,7 +33,9 @@ class Child:
     def __init__(self, work: Callable[[Any], Any], siblings: List[Child], quiet: bool = False) -> None:
         self.connection, theirs = Pipe()
         _flush()  # what waits there is not to be printed twice
-        self.pid: Optional[int] = os.fork()
+        with warnings.catch_warnings():  # Python 3.12 warns where there are threads: a child that hangs is ended
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid: Optional[int] = os.fork()
         if not self.pid:
             status = 1
             try:
