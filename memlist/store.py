@@ -107,7 +107,7 @@ class Source(NamedTuple):
 
     @property
     def version(self) -> Tuple[int, int]:
-        "What is stored of a file to recognise it: its size, and its time in the 64 bits that there are for it."
+        "Return what is stored to recognise the file: its size, and its time wrapped to 64 bits."
         return self.size, (self.mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
