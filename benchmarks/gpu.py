@@ -6,6 +6,7 @@ same motions without a GPU; its figures mean nothing.
 1. The loader alone, batches of 256, photographs of 500x375 to 224, default transforms, normalised, on the device:
    images/s by number of workers, and where the time of a batch goes: gathering and drawing, the copy to the device, the
    transforms there (CUDA events), normalisation.
+   Then the same over epochs long enough for the start of workers not to count.
 2. The share of a ResNet-18 epoch in mixed precision that a step waits for its batch: the clock runs from the end of a
    step, when the device has nothing left to do, to the moment the next batch is there; stock and cache alone beside it.
 3. The most memory that making a batch takes on the device besides the batch itself.
@@ -74,6 +75,26 @@ def alone(files: List[Path], device: torch.device, bs: int, rounds: int) -> Dict
                 samples.append((time.perf_counter() - begun) / (len(data.train_dl) * bs))
             found[f"{name}, {workers} workers"] = samples[1:]
             say(f"loader alone, {name}, {workers} workers: {1 / np.median(samples[1:]):,.0f} images/s")
+    return found
+
+
+def long(files: List[Path], device: torch.device, bs: int, rounds: int) -> Dict[str, Any]:
+    "Measure our loader over epochs of 16 times the files, which are long compared with the start of the workers."
+    found: Dict[str, Any] = {"images": 16 * len(files) // bs * bs}
+    for workers in (0, 1, 2, 4, 8):
+        data = bunch(MemoryImageList, files * 16, device, bs, workers, True).load_data(progress=False)
+        seconds, first = [], []
+        for k in range(rounds + 1):
+            seed(k)
+            begun, there = time.perf_counter(), 0.0
+            for _ in data.train_dl:
+                there = there or time.perf_counter() - begun
+            wait(device)
+            seconds.append(time.perf_counter() - begun)
+            first.append(there)
+        found[f"{workers} workers"] = {"seconds": seconds[1:], "first batch": first[1:]}
+        rate, ms = found["images"] / np.median(seconds[1:]), 1e3 * np.median(first[1:])
+        say(f"long epochs, {workers} workers: {rate:,.0f} images/s, the first batch after {ms:.0f} ms")
     return found
 
 
@@ -211,6 +232,7 @@ def main() -> None:
             "memory": lambda: memory(files, device, bs),
             "parts": lambda: parts(files, device, bs, 4 * rounds),
             "alone": lambda: alone(files, device, bs, rounds),
+            "long": lambda: long(files[: len(files) // 2], device, bs, 1 if quick else 3),
             "waiting": lambda: waiting(files, device, bs, 2 if quick else 10**9),
             "training": lambda: training(files, device, bs // 4, 1 if quick else 3),
         }

@@ -666,15 +666,21 @@ def _what_is_odd(item: Any) -> str:
     return f"its {kind.__name__}s carry more than pixels"
 
 
-def default_workers(lists: LabelLists, device: Any = None, collate_fn: Any = data_collate) -> int:
-    """How many workers make batches where nobody says.
+# Workers that gather batches for a GPU. On an H100 beside 16 CPU cores two were the fastest: benchmarks/results/gpu.json.
+GPU_WORKERS = 2
 
-    On a CPU none: threads of the main process make them as fast, and what a worker makes has to be sent. For a GPU as
-    many as fastai would take, so that batches are gathered while it computes; and so where stock has to make them.
+
+def default_workers(lists: LabelLists, device: Any = None, collate_fn: Any = data_collate) -> int:
+    """Return how many workers make batches if the caller does not say.
+
+    On a CPU none: threads of the main process are as fast, and what a worker makes has to be sent. For a GPU
+    `GPU_WORKERS`: they gather batches while it computes, and more of them only take longer to start. As many as fastai
+    takes if stock has to make the batches.
     """
     there = torch.device(defaults.device if device is None else device).type
-    made_here = there == "cpu" and not reason(lists.train, collate_fn)
-    return 0 if made_here else defaults.cpus  # type: ignore[no-any-return]
+    if reason(lists.train, collate_fn):
+        return defaults.cpus  # type: ignore[no-any-return]
+    return 0 if there == "cpu" else min(GPU_WORKERS, defaults.cpus)
 
 
 def checked(batch_tfms: Any) -> bool:

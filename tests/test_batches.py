@@ -988,14 +988,16 @@ def test_the_keyword_is_true_or_false(photos: Path) -> None:
 
 
 def test_the_default_of_workers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    "None on a CPU; fastai's own where stock makes the batches, and for a GPU."
+    "None on a CPU, two for a GPU, as many as fastai takes if stock makes the batches."
     monkeypatch.setattr(fv.defaults, "cpus", 3)
     for tfms, workers in (((TRAIN, VALID), 0), (([fv.TfmPixel(_tinted)()], []), 3)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = classification(m.MemoryImageList, photos, tfms)().databunch(device="cpu", bs=4, batch_tfms=True)
         assert data.train_dl.num_workers == workers
-    assert batches.default_workers(data.label_list, "cuda") == 3
+        assert batches.default_workers(data.label_list, "cuda") == (2 if workers == 0 else 3)
+    monkeypatch.setattr(fv.defaults, "cpus", 1)
+    assert batches.default_workers(classification(m.MemoryImageList, photos)(), "cuda") == 1
 
 
 def test_nothing_is_said_where_all_is_known(photos: Path) -> None:
