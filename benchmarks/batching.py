@@ -30,7 +30,9 @@ from measure import HERE, case, exhaust, interleave, ratio, say, value
 from sklearn.datasets import load_digits
 from torch import nn
 
-from memlist import MemoryImageList, batches, draws, geometry, render
+from memlist import MemoryImageList
+from memlist.batch import render
+from memlist.fastai1 import batches, draws, geometry
 
 BATCH, SIZE = 64, 224
 CPU = torch.device("cpu")

@@ -31,7 +31,8 @@ from batching import label
 from fastai.vision import ImageList, Learner, get_transforms, imagenet_stats
 from measure import HERE, say, surroundings
 
-from memlist import MemoryImageList, batches
+from memlist import MemoryImageList
+from memlist.fastai1 import batches
 
 SIZE = 224
 

@@ -128,7 +128,7 @@ def surroundings() -> Dict[str, Any]:
     import torch
     from PIL import features
 
-    from memlist import limits
+    from memlist.store import system
 
     model = [line for line in _text("/proc/cpuinfo").splitlines() if line.startswith("model name")]
     memory = [line for line in _text("/proc/meminfo").splitlines() if line.startswith("MemTotal")]
@@ -136,7 +136,7 @@ def surroundings() -> Dict[str, Any]:
     return {
         "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
         "cpu": model[0].split(":")[1].strip() if model else platform.processor(),
-        "cpus": limits.usable_cpus(),
+        "cpus": system.usable_cpus(),
         "memory_GiB": round(int(memory[0].split()[1]) / 1024**2, 1) if memory else None,
         "system": f"{platform.system()} {platform.release()}",
         "libc": " ".join(platform.libc_ver()),

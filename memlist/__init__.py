@@ -3,11 +3,12 @@
 Swap `ImageList` for `MemoryImageList`, change nothing else, and get the same pixels, sooner.
 """
 
-from . import compat  # isort: skip  - first: the rest imports what it repairs
-from . import attach as _attach  # noqa: F401  - adds our methods to fastai's classes
-from .cachefile import CacheFileError
-from .comparing import Comparison, compare
-from .lists import (
+from . import former
+
+from .fastai1 import compat  # isort: skip  - first: the rest imports what it repairs
+from .cache.filling import CacheInfo, ImageLoadError
+from .fastai1 import attach as _attach  # noqa: F401  - adds our methods to fastai's classes
+from .fastai1.lists import (
     InMemory,
     MemoryGANItemList,
     MemoryImageDataBunch,
@@ -19,9 +20,12 @@ from .lists import (
     MemorySegmentationItemList,
     MemorySegmentationLabelList,
 )
-from .loading import CacheInfo, ImageLoadError
-from .store import ImageStore
-from .waiting import DataWait
+from .store.cachefile import CacheFileError
+from .store.store import ImageStore
+from .timing.comparing import Comparison, compare
+from .timing.waiting import DataWait
+
+former.install()
 
 __version__ = "0.1.0"
 __all__ = [

@@ -1,0 +1,157 @@
+"""Forked processes that run a user's code: it finds the state that it has here, and changes nothing of it."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import stat
+import sys
+import warnings
+from multiprocessing.connection import Connection, Pipe
+from typing import Any, Callable, Iterator, List, Optional, Sequence
+
+import torch
+
+from ..store.store import _STORES
+
+# Seconds that a question may take a forked process. It may wait for ever for a lock that a thread of ours held.
+PATIENCE = 5
+
+
+def can_fork() -> bool:
+    "Return whether forking is safe here: macOS has libraries that it breaks."
+    return hasattr(os, "fork") and sys.platform != "darwin"
+
+
+class Child:
+    """A forked process that calls `work` with each thing that is sent to it, and sends back what that returns.
+
+    `siblings` are those that were forked before. A `quiet` one prints nothing.
+    """
+
+    def __init__(self, work: Callable[[Any], Any], siblings: List[Child], quiet: bool = False) -> None:
+        self.connection, theirs = Pipe()
+        _flush()  # what waits there is not to be printed twice
+        with warnings.catch_warnings():  # Python 3.12 warns where there are threads: a child that hangs is ended
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self.pid: Optional[int] = os.fork()
+        if not self.pid:
+            status = 1
+            try:
+                for one in (self, *siblings):  # else it would never hear that this process has gone
+                    one.connection.close()
+                _serve(work, theirs, quiet)
+            except EOFError:
+                status = 0
+            finally:
+                _flush()
+                os._exit(status)
+        theirs.close()
+        siblings.append(self)
+
+    def close(self, kill: bool = False) -> int:
+        "End the process; its exit status."
+        self.connection.close()
+        pid, self.pid = self.pid, None
+        if pid is None:
+            return 0
+        try:
+            if kill:
+                os.kill(pid, signal.SIGKILL)
+            return os.waitpid(pid, 0)[1]
+        except (ChildProcessError, ProcessLookupError):  # somebody else reaps
+            return 0
+
+
+def end(children: Sequence[Child]) -> None:
+    "Kill and reap `children`, however often Ctrl-C strikes meanwhile."
+    struck: Optional[KeyboardInterrupt] = None
+    while True:
+        try:
+            with forking():
+                for child in children:
+                    child.close(kill=True)
+            break
+        except KeyboardInterrupt as error:
+            struck = error
+    if struck is not None:
+        raise struck
+
+
+def _flush() -> None:
+    with contextlib.suppress(Exception):  # there may be nobody to read it
+        sys.stdout.flush()
+        sys.stderr.flush()
+
+
+def _serve(work: Callable[[Any], Any], connection: Connection, quiet: bool) -> None:
+    "Answer until the parent is gone."
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    torch.set_num_threads(1)  # its threads are not here
+    own_offsets()
+    if quiet:
+        _leave_alone(connection.fileno())
+    while True:
+        connection.send(work(connection.recv()))
+
+
+@contextlib.contextmanager
+def forking() -> Iterator[None]:
+    "Let Ctrl-C wait: in a process that was just forked it would run the program on."
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ask(question: Callable[[], Any]) -> Any:
+    "Return what `question` returns in a forked process without other threads; None if it fails or takes too long."
+    children: List[Child] = []
+    try:
+        with forking():
+            Child(lambda _: question(), children, quiet=True)
+        children[0].connection.send(None)
+        return children[0].connection.recv() if children[0].connection.poll(PATIENCE) else None
+    except (EOFError, OSError):
+        return None
+    finally:
+        end(children)
+
+
+def _descriptors() -> List[int]:
+    try:
+        return [int(name) for name in os.listdir("/proc/self/fd")]
+    except OSError:
+        return []
+
+
+def own_offsets() -> None:
+    """Give this process its own offsets in the files that it inherited open for reading.
+
+    Over a fork they are shared: one that seeks and reads would move all others. Files that only ever append are left.
+    """
+    ours = {fd for store in list(_STORES.values()) for fd in store.descriptors()}
+    for fd in set(_descriptors()) - ours:
+        with contextlib.suppress(OSError, ImportError):
+            import fcntl
+
+            flags = fcntl.fcntl(fd, fcntl.F_GETFL)
+            writes = flags & os.O_ACCMODE
+            if writes != os.O_WRONLY and not flags & os.O_APPEND and stat.S_ISREG(os.fstat(fd).st_mode):
+                again = os.open(f"/proc/self/fd/{fd}", writes | os.O_CLOEXEC)
+                os.lseek(again, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+                os.dup2(again, fd, os.get_inheritable(fd))
+                os.close(again)
+
+
+def _leave_alone(connection: int) -> None:
+    "Take from this process what it shares with its parent and must not move: sockets, pipes, the terminal."
+    nothing = os.open(os.devnull, os.O_WRONLY)  # to read from it is an error, as it should be
+    for fd in _descriptors():
+        with contextlib.suppress(OSError):
+            mode = os.fstat(fd).st_mode
+            if fd in (1, 2) or (fd != connection and (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or os.isatty(fd))):
+                os.dup2(nothing, fd)

@@ -1,0 +1,174 @@
+"""What memlist adds to fastai's own classes, by assignment, as fastai itself does with `presize`.
+
+Every name works when only the inputs, only the targets or one part of a `MixedItemList` is in memory, since then most
+of the classes involved are fastai's.
+"""
+
+from __future__ import annotations
+
+import copy
+import inspect
+from numbers import Integral
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from fastai.basic_data import DataBunch
+from fastai.basic_train import Learner
+from fastai.core import listify
+from fastai.data_block import ItemLists, LabelList, LabelLists
+from fastai.torch_core import try_int
+from fastai.vision.image import ImagePoints
+
+from ..cache import filling
+from ..cache.filling import CacheInfo
+from ..timing.waiting import DataWait
+from .batches import BatchDeviceDataLoader, batched, checked, default_workers, release
+from .lists import InMemory, lists_of, parts, stock_class
+
+
+def _lists_or_error(self: Any) -> List[InMemory]:
+    found = lists_of(self)
+    if not found:
+        raise TypeError(
+            f"this {type(self).__name__} holds no in-memory list: please make it of `MemoryImageList` (or another "
+            "Memory… list, or `class MyMemoryList(InMemory, MyList): pass`) instead of fastai's own."
+        )
+    return found
+
+
+def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> Any:
+    """Decode every image of train, valid and test, inputs and image targets, that is not cached yet; returns `self`.
+
+    See `memlist.loading.load_data` for the arguments, the errors and the cost.
+    """
+    filling.load_data(_lists_or_error(self), n_workers, progress, on_error)
+    return self
+
+
+def _purge(self: Any, file: bool = False) -> int:
+    """Give the memory of the stores behind these lists back to the system, in every process; the bytes freed.
+
+    A `cache_file` keeps what it holds, unless `file` asks to empty it, too.
+    """
+    if isinstance(self, DataBunch):
+        release(self)
+    return filling.purge(_lists_or_error(self), file)
+
+
+def _cache_info(self: Any) -> CacheInfo:
+    "How many of the distinct images of these lists are cached, and how their store stands."
+    return filling.cache_info(_lists_or_error(self))
+
+
+def _loaded(self: Any) -> bool:
+    "True when every image that these lists would open is cached."
+    return filling.is_loaded(lists_of(self))
+
+
+_stock_getitem: Callable[..., Any] = LabelList.__getitem__
+_stock_databunch: Callable[..., Any] = LabelLists.databunch
+_stock_add_test: Callable[..., None] = DataBunch.add_test
+_stock_export: Callable[..., None] = Learner.export
+_stock_get_state: Callable[..., Dict[str, Any]] = LabelList.get_state
+
+
+def _getitem(self: Any, idxs: Any) -> Any:
+    """A single `(x, y)`, or a `LabelList` of a range, as in fastai, but for one copy.
+
+    `apply_tfms` begins with a clone. An image that was made from the store for this very call has no other owner, and
+    this is the only place that knows.
+    """
+    idxs = try_int(idxs)
+    in_memory = isinstance(self.x, InMemory) or isinstance(self.y, InMemory)
+    if not in_memory or not isinstance(idxs, Integral) or self.item is not None:
+        return _stock_getitem(self, idxs)
+    (x, x_own), (y, y_own) = _take(self.x, idxs), _take(self.y, idxs)
+    if getattr(self.x, "max_size", None) is not None and isinstance(y, ImagePoints):
+        y.flow.size = x.size  # relative to the original so far; from here on it is transformed with the reduced image
+    if self.tfms or self.tfmargs:
+        x = _apply(x, x_own, self.tfms, self.tfmargs)
+    if hasattr(self, "tfms_y") and self.tfm_y:
+        y = _apply(y, y_own, self.tfms_y, {**self.tfmargs_y, "do_resolve": False})
+    return x, 0 if y is None else y
+
+
+def _take(il: Any, i: Any) -> Tuple[Any, bool]:
+    return il._take(i) if isinstance(il, InMemory) else (il[i], False)
+
+
+def _apply(item: Any, own: bool, tfms: Any, kwargs: Dict[str, Any]) -> Any:
+    if not own:
+        return item.apply_tfms(tfms, **kwargs)
+
+    def clone() -> Any:
+        del item.clone
+        return item
+
+    item.clone = clone
+    try:
+        return item.apply_tfms(tfms, **kwargs)
+    finally:
+        vars(item).pop("clone", None)
+
+
+def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -> Any:
+    """A `DataBunch`, as in fastai; its lists have their stores before any worker is forked.
+
+    `batch_tfms`: transforms are done a batch at a time, under the same draws: see `memlist.batches`.
+    """
+    for il in lists_of(self):
+        _ = il.store
+    if not checked(batch_tfms):
+        return _stock_databunch(self, *args, **kwargs)
+    given = inspect.signature(_stock_databunch).bind(self, *args, **kwargs).arguments
+    if "num_workers" not in given:
+        asked = {name: given[name] for name in ("device", "collate_fn") if name in given}
+        kwargs["num_workers"] = default_workers(self, **asked)
+    return batched(_stock_databunch(self, *args, **kwargs))
+
+
+def _add_test(self: Any, *args: Any, **kwargs: Any) -> None:
+    "Add a test set, as in fastai; its loader is of the kind that the others are."
+    _stock_add_test(self, *args, **kwargs)
+    if isinstance(self.valid_dl, BatchDeviceDataLoader):
+        self.test_dl = self.valid_dl.like(self.test_dl)
+
+
+def _get_state(self: Any, **kwargs: Any) -> Dict[str, Any]:
+    "The minimal state for export, in the names of fastai's own classes: it loads where memlist is not installed."
+    state = _stock_get_state(self, **kwargs)
+    for name in ("x", "y"):
+        state[f"{name}_cls"] = stock_class(state[f"{name}_cls"])
+        processors = [_without_list(processor) for processor in listify(state[f"{name}_proc"])]
+        state[f"{name}_proc"] = processors if isinstance(state[f"{name}_proc"], list) else state[f"{name}_proc"]
+    return state
+
+
+def _without_list(processor: Any) -> Any:
+    "A processor without the in-memory list it was made for: fastai's base class keeps that and never asks for it."
+    if not parts(getattr(processor, "ref_ds", None)):
+        return processor
+    processor = copy.copy(processor)
+    processor.ref_ds = None
+    return processor
+
+
+def _export(self: Any, file: Any = "export.pkl", destroy: bool = False) -> None:
+    "Export the learner, as in fastai, but for our callback: its class would be asked for where the file is loaded."
+    everything = self.callbacks, self.callback_fns
+    self.callbacks = [callback for callback in self.callbacks if not isinstance(callback, DataWait)]
+    self.callback_fns = [make for make in self.callback_fns if getattr(make, "func", make) is not DataWait]
+    try:
+        _stock_export(self, file, destroy)
+    finally:
+        if "callbacks" in vars(self):  # unless it has been destroyed
+            self.callbacks, self.callback_fns = everything
+
+
+for _cls in (ItemLists, LabelLists, LabelList, DataBunch):
+    _cls.load_data, _cls.purge, _cls.cache_info = _load_data, _purge, _cache_info
+    _cls.loaded = property(_loaded)
+LabelList.__getitem__ = _getitem
+LabelList.get_state = _get_state
+LabelLists.databunch = _databunch
+DataBunch.add_test = _add_test
+Learner.export = _export

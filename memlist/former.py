@@ -1,0 +1,53 @@
+"""Where the modules of memlist 0.1 have gone: pickles of data bunches and learners that were saved then name them."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import Any, Dict, Tuple
+
+#: Former module, and the modules that have its names now.
+MOVED: Dict[str, Tuple[str, ...]] = {
+    "attach": ("fastai1.attach",),
+    "backing": ("store.region",),
+    "batches": ("fastai1.batches",),
+    "buffers": ("batch.buffers",),
+    "cachefile": ("store.cachefile",),
+    "comparing": ("timing.comparing",),
+    "decode": ("cache.decode",),
+    "draws": ("fastai1.draws",),
+    "family": ("cache.family",),
+    "forks": ("cache.forks",),
+    "geometry": ("fastai1.geometry",),
+    "kernels": ("batch.kernels",),
+    "keys": ("cache.keys",),
+    "limits": ("store.system",),
+    "lists": ("fastai1.lists",),
+    "loading": ("cache.filling",),
+    "plain": ("cache.plain",),
+    "progress": ("cache.progress",),
+    "render": ("batch.render",),
+    "waiting": ("timing.waiting",),
+}
+
+
+class Former(ModuleType):
+    "A module that has moved: looks its names up where they are now."
+
+    def __init__(self, name: str, targets: Tuple[str, ...]) -> None:
+        super().__init__(f"{__package__}.{name}", f"Moved to {' and '.join(targets)}.")
+        self.__dict__["_targets"] = targets
+
+    def __getattr__(self, name: str) -> Any:
+        for target in () if name[:2] == "__" else self._targets:
+            module = import_module(f"{__package__}.{target}")
+            if hasattr(module, name):
+                return getattr(module, name)
+        raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+
+
+def install() -> None:
+    "Make the former modules importable; what they stand for is only imported when a name of it is asked for."
+    for name, targets in MOVED.items():
+        sys.modules.setdefault(f"{__package__}.{name}", Former(name, targets))

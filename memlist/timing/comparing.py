@@ -1,0 +1,222 @@
+"""Stock list and memory list side by side: `compare` runs the same code with both and shows where the time goes."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import html
+import io
+import random
+from statistics import median
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from fastai.basic_data import DataBunch
+from fastai.core import defaults, ifnone
+from fastai.vision.data import ImageList
+
+from ..cache.decode import random_states, restore_states
+from ..cache.progress import in_notebook, progress, say
+from ..fastai1.lists import InMemory, MemoryImageDataBunch, MemoryImageList
+from .waiting import DataWait, Epoch, Watch, draw
+
+
+class Run(NamedTuple):
+    "One side of a comparison: its epochs, when its cache became warm, and the training loss of its last epoch."
+
+    name: str
+    epochs: List[Epoch]
+    warm: Optional[float]
+    loss: Optional[float]
+
+    @property
+    def later(self) -> List[Epoch]:
+        "The epochs after the first, which fills the cache; the first, where there is no other."
+        return self.epochs[1:] or self.epochs
+
+    @property
+    def seconds(self) -> float:
+        "Seconds of a later epoch, their median."
+        return median(epoch.seconds for epoch in self.later)
+
+    @property
+    def wait(self) -> float:
+        "Seconds that a later epoch waits for its batches, their median."
+        return median(epoch.wait for epoch in self.later)
+
+
+class Comparison:
+    "What `compare` found: its `runs`, stock's first. Printed, and shown in a notebook, it is a table."
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = list(runs)
+
+    def plot(self, axes: Optional[Sequence[Any]] = None, return_fig: Optional[bool] = None) -> Any:
+        """Draw the runs beside one another in one scale, their epochs as `DataWait.plot` draws them.
+
+        Into `axes`, one a run, or a figure of its own, which is returned where `return_fig` or `defaults.return_fig`
+        asks.
+        """
+        from matplotlib import pyplot
+
+        n = len(self.runs)
+        own: Dict[str, Any] = {"sharey": True, "squeeze": False, "constrained_layout": True}
+        own["figsize"] = (3.4 * n, 3.4)
+        drawn: Any = pyplot.subplots(1, n, **own)[1] if axes is None else axes
+        flat = list(np.ravel(np.asarray(drawn, object)))
+        for axis, run, times in zip(flat, self.runs, self._times()):
+            draw(axis, run.epochs, run.warm)
+            axis.set_title(run.name if run is self.runs[0] else f"{run.name}\n{times}")
+            if axis is not flat[0]:
+                axis.set_ylabel("")
+        most = max(epoch.seconds for run in self.runs for epoch in run.epochs)
+        flat[0].set_ylim(0, 1.35 * most)  # with room for the legend
+        named = {label: handle for axis in flat for handle, label in zip(*axis.get_legend_handles_labels())}
+        flat[-1].legend(named.values(), named.keys(), loc="upper right", fontsize=8)
+        return flat[0].figure if ifnone(return_fig, defaults.return_fig) else None
+
+    def _times(self) -> List[str]:
+        return [f"{self.runs[0].seconds / max(run.seconds, 1e-9):.1f} times as fast" for run in self.runs]
+
+    def _table(self) -> List[Tuple[str, List[str]]]:
+        first = [f"{'warm, ' if run.warm == 0 else ''}{run.epochs[0].seconds:.2f} s" for run in self.runs]
+        rows = [("first epoch", first)]
+        if any(len(run.epochs) > 1 for run in self.runs):
+            rows.append(("later epochs, median", [f"{run.seconds:.2f} s" for run in self.runs]))
+        rows.append(("  of that: waiting", [f"{run.wait:.2f} s" for run in self.runs]))
+        rows.append(("  per cent", [f"{100 * run.wait / max(run.seconds, 1e-9):.0f} %" for run in self.runs]))
+        rows.append(("", ["", *self._times()[1:]]))
+        if any(run.loss is not None for run in self.runs):
+            rows.append(("loss of the last epoch", [f"{run.loss:.6f}" for run in self.runs]))
+        return rows
+
+    def __repr__(self) -> str:
+        rows = [("", [run.name for run in self.runs]), *self._table()]
+        width = max(len(cell) for _, cells in rows for cell in cells) + 2
+        return "\n".join(
+            (f"{name:<24}" + "".join(f"{cell:>{width}}" for cell in cells)).rstrip() for name, cells in rows
+        )
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(run.name)}</th>" for run in self.runs)
+        body = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+            for name, cells in self._table()
+        )
+        return f"<table><tr><th></th>{head}</tr>{body}</table>"
+
+
+def compare(
+    make: Callable[[Any], Any],
+    learner: Optional[Callable[[Any], Any]] = None,
+    epochs: int = 3,
+    classes: Tuple[type, type] = (ImageList, MemoryImageList),
+    also: Optional[Dict[str, Callable[[], Any]]] = None,
+    seed: int = 0,
+    show: bool = True,
+) -> Comparison:
+    """Run the same code with fastai's list and with ours, under a bar, and show both.
+
+    - `make`: a function that builds a `DataBunch` with the list class it is given: `lambda cls: cls.from_folder(…)…`
+    - `learner`: a function from a `DataBunch` to a `Learner`, which is trained; without one batches are delivered and
+      nothing is computed, so that all of an epoch is waiting
+    - `epochs`: so many for each side; the first fills the cache, unless something has done so: `make` that ends in
+      `load_data()`, or a list over the same path that is still alive. The table then says "warm"
+    - `classes`: fastai's list and its twin, such as `(SegmentationItemList, MemorySegmentationItemList)`; the two data
+      bunches, `(ImageDataBunch, MemoryImageDataBunch)`; or a list of your own and the in-memory one of it
+    - `also`: more data bunches to run beside the two, made by functions of nothing: `{"batch_tfms=True": lambda: …}`
+    - `seed`: of the models, and of every epoch; random generators are left as they were
+    - `show`: draw the picture in a notebook, where the result shows itself as a table; elsewhere, print the table
+
+    The sides take turns, epoch by epoch, so that what else the machine does meets both. fastai's list goes first, and
+    its first epoch is the only one that may have to read from a cold disk. Raises TypeError where `make` does not use
+    the class it is given. Costs `epochs` epochs of each side, and the memory of as many models.
+    """
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs={epochs!r}: use a number of epochs for each side")
+    states = random_states()
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # the GPUs' generators, which `states` has not
+        try:
+            sides = [_Side(cls.__name__, lambda cls=cls: make(cls), learner, seed) for cls in classes]  # type: ignore[misc]
+            sides += [_Side(name, other, learner, seed) for name, other in (also or {}).items()]
+            for side, cls in zip(sides, classes):
+                if issubclass(cls, (InMemory, MemoryImageDataBunch)) != bool(side.watch.lists):
+                    raise TypeError(
+                        f"compare: the data bunch made with {cls.__name__} holds {'an' if side.watch.lists else 'no'} "
+                        "in-memory list: please build it with the class that your function is given."
+                    )
+            _take_turns(sides, epochs, seed)
+        finally:
+            restore_states(states)
+    found = Comparison([side.close() for side in sides])
+    if show and in_notebook():
+        found.plot(return_fig=False)
+    elif show:
+        say(repr(found))
+    return found
+
+
+def _take_turns(sides: Sequence[_Side], epochs: int, seed: int) -> None:
+    shown, done = progress(epochs * len(sides), "compare", "epochs"), 0
+    try:
+        for epoch in range(epochs):
+            for side in sides:
+                _seed(seed + epoch)
+                gc.collect()
+                side.run()
+                done += 1
+                shown.update(done, f"{side.name}: {side.watch.epochs[-1].seconds:.2f} s")
+    finally:
+        shown.close(done)
+
+
+class _Side:
+    "One side while it runs."
+
+    def __init__(self, name: str, make: Callable[[], Any], learner: Optional[Callable[[Any], Any]], seed: int) -> None:
+        self.name = name
+        _seed(seed)
+        self.data = make()
+        if not isinstance(self.data, DataBunch):
+            raise TypeError(f"compare: {name} made a {type(self.data).__name__}: please let it return a DataBunch.")
+        _seed(seed)
+        self.learn = None if learner is None else learner(self.data)
+        self.watch = Watch(self.data)
+
+    def run(self) -> None:
+        "One epoch."
+        if self.learn is not None:
+            with _quiet():
+                self.learn.fit(1, callbacks=[DataWait(self.learn, self.watch)])
+            return
+        self.watch.begin()
+        for train, loader in ((True, self.data.train_dl), (False, () if self.data.empty_val else self.data.valid_dl)):
+            for _ in self.watch.timed(loader, train):
+                pass
+        self.watch.end()
+
+    def close(self) -> Run:
+        "What came of it."
+        self.watch.close()
+        loss = None if self.learn is None else float(self.learn.recorder.losses[-1])
+        return Run(self.name, self.watch.epochs, self.watch.warm(), loss)
+
+
+def _seed(seed: int) -> None:
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    "Without the table and the bar that each `fit` of one epoch would show."
+    if in_notebook():
+        from IPython.utils.capture import capture_output
+
+        with capture_output(stdout=True, stderr=False, display=True):
+            yield
+    else:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield

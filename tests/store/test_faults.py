@@ -1,0 +1,482 @@
+"""Faults as they happen: killed processes, Ctrl-C, full disks, memory that runs out, files that change, long runs."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import multiprocessing
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import threading
+import time
+import warnings
+from pathlib import Path
+from typing import Any, Iterator, List
+
+import numpy as np
+import pytest
+import torch
+from conftest import assert_same_bunches, assert_same_item, epoch, in_child, many, photo
+from fastai.basic_train import Learner
+from fastai.vision import ImageList
+from memlist.store.region import PAGE
+
+import memlist as m
+from memlist import ImageStore
+from memlist.store import store, system
+
+
+def lists(cls: Any, folder: Path, **kwargs: Any) -> Any:
+    return cls.from_folder(folder, presort=True, **kwargs)
+
+
+def bunch(cls: Any, folder: Path, workers: int = 2, **kwargs: Any) -> Any:
+    made = lists(cls, folder, **kwargs).split_by_idx([1, 4]).label_const(0).transform(size=16)
+    return made.databunch(bs=4, num_workers=workers, no_check=True)
+
+
+# -- killed -----------------------------------------------------------------------------------------------------
+
+
+def kill_after_lines(n: int) -> None:
+    "SIGKILL this process after `n` more lines of the store's own code: anywhere in it."
+    count = [0]
+
+    def trace(frame: Any, event: str, arg: Any) -> Any:
+        if frame.f_code.co_filename == store.__file__:
+            count[0] += 1
+            if count[0] == n:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return trace
+        return None
+
+    sys.settrace(trace)
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_workers_killed_while_they_fill(tmp_path: Path, named: bool) -> None:
+    "200 of them, at random lines, or at random moments."
+    folder, draw = many(tmp_path / "many", 40, 60), random.Random(named)
+    kwargs = {"cache_file": tmp_path / "cache"} if named else {}
+    ours, stock = lists(m.MemoryImageList, folder, **kwargs), lists(ImageList, folder)
+    want = [stock[i] for i in range(40)]
+    survivor_deadline = 120
+    for n in range(200):
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                if n % 2:
+                    kill_after_lines(draw.randrange(1, 2500))
+                while True:
+                    for i in draw.sample(range(40), 40):
+                        ours[i]
+                    ours.store.purge(file=True)
+            os._exit(9)
+        if not n % 2:
+            for i in draw.sample(range(40), draw.randrange(1, 12)):
+                assert_same_item(ours[i], want[i])
+            os.kill(pid, signal.SIGKILL)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+        signal.alarm(survivor_deadline)  # a lock that was left would hang here
+        i = draw.randrange(40)
+        assert_same_item(ours[i], want[i])
+        signal.alarm(0)
+    for i in range(40):
+        assert_same_item(ours[i], want[i])
+    assert ours.load_data(progress=False).loaded and ours.store.check() == []
+    for i in range(40):
+        assert_same_item(ours[i], want[i])
+
+
+def test_main_processes_killed_in_load_data(tmp_path: Path) -> None:
+    "50 of them; the file is opened again each time, and what it serves is right."
+    folder, draw = many(tmp_path / "many", 60, 60), random.Random(0)
+    stock = lists(ImageList, folder)
+    want = [stock[i] for i in range(60)]
+    kept: List[int] = []
+    for n in range(50):
+        pid = os.fork()
+        if not pid:
+            with contextlib.suppress(BaseException):
+                il = lists(m.MemoryImageList, folder, cache_file=tmp_path / "cache")
+                if n % 2:
+                    kill_after_lines(draw.randrange(1, 9000))
+                else:
+                    moment = draw.random() * 0.05
+                    threading.Timer(moment, os.kill, (os.getpid(), signal.SIGKILL)).start()
+                while True:
+                    il.load_data(progress=False, n_workers=draw.choice([0, 2]))
+                    il.purge(file=True)
+            os._exit(9)
+        assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
+
+        def session() -> None:
+            il = lists(m.MemoryImageList, folder, cache_file=tmp_path / "cache")
+            with warnings.catch_warnings():
+                warnings.simplefilter("error")
+                assert il.store.check() == []
+            for i in draw.sample(range(60), 10):
+                assert_same_item(il[i], want[i])
+            os.write(1, b"")
+
+        assert in_child(session) == 0
+        il = lists(m.MemoryImageList, folder, cache_file=tmp_path / "cache")
+        kept.append(il.cache_info().cached)
+        for i in range(60):
+            assert_same_item(il[i], want[i])
+        il.store.purge(file=n % 5 == 0)
+        del il
+    assert max(kept) > min(kept)  # it struck at different points
+
+
+def test_a_killed_main_process_leaves_its_workers_nothing_to_wait_for(tmp_path: Path) -> None:
+    folder = many(tmp_path / "many", 60, 60)
+    context = multiprocessing.get_context("fork")
+    ready = context.Event()
+
+    def main() -> None:
+        data = bunch(m.MemoryImageList, folder, cache_file=tmp_path / "cache")
+        for n in range(10**6):
+            for _ in data.train_dl:
+                if n:
+                    ready.set()
+
+    process = context.Process(target=main)
+    process.start()
+    ready.wait(120)
+    process.kill()
+    process.join()
+    ours = lists(m.MemoryImageList, folder, cache_file=tmp_path / "cache")
+    stock = lists(ImageList, folder)
+    for i in range(60):
+        assert_same_item(ours[i], stock[i])
+    assert ours.load_data(progress=False).loaded and ours.store.check() == []
+
+
+# -- Ctrl-C -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("workers", [0, 2])
+def test_ctrl_c_in_fit(tmp_path: Path, workers: int, named: bool) -> None:
+    folder = many(tmp_path / "many", 40, 32)
+    kwargs = {"cache_file": tmp_path / "cache"} if named else {}
+    data = bunch(m.MemoryImageList, folder, workers, **kwargs)
+    model = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 16 * 16, 1))
+    learner = Learner(data, model, loss_func=lambda out, y: out.mean(), path=tmp_path)
+    seen = [0]
+    forward = model.forward
+
+    def counting(x: Any) -> Any:
+        seen[0] += 1
+        if seen[0] == 5:
+            os.kill(os.getpid(), signal.SIGINT)
+        return forward(x)
+
+    model.forward = counting  # type: ignore[method-assign]
+    with contextlib.suppress(KeyboardInterrupt):
+        learner.fit(1)
+    assert seen[0] == 5
+    gc.collect()
+    learner.fit(2)
+    assert_same_bunches(data, bunch(ImageList, folder, workers))
+    assert data.load_data(progress=False).loaded and data.train_ds.x.store.check() == []
+
+
+# -- files that change between epochs ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("how", ["deleted", "replaced", "truncated"])
+@pytest.mark.parametrize("named", [False, True])
+def test_sources_that_change_between_epochs(tmp_path: Path, how: str, named: bool) -> None:
+    "What is cached stays until somebody looks: an epoch is as the one before; `load_data` decodes again."
+    folder = many(tmp_path / "many", 12, 40)
+    kwargs = {"cache_file": tmp_path / "cache"} if named else {}
+    ours = bunch(m.MemoryImageList, folder, **kwargs)
+    before = epoch(bunch(ImageList, folder))
+    for (x, _), (u, _) in zip(epoch(ours), before):
+        assert torch.equal(x, u)
+    file = folder / "003.png"
+    if how == "deleted":
+        file.unlink()
+    elif how == "replaced":
+        photo(5, 40, 40).save(file)
+    else:
+        file.write_bytes(file.read_bytes()[:99])
+    for (x, _), (u, _) in zip(epoch(ours), before):
+        assert torch.equal(x, u)
+    if how == "truncated":
+        with pytest.raises(m.ImageLoadError, match=r"003\.png"):
+            ours.load_data(progress=False)
+    else:
+        ours.load_data(progress=False)
+    after = epoch(bunch(ImageList, folder)) if how == "replaced" else before
+    if how != "truncated":
+        for (x, _), (u, _) in zip(epoch(ours), after):
+            assert torch.equal(x, u)
+    assert all(torch.equal(x, u) for (x, _), (u, _) in zip(before, after)) is (how != "replaced")
+
+
+# -- full disks, full memory ------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, size: str) -> Iterator[Path]:
+    "A file system of `size` mounted on `folder`; skips where that is not allowed."
+    folder.mkdir(exist_ok=True)
+    if subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
+    ).returncode:
+        pytest.skip("no right to mount")
+    try:
+        yield folder
+    finally:
+        gc.collect()
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: Any) -> None:
+    folder = many(tmp_path / "many", 60, 200)  # 7.2 MB decoded
+    with small_disk(tmp_path / "disk", "3m") as disk:
+        data = bunch(m.MemoryImageList, folder, workers, cache_file=disk / "cache")
+        with pytest.warns(UserWarning, match=r"of 60 images are in .*/cache .* more room on its disk") as caught:
+            data.load_data(progress=False)
+        assert len([w for w in caught if "images are in" in str(w.message)]) == 1
+        assert 8 <= data.cache_info().cached <= 23 and "% will fit" in capsys.readouterr().out
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)
+            warnings.filterwarnings("ignore", message=".*(pin_memory|interpolate).*")
+            stock = bunch(ImageList, folder, workers)
+            assert_same_bunches(data, stock)
+        # Others take the last of it: holes that were punched can't be filled again, and that is no SIGBUS.
+        images = data.train_ds.x.store
+        images._available = lambda: 1 << 40  # so that it is the disk that refuses
+        assert data.purge(file=True) > 0
+        with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as other:
+            while True:
+                other.write(bytes(4096))
+        assert_same_bunches(data, stock)
+        assert data.cache_info().cached <= 1 and images.check() == []
+        (disk / "other").unlink()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            data.load_data(progress=False)
+        assert data.cache_info().cached >= 8
+        assert_same_bunches(data, stock)
+        del data, images
+
+
+def test_a_disk_with_no_room_at_all(tmp_path: Path) -> None:
+    with small_disk(tmp_path / "disk", "64k") as disk:
+        with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as other:
+            while True:
+                other.write(bytes(4096))
+        with pytest.raises(m.CacheFileError, match="not even an empty cache has room"):
+            ImageStore(cache_file=disk / "cache")
+
+
+def test_other_processes_take_the_memory_while_it_fills(tmp_path: Path) -> None:
+    "An injected reader: every image that is decoded, others take ten times as much."
+    folder = many(tmp_path / "many", 60, 100)
+    left = [1_000_000_000]
+    il = lists(m.MemoryImageList, folder, store=ImageStore(available=lambda: left[0]))
+    decode = m.decode.Stock._decode
+
+    def eaten(self: Any, item: Any) -> Any:
+        left[0] -= 60_000_000
+        il.store._looked = (-1e9, 0, 0)  # as if a quarter of a second had passed
+        return decode(self, item)
+
+    m.decode.Stock._decode = eaten  # type: ignore[method-assign]
+    try:
+        with pytest.warns(UserWarning, match="images are in memory"):
+            il.load_data(progress=False, n_workers=0)
+    finally:
+        m.decode.Stock._decode = decode  # type: ignore[method-assign]
+    assert 3 <= il.cache_info().cached <= 17
+    stock = lists(ImageList, folder)
+    for i in range(60):
+        assert_same_item(il[i], stock[i])
+
+
+LIMITED = """
+import os, sys, warnings
+warnings.filterwarnings("ignore", message=".*(pkg_resources|pin_memory).*")
+with open(sys.argv[2], "w") as procs: procs.write(str(os.getpid()))
+import threading, time
+from fastai.vision import *
+from memlist import *
+torch.set_num_threads(1)
+il = MemoryImageList.from_folder(sys.argv[1], **eval(sys.argv[3]))
+eater = None
+if not os.fork():  # another process, which takes 200 MB when some is filled
+    while il.store.info().nbytes < 100_000_000 and os.getppid() > 1: time.sleep(0.01)
+    eaten = bytearray(b"x") * 200_000_000
+    while os.getppid() > 1: time.sleep(0.1)
+    os._exit(0)
+data = il.split_none().label_const(0).transform(size=32).databunch(bs=10, num_workers=2, no_check=True)
+if sys.argv[4] == "load":
+    data.load_data()
+sums = set()
+for _ in range(2):
+    for x, y in data.train_dl: sums |= {round(float(s), 3) for s in x.flatten(1).sum(1)}
+print("RESULT", data.cache_info().cached, len(sums), il.store.taken)
+"""
+
+
+@contextlib.contextmanager
+def memory_cgroup(limit: int) -> Iterator[Path]:
+    "A cgroup of `limit` bytes, v2 or v1; skips where none can be made."
+    lines = Path("/proc/self/cgroup").read_text().splitlines()
+    mine = {line.split(":")[1]: line.split(":", 2)[2] for line in lines}
+    for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
+        base = Path(root)
+        path = mine.get("memory" if "limit_in" in name else "", "/")
+        for parent in (base / path.lstrip("/"), base):
+            folder = parent / f"memlist-{os.getpid()}"
+            try:
+                folder.mkdir()
+            except OSError:
+                continue
+            try:
+                (folder / name).write_text(str(limit))
+                if int((folder / name).read_text()) > limit:
+                    continue
+                yield folder
+                return
+            except OSError:
+                continue
+            finally:
+                for _ in range(100):
+                    with contextlib.suppress(OSError):
+                        folder.rmdir()
+                        break
+                    time.sleep(0.1)
+    pytest.skip("no right to make a cgroup")
+
+
+@pytest.mark.parametrize("how", ["load", "lazy"])
+def test_under_a_real_cgroup_limit(tmp_path: Path, how: str) -> None:
+    "1.1 GB decoded, in a container of 2 GB: the fill stops before the kernel kills, and training goes on from disk."
+    folder = tmp_path / "many"
+    folder.mkdir()
+    photo(3, 500, 750).save(folder / "0.jpg")
+    for i in range(1, 1000):
+        os.link(folder / "0.jpg", folder / f"{i}.jpg")
+    with memory_cgroup(2_000_000_000) as cgroup:
+        done = subprocess.run(
+            [sys.executable, "-c", LIMITED, str(folder), str(cgroup / "cgroup.procs"), "{}", how],
+            capture_output=True,
+            text=True,
+        )
+        assert done.returncode == 0, (done.returncode, done.stderr[-3000:])
+        oom = [f.read_text() for f in (cgroup / "memory.oom_control", cgroup / "memory.events") if f.exists()]
+        assert "oom_kill 0" in oom[0]
+    cached, sums, taken = map(int, done.stdout.split("RESULT")[1].split())
+    assert 100 <= cached < 990 and sums == 1 and taken < 1_000_000_000
+    assert done.stderr.count("do not fit and are opened from") == 1, done.stderr
+
+
+SMALL_SHM = """
+import os, sys, warnings
+warnings.filterwarnings("ignore", message=".*pkg_resources.*")
+from memlist import *
+import numpy as np
+assert os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize <= 1 << 20
+images = ImageStore()
+pid = os.fork()
+if not pid:
+    for i in range(50): assert images.put(b"%d" % i, np.full(1_000_000, i, np.uint8))
+    os._exit(0)
+assert os.waitpid(pid, 0)[1] == 0
+assert all((images.get(b"%d" % i).array == i).all() for i in range(50))
+print("RESULT", len(images), os.listdir("/dev/shm"))
+"""
+
+
+def test_with_a_tiny_dev_shm() -> None:
+    "Docker gives 64 MB; here 1 MB, for 50 MB of images."
+    script = 'mount -t tmpfs -o size=1m none /dev/shm || exit 77; exec "$0" -c "$1"'
+    done = subprocess.run(
+        ["unshare", "--mount", "sh", "-c", script, sys.executable, SMALL_SHM], capture_output=True, text=True
+    )
+    if done.returncode == 77 or "unshare" in done.stderr:
+        pytest.skip("no right to mount")
+    assert done.returncode == 0 and "RESULT 50 []" in done.stdout, done.stderr
+
+
+def test_under_ulimit_v_and_f_training_goes_on(tmp_path: Path) -> None:
+    folder = many(tmp_path / "many", 40, 900)  # 97 MB
+
+    def task() -> None:
+        stock = lists(ImageList, folder)
+        for what, room, kwargs in (
+            (resource.RLIMIT_FSIZE, 30_000_000, {}),
+            (resource.RLIMIT_FSIZE, 30_000_000, {"cache_file": tmp_path / "cache"}),
+            (resource.RLIMIT_AS, 160_000_000, {}),
+            (resource.RLIMIT_AS, 160_000_000, {"cache_file": tmp_path / "second"}),
+        ):
+
+            def limited(what: int = what, room: int = room, kwargs: Any = kwargs) -> None:
+                used = int(Path("/proc/self/statm").read_text().split()[0]) * PAGE if what == resource.RLIMIT_AS else 0
+                resource.setrlimit(what, (room + used, room + used))
+                il = lists(m.MemoryImageList, folder, **kwargs)
+                with pytest.warns(UserWarning, match="of 40 images are in"):
+                    il.load_data(progress=False, n_workers=0)
+                assert 5 <= il.cache_info().cached <= 37
+                for i in range(0, 40, 7):
+                    assert torch.equal(il[i].px, stock[i].px)  # which takes no memory of its own
+
+            assert in_child(limited) == 0, (what, kwargs)
+
+    assert in_child(task) == 0
+
+
+# -- long runs --------------------------------------------------------------------------------------------------
+
+
+def footprint() -> List[int]:
+    "Descriptors, threads, and kB of memory of this process."
+    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return [len(os.listdir("/proc/self/fd")), int(status["Threads"]), int(status["RssAnon"].split()[0])]
+
+
+@pytest.mark.parametrize("epochs", [25, pytest.param(200, marks=pytest.mark.full)])
+@pytest.mark.parametrize("named", [False, True])
+def test_many_epochs_with_workers_and_a_lazy_fill(tmp_path: Path, epochs: int, named: bool) -> None:
+    "No growth in memory, descriptors or threads; the store is filled again every tenth epoch."
+    folder = many(tmp_path / "many", 40, 64)
+    kwargs = {"cache_file": tmp_path / "cache"} if named else {}
+    data = bunch(m.MemoryImageList, folder, **kwargs)
+    allocated, prints = [], []
+    for n in range(epochs):
+        for _ in data.train_dl:
+            pass
+        if n % 10 == 9:
+            allocated.append(data.train_ds.x.store.allocated())
+            data.purge(file=True)
+            gc.collect()
+            prints.append(footprint())
+    assert data.cache_info().hits > 0
+    first, last = prints[0], prints[-1]
+    assert last[0] <= first[0] and last[1] <= first[1] and last[2] <= first[2] + 8192
+    assert allocated[-1] <= allocated[0] + 8 * PAGE
+
+
+def test_stores_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
+    gc.collect()
+    before = footprint()
+    for i in range(60):
+        images = ImageStore(cache_file=tmp_path / f"{i % 3}")
+        images.put(b"%d" % i, np.zeros(100_000, np.uint8))
+        images.get(b"%d" % i)
+        images.check()
+        del images
+    after = footprint()
+    assert after[0] <= before[0] and after[1] <= before[1]
+    assert system.available_memory() > 0

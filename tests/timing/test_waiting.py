@@ -1,0 +1,481 @@
+"""`DataWait`: seconds go to the right side, the table stays a table, and a learner stays what it was."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import gc
+import subprocess
+import sys
+import warnings
+import weakref
+from pathlib import Path
+from typing import Any, ClassVar, Iterator, List
+
+import matplotlib.pyplot
+import pytest
+import torch
+from conftest import WITHOUT_MEMLIST, seed
+from fastai.basic_train import Learner
+from fastai.callback import Callback
+from fastai.callbacks import CSVLogger, SaveModelCallback
+from fastai.data_block import DatasetType
+from fastai.metrics import accuracy
+from fastai.vision import ImageList, simple_cnn
+
+import memlist as m
+from memlist.timing import waiting
+
+
+def bunch(photos: Path, cls: Any = m.MemoryImageList, valid: float = 0.25, **kwargs: Any) -> Any:
+    "Six batches of three to train on, two to validate."
+    lists = cls.from_folder(photos, presort=True, **kwargs)
+    lists = (lists.split_by_rand_pct(valid, seed=1) if valid else lists.split_none()).label_from_folder()
+    return lists.transform(size=16).databunch(bs=3, num_workers=0)
+
+
+def learner(data: Any, **kwargs: Any) -> Learner:
+    seed()
+    return Learner(data, simple_cnn((3, 4, data.c)), metrics=accuracy, **kwargs)
+
+
+@pytest.fixture(autouse=True)
+def quiet(capsys: Any) -> Iterator[None]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+    matplotlib.pyplot.close("all")
+
+
+class Hands:
+    "A clock that only moves when somebody moves it."
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.fixture
+def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
+    hands = Hands()
+    monkeypatch.setattr(waiting.time, "perf_counter", hands)
+    return hands
+
+
+def moving(hands: Hands, data: Any, seconds: float) -> None:
+    "Every image of `data` takes so many seconds to come."
+    for ds in (data.train_ds, data.valid_ds):
+        stock = type(ds.x).get
+
+        def get(i: int, x: Any = ds.x, stock: Any = stock) -> Any:
+            hands.now += seconds
+            return stock(x, i)
+
+        ds.x.get = get
+
+
+class Working(Callback):
+    "A model that takes its seconds, and callbacks that do, wherever they are called."
+
+    def __init__(self, hands: Hands, **seconds: float) -> None:
+        self.hands, self.seconds = hands, seconds
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("on_"):
+            return super().__getattribute__(name)
+        return lambda **kwargs: setattr(self.hands, "now", self.hands.now + self.seconds.get(name[3:], 0.0))
+
+
+# -- what is waiting and what is not ------------------------------------------------------------------------------
+
+
+def test_every_second_goes_to_its_side(photos: Path, hands: Hands) -> None:
+    data = bunch(photos, ImageList)
+    moving(hands, data, 2.0)
+    learn = learner(data)
+    others = Working(hands, epoch_begin=100.0, batch_begin=0.25, loss_begin=4.0, batch_end=0.75)
+    learn.fit(2, callbacks=[others, m.DataWait(learn)])
+    assert len(learn.data_wait.epochs) == 2
+    for epoch in learn.data_wait.epochs:
+        assert [step.train for step in epoch.steps] == [True] * 6 + [False] * 2
+        assert [step.wait for step in epoch.steps] == [6.0] * 8  # three images of two seconds
+        assert [step.compute for step in epoch.steps] == [5.0] * 8  # what other callbacks do is no waiting
+        assert epoch.wait == 48.0 and epoch.compute == 140.0 and epoch.seconds == 188.0
+        assert epoch.data_wait == pytest.approx(100 * 48 / 188)
+    assert learn.recorder.names == ["epoch", "train_loss", "valid_loss", "accuracy", "data_wait", "time"]
+    assert [metrics[-1] for metrics in learn.recorder.metrics] == [25.5, 25.5]
+
+
+def test_loaders_are_of_their_own_classes_again(photos: Path) -> None:
+    data = bunch(photos)
+    loaders = data.train_dl, data.valid_dl
+    classes, states = [type(loader) for loader in loaders], [set(vars(loader)) for loader in loaders]
+
+    class Look(Callback):
+        def on_batch_end(self, iteration: int, **kwargs: Any) -> None:
+            assert isinstance(data.train_dl, classes[0]) and len(data.train_dl) == 6
+            if iteration == 9:
+                raise RuntimeError
+
+    learn = learner(data)
+    ours = [m.DataWait(learn), m.DataWait(learn)]
+    with pytest.raises(RuntimeError):
+        learn.fit(3, callbacks=[*ours, Look()])
+    assert (data.train_dl, data.valid_dl) == loaders
+    assert [type(loader) for loader in loaders] == classes
+    assert [set(vars(loader)) for loader in loaders] == states
+    assert [len(one.epochs[0].steps) for one in ours] == [8, 8]
+
+
+def test_a_loader_that_comes_in_the_midst_is_timed_by_what_callbacks_hear(photos: Path, hands: Hands) -> None:
+    data, other = bunch(photos, ImageList), bunch(photos, ImageList)
+    moving(hands, other, 2.0)
+
+    class Replace(Callback):
+        def on_epoch_begin(self, **kwargs: Any) -> None:
+            learn.data = other
+
+    learn = learner(data)
+    learn.fit(1, callbacks=[Replace(), Working(hands, loss_begin=4.0), m.DataWait(learn)])
+    assert [step.wait for step in learn.data_wait.epochs[0].steps] == [6.0] * 8
+    assert [step.compute for step in learn.data_wait.epochs[0].steps] == [4.0] * 8
+
+
+def test_batches_made_at_once_are_timed_as_well(photos: Path) -> None:
+    lists = m.MemoryImageList.from_folder(photos).split_by_rand_pct(0.25, seed=1).label_from_folder()
+    data = lists.transform(size=16).databunch(bs=3, batch_tfms=True, device="cpu")
+    learn = learner(data)
+    learn.fit(1, callbacks=[m.DataWait(learn)])
+    assert len(learn.data_wait.epochs[0].steps) == 8 and learn.data_wait.epochs[0].wait > 0
+
+
+def test_with_workers_the_wait_is_that_of_the_model(photos: Path) -> None:
+    lists = m.MemoryImageList.from_folder(photos).split_by_rand_pct(0.25, seed=1).label_from_folder()
+    learn = learner(lists.transform(size=16).databunch(bs=3, num_workers=2))
+    learn.fit(2, callbacks=[m.DataWait(learn)])
+    for epoch in learn.data_wait.epochs:
+        assert len(epoch.steps) == 8
+        assert 0 < epoch.wait < epoch.seconds
+        assert epoch.steps[0].wait > 0  # starting the workers is waiting
+
+
+def test_training_is_the_same_with_it(photos: Path) -> None:
+    losses: List[Any] = []
+    for watched in (False, True):
+        learn = learner(bunch(photos))
+        seed(1)
+        learn.fit(2, callbacks=[m.DataWait(learn)] if watched else [])
+        losses.append([loss.item() for loss in learn.recorder.losses])
+        losses[-1] += [float(loss) for loss in learn.recorder.val_losses]
+    assert losses[0] == losses[1]
+
+
+class Event:
+    "A GPU's event: it passes when the GPU gets there, which is when somebody lets it."
+
+    made: ClassVar[List[Event]] = []
+    gpu, waited = 0.0, 0
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing
+        self.at, self.known = 0.0, False
+        Event.made.append(self)
+
+    def record(self, stream: Any) -> None:
+        assert stream == "the stream of cuda:1"
+        Event.gpu += 1.5
+        self.at = Event.gpu
+
+    def query(self) -> bool:
+        return self.known
+
+    def synchronize(self) -> None:
+        Event.waited += 1
+        for event in Event.made[: Event.made.index(self) + 1]:
+            event.known = True
+
+    def elapsed_time(self, other: Event) -> float:
+        assert self.known and other.known, "an event that has not passed has no time"
+        return 1000 * (other.at - self.at)
+
+
+def test_on_a_gpu_nothing_is_synchronised_before_the_epoch_is_over(
+    photos: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Event.made, Event.gpu, Event.waited = [], 0.0, 0
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
+    data = bunch(photos)
+    data.device = "cuda:1"  # strings are devices, too
+    watch = waiting.Watch(data)
+    watch.begin()
+    batches = watch.timed(range(5), True)
+    for i in batches:
+        assert Event.waited == 0
+        if i == 3:  # the GPU has come to the end of the second step
+            for event in Event.made[:6]:
+                event.known = True
+    assert Event.waited == 0 and len(watch.steps) == 2
+    epoch = watch.end()
+    assert [(step.wait, step.compute) for step in epoch.steps] == [(1.5, 1.5)] * 5
+    assert epoch.ending == 1.5
+    copy.deepcopy(watch)  # it keeps no event, which could not be copied
+
+
+# -- the table and other callbacks --------------------------------------------------------------------------------
+
+
+def test_columns_stay_in_their_places_without_validation(photos: Path) -> None:
+    learn = learner(bunch(photos, valid=0))
+    learn.fit(1, callbacks=[m.DataWait(learn)])
+    assert learn.recorder.names[3:5] == ["accuracy", "data_wait"]
+    assert learn.recorder.metrics[0][0] is None and 0 <= learn.recorder.metrics[0][1] <= 100
+
+
+def test_callbacks_that_read_the_table_find_what_they_look_for(photos: Path, tmp_path: Path) -> None:
+    learn = learner(bunch(photos), path=tmp_path)
+    callbacks = [SaveModelCallback(learn, monitor="accuracy"), CSVLogger(learn), m.DataWait(learn)]
+    learn.fit(2, callbacks=callbacks)
+    table = learn.csv_logger.read_logged_file()
+    assert list(table.columns) == ["epoch", "train_loss", "valid_loss", "accuracy", "data_wait", "time"]
+    assert table["data_wait"].between(0, 100).all() and table["accuracy"].between(0, 1).all()
+    learn.recorder.plot_metrics()
+    learn.recorder.plot_losses()
+
+
+def test_one_that_also_adds_columns(photos: Path) -> None:
+    class Two(Callback):
+        _order = -20
+
+        def on_train_begin(self, **kwargs: Any) -> None:
+            learn.recorder.add_metric_names(["two"])
+
+        def on_epoch_end(self, last_metrics: Any, **kwargs: Any) -> Any:
+            return {"last_metrics": [*last_metrics, 2.0]}
+
+    for first in (True, False):
+        learn = learner(bunch(photos))
+        ours = m.DataWait(learn)
+        learn.fit(1, callbacks=[ours, Two()] if first else [Two(), ours])
+        row = dict(zip(learn.recorder.names[3:], learn.recorder.metrics[0]))
+        assert row["two"] == 2.0 and row["data_wait"] == round(ours.epochs[0].data_wait, 1)
+
+
+def test_what_is_no_training_is_as_without_it(photos: Path) -> None:
+    stock, learn = learner(bunch(photos)), learner(bunch(photos))
+    learn.callbacks.append(m.DataWait(learn))
+    learn.fit(1)
+    stock.model = learn.model
+    assert len(learn.validate()) == len(stock.validate()) == 2
+    learn.get_preds(ds_type=DatasetType.Valid)
+    learn.predict(learn.data.valid_ds[0][0])
+    assert len(learn.data_wait.epochs) == 1 and len(learn.data_wait.epochs[0].steps) == 8
+
+
+def test_a_validation_in_the_midst_of_a_fit_is_part_of_its_step(photos: Path) -> None:
+    class Validate(Callback):
+        def on_train_begin(self, **kwargs: Any) -> None:
+            self.recorder = learn.recorder  # which get_preds replaces
+
+        def on_batch_end(self, iteration: int, train: bool, **kwargs: Any) -> None:
+            if train and iteration % 5 == 0:
+                learn.validate()
+                learn.get_preds()
+
+        def on_epoch_end(self, **kwargs: Any) -> None:
+            learn.validate()
+
+    learn = learner(bunch(photos))
+    learn.callbacks.append(m.DataWait(learn))
+    validate = Validate()
+    learn.fit(3, callbacks=[validate])
+    assert [len(epoch.steps) for epoch in learn.data_wait.epochs] == [8, 8, 8]
+    assert [len(metrics) for metrics in validate.recorder.metrics] == [2, 2, 2]
+
+
+def test_without_a_loader_for_validation(photos: Path) -> None:
+    data = bunch(photos)
+    data.valid_dl = None
+    learn = learner(data)
+    learn.fit(1, callbacks=[m.DataWait(learn)])
+    assert len(learn.data_wait.epochs[0].steps) == 6 and data.cache_info().total == 18
+
+
+def test_it_does_not_keep_the_data(photos: Path) -> None:
+    learn = learner(bunch(photos))
+    learn.fit(1, callbacks=[m.DataWait(learn)])
+    store = weakref.ref(learn.data.train_ds.x.store)
+    learn.data, ours = bunch(photos, ImageList), learn.data_wait
+    learn.fit(1)  # the recorder keeps its loader until then
+    gc.collect()
+    assert store() is None and ours.warm == 1.0
+
+
+def test_a_learner_can_be_copied_after_it(photos: Path) -> None:
+    learn = learner(bunch(photos))
+    learn.callbacks.append(m.DataWait(learn))
+    learn.fit(1)
+    copy.deepcopy(learn)
+
+
+def test_get_is_not_run_again_for_it(photos: Path) -> None:
+    class Own(ImageList):
+        calls: ClassVar[List[int]] = []
+
+        def get(self, i: int) -> Any:
+            self.calls.append(i)
+            return super().get(i)
+
+    class MemoryOwn(m.InMemory, Own):
+        pass
+
+    calls = []
+    for watched in (False, True):
+        learn = learner(bunch(photos, MemoryOwn))
+        learn.data.purge()
+        Own.calls.clear()
+        learn.fit(2, callbacks=[m.DataWait(learn)] if watched else [])
+        assert not watched or 0.5 < learn.data_wait.warm <= 1.0
+        calls.append(len(Own.calls))
+    assert calls[0] == calls[1]
+
+
+def test_lr_find_and_a_second_fit_begin_anew(photos: Path, tmp_path: Path) -> None:
+    learn = learner(bunch(photos), path=tmp_path, callback_fns=[m.DataWait])
+    learn.lr_find(num_it=3)
+    learn.fit(2)
+    assert len(learn.data_wait.epochs) == 2
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
+def test_an_epoch_that_is_broken_off_is_kept_as_far_as_it_came(photos: Path, error: type) -> None:
+    class Stop(Callback):
+        def on_batch_end(self, iteration: int, train: bool, **kwargs: Any) -> None:
+            if train and iteration == 9:
+                raise error
+
+    learn = learner(bunch(photos))
+    with pytest.raises(error):
+        learn.fit(3, callbacks=[m.DataWait(learn), Stop()])
+    assert [len(epoch.steps) for epoch in learn.data_wait.epochs] == [8, 4]
+    learn.data_wait.plot()
+
+
+# -- when the cache became warm -----------------------------------------------------------------------------------
+
+
+def test_warm_after_the_first_epoch_that_fills(photos: Path) -> None:
+    learn = learner(bunch(photos))
+    learn.fit(3, callbacks=[m.DataWait(learn)])
+    assert 0.5 < learn.data_wait.warm <= 1.0
+
+
+def test_warm_from_the_start_after_load_data(photos: Path) -> None:
+    learn = learner(bunch(photos).load_data(progress=False))
+    learn.fit(2, callbacks=[m.DataWait(learn)])
+    assert learn.data_wait.warm == 0.0
+
+
+def test_one_epoch_that_fills_everything_ends_warm(photos: Path) -> None:
+    data = bunch(photos)
+    data.add_test(sorted(photos.rglob("*.jpg"))[:3])  # which training does not open
+    learn = learner(data)
+    learn.fit(1, callbacks=[m.DataWait(learn)])
+    assert learn.data_wait.warm == 1.0
+
+
+def test_a_broken_epoch_does_not_hide_that_the_one_before_ended_warm(photos: Path) -> None:
+    class Stop(Callback):
+        def on_batch_end(self, iteration: int, train: bool, **kwargs: Any) -> None:
+            if train and iteration == 7:
+                raise KeyboardInterrupt
+
+    learn = learner(bunch(photos))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(3, callbacks=[m.DataWait(learn), Stop()])
+    assert 0.5 < learn.data_wait.warm <= 1.0
+
+
+def test_a_gan_is_warm_by_its_targets(photos: Path) -> None:
+    noise = m.MemoryGANItemList.from_folder(photos, noise_sz=4).split_by_rand_pct(0.25, seed=1)
+    data = noise.label_from_func(lambda o: o).transform(size=16, tfm_y=True).databunch(bs=3, num_workers=0)
+    watch = waiting.Watch(data)
+    watch.begin()
+    for dl, train in ((data.train_dl, True), (data.valid_dl, False)):
+        list(watch.timed(dl, train))
+    watch.end()
+    watch.close()
+    assert watch.warm() == 1.0
+
+
+def test_never_warm_without_a_cache_or_room(photos: Path) -> None:
+    for data in (bunch(photos, ImageList), bunch(photos, max_ram=20_000)):
+        learn = learner(data)
+        learn.fit(3, callbacks=[m.DataWait(learn)])
+        assert learn.data_wait.warm is None
+
+
+# -- the picture --------------------------------------------------------------------------------------------------
+
+
+def test_the_picture_shows_what_was_timed(photos: Path, hands: Hands) -> None:
+    learn = learner(bunch(photos))
+    learn.fit(3, callbacks=[Working(hands, loss_begin=1.0), m.DataWait(learn)])
+    learn.data_wait.watch.epochs = [waiting.Epoch([waiting.Step(w, 8.0, True, 3, 0)], 8.0 + w) for w in (6.0, 2.0, 1.0)]
+    axes = learn.data_wait.plot(return_fig=True).axes[0]
+    compute, wait = axes.containers
+    assert [bar.get_height() for bar in compute] == [8.0] * 3
+    assert [(bar.get_y(), bar.get_height()) for bar in wait] == [(8.0, 6.0), (8.0, 2.0), (8.0, 1.0)]
+    assert [text.get_text() for text in axes.texts] == ["43 %", "20 %", "11 %"]
+    assert len(axes.lines) == 1 and axes.get_ylabel() == "seconds"
+    assert axes.lines[0].get_xdata()[0] == -0.5  # warm before the first bar
+    assert learn.data_wait.plot() is None
+    given = matplotlib.pyplot.figure().add_subplot()
+    assert learn.data_wait.plot(ax=given, return_fig=True) is given.figure
+    assert "42.9 %" in repr(learn.data_wait)
+
+
+def test_there_is_nothing_to_draw_before_a_fit(photos: Path) -> None:
+    learn = learner(bunch(photos))
+    with pytest.raises(ValueError, match=r"learn\.fit\(1, callbacks=\[DataWait\(learn\)\]\)"):
+        m.DataWait(learn).plot()
+
+
+# -- export -------------------------------------------------------------------------------------------------------
+
+
+def test_an_exported_learner_loads_where_memlist_is_not_installed(photos: Path, tmp_path: Path) -> None:
+    for how in ("fit", "callbacks", "callback_fns", "partial"):
+        learn = learner(bunch(photos), path=tmp_path)
+        if how == "callbacks":
+            learn.callbacks.append(m.DataWait(learn))
+        elif how == "callback_fns":
+            learn.callback_fns.append(m.DataWait)
+        elif how == "partial":
+            learn.callback_fns.append(functools.partial(m.DataWait))
+        callbacks, makers = list(learn.callbacks), list(learn.callback_fns)
+        learn.fit(1, callbacks=[m.DataWait(learn)] if how == "fit" else [])
+        learn.export(f"{how}.pkl")
+        assert learn.callbacks == callbacks and learn.callback_fns == makers
+        assert b"memlist" not in (tmp_path / f"{how}.pkl").read_bytes()
+    code = f"""{WITHOUT_MEMLIST}
+for how in ("fit", "callbacks", "callback_fns", "partial"):
+    learn = load_learner({str(tmp_path)!r}, how + ".pkl")
+    print(len(learn.callbacks), len(learn.callback_fns))
+"""
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split("\n")[:4] == ["0 1"] * 4
+
+
+def test_export_and_destroy(photos: Path, tmp_path: Path) -> None:
+    learn = learner(bunch(photos), path=tmp_path)
+    learn.export("gone.pkl", destroy=True)
+    assert (tmp_path / "gone.pkl").exists() and "Zombie" in type(learn).__name__
+    broken = learner(bunch(photos), path=tmp_path / "no such folder", callback_fns=[m.DataWait])
+    with contextlib.suppress(OSError):
+        broken.export()
+    assert broken.callback_fns[-1] is m.DataWait
