@@ -1,50 +1,82 @@
-"""memlist: fastai 1's image lists, served from RAM, one copy for every worker.
+"""memlist: decoded images in RAM, one copy for every worker.
 
-Swap `ImageList` for `MemoryImageList`, change nothing else, and get the same pixels, sooner.
+With fastai 1: swap `ImageList` for `MemoryImageList`, change nothing else, and get the same pixels, sooner. What needs
+a library that is not installed is left out: `memlist.store` works with NumPy and psutil alone.
 """
 
-from . import former
+from __future__ import annotations
 
-from .fastai1 import compat  # isort: skip  - first: the rest imports what it repairs
-from .cache.filling import CacheInfo, ImageLoadError
-from .fastai1 import attach as _attach  # noqa: F401  - adds our methods to fastai's classes
-from .fastai1.lists import (
-    InMemory,
-    MemoryGANItemList,
-    MemoryImageDataBunch,
-    MemoryImageImageList,
-    MemoryImageLabelList,
-    MemoryImageList,
-    MemoryObjectItemList,
-    MemoryPointsItemList,
-    MemorySegmentationItemList,
-    MemorySegmentationLabelList,
-)
-from .store.cachefile import CacheFileError
-from .store.store import ImageStore
-from .timing.comparing import Comparison, compare
-from .timing.waiting import DataWait
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+from . import former
+from .store import CacheFileError, ImageStore
+
+__version__ = "0.1.0"
+__all__ = ["CacheFileError", "ImageStore"]
+
+
+def _installed(library: str, module: str = "__init__.py") -> bool:
+    "Return whether a library that has this module can be imported. Nothing is imported for it."
+    try:
+        spec = find_spec(library)
+    except (ImportError, ValueError):
+        return False
+    return spec is not None and any(Path(folder, module).exists() for folder in spec.submodule_search_locations or ())
+
+
+if _installed("PIL"):
+    from .cache import CacheInfo, ImageLoadError
+
+    __all__ += ["CacheInfo", "ImageLoadError"]
+
+if _installed("fastai", "basic_data.py"):  # fastai 1; fastai 2 has no such module
+    from .fastai1 import (
+        Comparison,
+        DataWait,
+        InMemory,
+        MemoryGANItemList,
+        MemoryImageDataBunch,
+        MemoryImageImageList,
+        MemoryImageLabelList,
+        MemoryImageList,
+        MemoryObjectItemList,
+        MemoryPointsItemList,
+        MemorySegmentationItemList,
+        MemorySegmentationLabelList,
+        compare,
+        compat,
+    )
+
+    __all__ += [
+        "Comparison",
+        "DataWait",
+        "InMemory",
+        "MemoryGANItemList",
+        "MemoryImageDataBunch",
+        "MemoryImageImageList",
+        "MemoryImageLabelList",
+        "MemoryImageList",
+        "MemoryObjectItemList",
+        "MemoryPointsItemList",
+        "MemorySegmentationItemList",
+        "MemorySegmentationLabelList",
+        "compare",
+        "compat",
+    ]
+
+for _name in __all__:  # pickles name the public classes so, wherever they live
+    if isinstance(globals()[_name], type):
+        globals()[_name].__module__ = __name__
 
 former.install()
 
-__version__ = "0.1.0"
-__all__ = [
-    "CacheFileError",
-    "CacheInfo",
-    "Comparison",
-    "DataWait",
-    "ImageLoadError",
-    "ImageStore",
-    "InMemory",
-    "MemoryGANItemList",
-    "MemoryImageDataBunch",
-    "MemoryImageImageList",
-    "MemoryImageLabelList",
-    "MemoryImageList",
-    "MemoryObjectItemList",
-    "MemoryPointsItemList",
-    "MemorySegmentationItemList",
-    "MemorySegmentationLabelList",
-    "compare",
-    "compat",
-]
+
+def __getattr__(name: str) -> object:
+    "Return a module by its former name, or say which library a name needs."
+    if name in former.MOVED:
+        return sys.modules[f"memlist.{name}"]
+    if name in former.FASTAI1:
+        raise AttributeError(f"memlist.{name} needs fastai 1, which is not installed here: pip install 'fastai<2'")
+    raise AttributeError(f"module 'memlist' has no attribute {name!r}")

@@ -14,21 +14,38 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "batches": ("fastai1.batches",),
     "buffers": ("batch.buffers",),
     "cachefile": ("store.cachefile",),
+    "compat": ("fastai1.compat",),
     "comparing": ("timing.comparing",),
-    "decode": ("cache.decode",),
+    "decode": ("cache.decode", "fastai1.decoders", "fastai1.whole", "batch.pixels", "cache.randomness"),
     "draws": ("fastai1.draws",),
-    "family": ("cache.family",),
+    "family": ("fastai1.family",),
     "forks": ("cache.forks",),
     "geometry": ("fastai1.geometry",),
     "kernels": ("batch.kernels",),
     "keys": ("cache.keys",),
     "limits": ("store.system",),
-    "lists": ("fastai1.lists",),
-    "loading": ("cache.filling",),
+    "lists": ("fastai1.lists", "fastai1.mixin", "fastai1.owned", "fastai1.bunch", "fastai1.reader"),
+    "loading": ("cache.info", "cache.jobs", "cache.filling", "fastai1.work", "cache.messages"),
     "plain": ("cache.plain",),
     "progress": ("cache.progress",),
     "render": ("batch.render",),
     "waiting": ("timing.waiting",),
+}
+
+#: Public names that need fastai 1.
+FASTAI1 = {"Comparison", "DataWait", "InMemory", "compare", "compat"} | {
+    f"Memory{name}"
+    for name in (
+        "GANItemList",
+        "ImageDataBunch",
+        "ImageImageList",
+        "ImageLabelList",
+        "ImageList",
+        "ObjectItemList",
+        "PointsItemList",
+        "SegmentationItemList",
+        "SegmentationLabelList",
+    )
 }
 
 

@@ -1,4 +1,4 @@
-"""Forked processes that run a user's code: it finds the state that it has here, and changes nothing of it."""
+"""Forked processes that run a user's code: it finds the state that this process has, and changes nothing in it."""
 
 from __future__ import annotations
 
@@ -11,11 +11,9 @@ import warnings
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
-import torch
+from ..store import open_descriptors
 
-from ..store.store import _STORES
-
-# Seconds that a question may take a forked process. It may wait for ever for a lock that a thread of ours held.
+#: Seconds that a question may take a forked process. It may wait for ever for a lock that another thread held here.
 PATIENCE = 5
 
 
@@ -27,19 +25,19 @@ def can_fork() -> bool:
 class Child:
     """A forked process that calls `work` with each thing that is sent to it, and sends back what that returns.
 
-    `siblings` are those that were forked before. A `quiet` one prints nothing.
+    `siblings` are those that were forked before. A `quiet` child prints nothing.
     """
 
     def __init__(self, work: Callable[[Any], Any], siblings: List[Child], quiet: bool = False) -> None:
         self.connection, theirs = Pipe()
-        _flush()  # what waits there is not to be printed twice
-        with warnings.catch_warnings():  # Python 3.12 warns where there are threads: a child that hangs is ended
+        _flush()  # else what is buffered would be printed twice
+        with warnings.catch_warnings():  # Python 3.12 warns if there are threads; a child that hangs is ended
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid: Optional[int] = os.fork()
         if not self.pid:
             status = 1
             try:
-                for one in (self, *siblings):  # else it would never hear that this process has gone
+                for one in (self, *siblings):  # else it would not notice that this process has ended
                     one.connection.close()
                 _serve(work, theirs, quiet)
             except EOFError:
@@ -51,7 +49,7 @@ class Child:
         siblings.append(self)
 
     def close(self, kill: bool = False) -> int:
-        "End the process; its exit status."
+        "End the process and return its exit status."
         self.connection.close()
         pid, self.pid = self.pid, None
         if pid is None:
@@ -60,7 +58,7 @@ class Child:
             if kill:
                 os.kill(pid, signal.SIGKILL)
             return os.waitpid(pid, 0)[1]
-        except (ChildProcessError, ProcessLookupError):  # somebody else reaps
+        except (ChildProcessError, ProcessLookupError):  # other code has waited for it
             return 0
 
 
@@ -80,16 +78,17 @@ def end(children: Sequence[Child]) -> None:
 
 
 def _flush() -> None:
-    with contextlib.suppress(Exception):  # there may be nobody to read it
+    with contextlib.suppress(Exception):  # the reader may be gone
         sys.stdout.flush()
         sys.stderr.flush()
 
 
 def _serve(work: Callable[[Any], Any], connection: Connection, quiet: bool) -> None:
-    "Answer until the parent is gone."
+    "Answer until the parent has ended."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)  # its threads are not here
+    if "torch" in sys.modules:
+        sys.modules["torch"].set_num_threads(1)  # its threads were not forked
     own_offsets()
     if quiet:
         _leave_alone(connection.fileno())
@@ -99,7 +98,7 @@ def _serve(work: Callable[[Any], Any], connection: Connection, quiet: bool) -> N
 
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
-    "Let Ctrl-C wait: in a process that was just forked it would run the program on."
+    "Hold Ctrl-C back: in a process that was just forked it would go on with the program."
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -131,10 +130,9 @@ def _descriptors() -> List[int]:
 def own_offsets() -> None:
     """Give this process its own offsets in the files that it inherited open for reading.
 
-    Over a fork they are shared: one that seeks and reads would move all others. Files that only ever append are left.
+    A fork shares them: a process that seeks and reads would move all others. Files opened for appending are left alone.
     """
-    ours = {fd for store in list(_STORES.values()) for fd in store.descriptors()}
-    for fd in set(_descriptors()) - ours:
+    for fd in set(_descriptors()) - open_descriptors():
         with contextlib.suppress(OSError, ImportError):
             import fcntl
 
@@ -148,8 +146,8 @@ def own_offsets() -> None:
 
 
 def _leave_alone(connection: int) -> None:
-    "Take from this process what it shares with its parent and must not move: sockets, pipes, the terminal."
-    nothing = os.open(os.devnull, os.O_WRONLY)  # to read from it is an error, as it should be
+    "Close to this process what it shares with its parent and must not read from: sockets, pipes, the terminal."
+    nothing = os.open(os.devnull, os.O_WRONLY)  # reading from it is an error, as it should be
     for fd in _descriptors():
         with contextlib.suppress(OSError):
             mode = os.fstat(fd).st_mode

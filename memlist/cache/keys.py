@@ -1,16 +1,15 @@
-"""Keys: the bytes that name the image of an item. They say which item it is; no key depends on anybody's code."""
+"""Keys: the bytes that name the image of an item. No key depends on code."""
 
 from __future__ import annotations
 
 import datetime
 import os
+import sys
 from hashlib import blake2b
 from pathlib import PosixPath, PurePosixPath, PureWindowsPath, WindowsPath
 from typing import Any, Union
 
 import numpy as np
-import pandas as pd
-import torch
 
 from . import plain
 
@@ -27,7 +26,7 @@ class Unkeyable(TypeError):
 
 
 def file_key(item: Any) -> bytes:
-    """Return the key of the file that `item` names, as stock `open_image` would open it; raises Unkeyable.
+    """Return the key of the file that `item` names, as stock `open_image` would open it; raise Unkeyable.
 
     `str` and `Path` of one file have one key. A `..` is resolved on disk, since its meaning depends on links.
     """
@@ -36,13 +35,13 @@ def file_key(item: Any) -> bytes:
     name = os.fspath(item)
     if isinstance(name, bytes):
         return _encoded(os.path.abspath(name))
-    if name[:1] != "/" or "//" in name or "/." in name or name[-1] == "/":  # else it is as short as can be
+    if name[:1] != "/" or "//" in name or "/." in name or name[-1] == "/":  # else it is in its shortest form
         name = os.path.realpath(name) if ".." in name else os.path.abspath(name)
     return _encoded(name)
 
 
 def item_key(item: Any) -> bytes:
-    """Return the key of any item, for an `open` of the user's own; raises Unkeyable.
+    """Return the key of any item, for an `open` of the user's own; raise Unkeyable.
 
     Two items have one key if they have the same type and value. A relative path is taken from the current directory.
     """
@@ -54,11 +53,10 @@ def item_key(item: Any) -> bytes:
 
 
 def value_key(value: Any) -> bytes:
-    """Return bytes that differ wherever two values differ in type or content; raises Unkeyable.
+    """Return bytes that differ if two values differ in type or content; raise Unkeyable.
 
-    Known are plain data (see `plain`), paths, dates, arrays, tensors and data frames, and tuples, named ones too, lists
-    and dicts of these. An object of
-    another class, a subclass of `int` or `str` for one, may hold more than its value, and is refused.
+    Plain data (see `plain`), paths, dates, arrays, tensors and data frames are supported, and tuples (named ones too),
+    lists and dicts of these. Objects of other classes are refused: a subclass of `int` may hold more than its value.
     """
     try:
         return plain.dumps(_plain(value))
@@ -75,17 +73,18 @@ def _plain(value: Any) -> Any:
         return ("tuple", *map(_plain, value))
     if isinstance(value, tuple) and hasattr(kind, "_fields") and not hasattr(value, "__dict__"):
         return ("named", kind.__module__, kind.__qualname__, *map(_plain, value))
-    if kind in (datetime.date, datetime.datetime, pd.Timestamp):
+    pandas, torch = sys.modules.get("pandas"), sys.modules.get("torch")  # values of theirs exist only if they do
+    if kind in (datetime.date, datetime.datetime) or (pandas and kind is pandas.Timestamp):
         return ("time", kind.__name__, value.isoformat(), str(getattr(value, "tzinfo", None)))
     if kind is dict:
         return [("dict",), *((_plain(key), _plain(one)) for key, one in value.items())]
     if kind in PATHS:
         return ("path", kind.__name__, str(value))
-    if isinstance(value, (pd.DataFrame, pd.Series)):
-        frame = value.to_frame() if isinstance(value, pd.Series) else value
+    if pandas and isinstance(value, (pandas.DataFrame, pandas.Series)):
+        frame = value.to_frame() if isinstance(value, pandas.Series) else value
         columns = [_plain(frame.iloc[:, i].to_numpy()) for i in range(frame.shape[1])]
         return ("frame", kind.__name__, [_plain(one) for one in frame.columns], _plain(frame.index.to_numpy()), columns)
-    if kind is torch.Tensor:
+    if torch and kind is torch.Tensor:
         return ("tensor", value.requires_grad, _plain(value.detach().cpu().numpy()))
     if kind is np.ndarray and value.dtype.hasobject:
         return ("objects", value.shape, [_plain(one) for one in value.flat])
@@ -104,5 +103,5 @@ def _encoded(name: Union[str, bytes]) -> bytes:
 
 
 def digest(*parts: Any) -> bytes:
-    "Return 16 bytes that stand for `parts`; raises Unkeyable."
+    "Return a digest of `parts`, 16 bytes; raise Unkeyable."
     return blake2b(value_key(parts), digest_size=16).digest()

@@ -1,4 +1,4 @@
-"""How far a long call has come: a bar in a notebook or a terminal, a line now and then where output goes to a log."""
+"""The progress of a long call: a bar in a notebook or a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -8,18 +8,21 @@ import time
 from contextlib import suppress
 from typing import Any, Optional
 
-from fastprogress.fastprogress import NBProgressBar, progress_bar
+try:
+    from fastprogress.fastprogress import NBProgressBar, progress_bar
+except ImportError:  # without fastai there may be none: lines are printed instead
+    NBProgressBar = progress_bar = None
 
-# Seconds between two lines of a log.
+#: Seconds between two lines of a log.
 LINE_SECONDS = 5.0
-# What comes of writing where nobody reads any more, or of a letter that is not known there: nothing to fail for.
-UNSPEAKABLE = (OSError, ValueError)
+# Raised by writing to a closed pipe, or a letter that the encoding lacks. Progress is not worth failing for.
+UNWRITABLE = (OSError, ValueError)
 
 
 class Progress:
-    """Shows `done` of `total` units of the call `name`; the base class shows nothing.
+    """Show `done` of `total` units of the call `name`; this base class shows nothing.
 
-    One a call: `update` as often as you like, then `close`, also after an error.
+    Make one per call: `update` as often as you like, then `close`, also after an error.
     """
 
     def __init__(self, total: int, name: str, unit: str) -> None:
@@ -27,35 +30,35 @@ class Progress:
         self.begun = time.monotonic()
 
     def update(self, done: int, text: str = "") -> None:
-        "So many are done; `text` says what else there is to say."
+        "Show that `done` units are done, and `text`."
 
     def close(self, done: int, text: str = "") -> None:
-        "That was all, or it was broken off at `done`."
+        "Show the end: all is done, or the call was stopped at `done`."
 
 
 class Bar(Progress):
-    "A bar of fastprogress, as fastai itself shows while it trains."
+    "A bar of fastprogress, the kind that fastai shows while it trains."
 
     def __init__(self, total: int, name: str, unit: str) -> None:
         super().__init__(total, name, unit)
         self.finished = False
-        with suppress(*UNSPEAKABLE):
+        with suppress(*UNWRITABLE):
             self.bar: Any = progress_bar(range(total))
             self.bar.update(0)
 
     def update(self, done: int, text: str = "") -> None:
-        if done and not self.finished:  # 0 begins a bar anew, and so does anything after the end
+        if done and not self.finished:  # 0 starts a bar again, and so does an update after its end
             self.finished = done >= self.total
-            with suppress(*UNSPEAKABLE):
+            with suppress(*UNWRITABLE):
                 self.bar.comment = text
                 self.bar.update(done)
 
     def close(self, done: int, text: str = "") -> None:
         self.update(done, text)
         if not in_notebook():
-            say("")  # the bar leaves the cursor behind itself
+            say("")  # the bar leaves the cursor on its line
         elif not self.finished:
-            with suppress(*UNSPEAKABLE):
+            with suppress(*UNWRITABLE):
                 self.bar.on_interrupt()
 
 
@@ -84,30 +87,31 @@ class Lines(Progress):
 
 
 def progress(total: int, name: str, unit: str = "images", show: bool = True) -> Progress:
-    "What suits the place that standard output goes to; nothing where `show` is False."
-    kind = Progress if not show else Bar if in_notebook() or _in_terminal() else Lines
+    "Return the kind of progress that suits standard output; one that shows nothing if `show` is False."
+    bars = progress_bar is not None and (in_notebook() or _in_terminal())
+    kind = Progress if not show else Bar if bars else Lines
     return kind(total, name, unit)
 
 
 def say(text: str) -> None:
-    "A line on standard output, if it can be written there."
-    with suppress(*UNSPEAKABLE):
+    "Print a line on standard output, if that can be written to."
+    with suppress(*UNWRITABLE):
         print(text, flush=True)
 
 
 def in_notebook() -> bool:
-    "Whether fastprogress, and so fastai, takes this for a notebook."
+    "Return whether fastprogress, and so fastai, takes this for a notebook."
     return isinstance(progress_bar, type) and issubclass(progress_bar, NBProgressBar)
 
 
 def _in_terminal() -> bool:
-    "Whether output goes to a terminal that can move its cursor."
+    "Return whether output goes to a terminal that can move its cursor."
     isatty: Optional[Any] = getattr(sys.stdout, "isatty", None)
     return isatty is not None and bool(isatty()) and os.environ.get("TERM") != "dumb"
 
 
 def duration(seconds: float) -> str:
-    "`seconds` for people: '0.4 s', '25 s', '3 min', '1.5 h'."
+    "Return `seconds` as text: '0.4 s', '25 s', '3 min', '1.5 h'."
     if seconds < 90:
         return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

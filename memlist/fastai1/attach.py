@@ -18,11 +18,12 @@ from fastai.data_block import ItemLists, LabelList, LabelLists
 from fastai.torch_core import try_int
 from fastai.vision.image import ImagePoints
 
-from ..cache import filling
-from ..cache.filling import CacheInfo
+from ..cache.info import CacheInfo
 from ..timing.waiting import DataWait
+from . import work
 from .batches import BatchDeviceDataLoader, batched, checked, default_workers, release
-from .lists import InMemory, lists_of, parts, stock_class
+from .lists import lists_of, parts, stock_class
+from .mixin import InMemory
 
 
 def _lists_or_error(self: Any) -> List[InMemory]:
@@ -40,7 +41,7 @@ def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True
 
     See `memlist.loading.load_data` for the arguments, the errors and the cost.
     """
-    filling.load_data(_lists_or_error(self), n_workers, progress, on_error)
+    work.load_data(_lists_or_error(self), n_workers, progress, on_error)
     return self
 
 
@@ -51,17 +52,17 @@ def _purge(self: Any, file: bool = False) -> int:
     """
     if isinstance(self, DataBunch):
         release(self)
-    return filling.purge(_lists_or_error(self), file)
+    return work.purge(_lists_or_error(self), file)
 
 
 def _cache_info(self: Any) -> CacheInfo:
     "How many of the distinct images of these lists are cached, and how their store stands."
-    return filling.cache_info(_lists_or_error(self))
+    return work.cache_info(_lists_or_error(self))
 
 
 def _loaded(self: Any) -> bool:
     "True when every image that these lists would open is cached."
-    return filling.is_loaded(lists_of(self))
+    return work.is_loaded(lists_of(self))
 
 
 _stock_getitem: Callable[..., Any] = LabelList.__getitem__

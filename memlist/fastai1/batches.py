@@ -27,12 +27,15 @@ from torch.utils.data import DataLoader, get_worker_info
 
 from ..batch import render
 from ..batch.buffers import Buffers, SharedBuffers, leased
+from ..batch.pixels import Pixels as Bytes
 from ..batch.render import Pixels, Source
-from ..cache.decode import Bytes
-from ..cache.filling import named, warn_user
+from ..cache.messages import warn_user
 from . import draws, geometry
 from .draws import Drawn, Pipeline, Unknown
-from .lists import InMemory, Reader, lists_of, parts
+from .lists import lists_of, parts
+from .messages import named
+from .mixin import InMemory
+from .reader import Reader
 
 LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data bunch
 COLLATES = (data_collate, bb_pad_collate)

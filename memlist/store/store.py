@@ -36,7 +36,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from hashlib import blake2b
 from multiprocessing.context import get_spawning_popen
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple, Union
 from weakref import WeakValueDictionary, finalize
 
 import numpy as np
@@ -376,6 +376,11 @@ class ImageStore:
     def generation(self) -> int:
         "Moves on whenever views may have gone stale: at each purge and each replaced record."
         return self._head[GENERATION]
+
+    @property
+    def purges(self) -> int:
+        "The number of purges since the store was made; replaced records do not count."
+        return self._head[GENERATION] // PURGE
 
     def current(self, record: Record) -> bool:
         "True while what was read from `record` up to now is what was stored."
@@ -1156,6 +1161,11 @@ def store_for(place: str, max_ram: MaxRam = None, cache_file: Any = None, maker:
     if max_ram is not None:
         found[-1].set_max_ram(max_ram)
     return found[-1]
+
+
+def open_descriptors() -> Set[int]:
+    "Return the descriptors that the stores of this process live on."
+    return {fd for store in list(_STORES.values()) for fd in store.descriptors()}
 
 
 def _open_here(path: str) -> Optional[ImageStore]:

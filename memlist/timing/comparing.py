@@ -16,9 +16,11 @@ from fastai.basic_data import DataBunch
 from fastai.core import defaults, ifnone
 from fastai.vision.data import ImageList
 
-from ..cache.decode import random_states, restore_states
 from ..cache.progress import in_notebook, progress, say
-from ..fastai1.lists import InMemory, MemoryImageDataBunch, MemoryImageList
+from ..cache.randomness import random_states
+from ..fastai1.bunch import MemoryImageDataBunch
+from ..fastai1.lists import MemoryImageList
+from ..fastai1.mixin import InMemory
 from .waiting import DataWait, Epoch, Watch, draw
 
 
@@ -148,7 +150,7 @@ def compare(
                     )
             _take_turns(sides, epochs, seed)
         finally:
-            restore_states(states)
+            states.restore()
     found = Comparison([side.close() for side in sides])
     if show and in_notebook():
         found.plot(return_fig=False)

@@ -11,8 +11,9 @@ import torch
 from fastai.basic_train import LearnerCallback
 from fastai.core import defaults, ifnone
 
-from ..cache.filling import distinct, one_a_store
+from ..cache.jobs import stores_of
 from ..fastai1.lists import lists_of
+from ..fastai1.work import distinct, works_of
 
 # A cache counts as warm from where on at most this share of what is read is a miss: a shuffled training set that drops
 # its last batch finds some images only in the second epoch or the third.
@@ -110,7 +111,7 @@ class Watch:
         "Time what `data` gives from now on."
         self.data = data
         self.lists = lists_of(data)
-        self.stores = [il.store for il in one_a_store(self.lists)]
+        self.stores = stores_of(works_of(self.lists))
         self.in_memory = bool(self.stores)
         device = torch.device(data.device)
         on_gpu = device.type == "cuda" and torch.cuda.is_available()

@@ -1,0 +1,94 @@
+"""What `cache_info` and `loaded` answer, and what `load_data` raises."""
+
+from __future__ import annotations
+
+from typing import Any, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
+
+from ..store import ImageStore, format_size
+from .jobs import Job
+
+
+class CacheInfo(NamedTuple):
+    """How many images are cached, and how the store stands.
+
+    `cached` of `total` distinct images that the object would open are in memory. The store, which is shared with every
+    list over the same path, holds `nbytes` of at most `max_ram`, and has served `hits` and `misses` in all processes.
+
+    Printed, it is three lines; a notebook shows it as a small table. Its `repr` is that of a named tuple.
+    """
+
+    cached: int
+    total: int
+    nbytes: int
+    max_ram: int
+    hits: int
+    misses: int
+
+    def _rows(self) -> List[Tuple[str, str, float]]:
+        "Return name, text and share in [0, 1] of each line."
+        size, most = format_size(self.nbytes), format_size(self.max_ram)
+        reads = self.hits + self.misses
+        pairs = list(zip(self[::2], (self.total, self.max_ram, reads)))
+        shares = [part / whole if whole else 0.0 for part, whole in pairs]
+        # Rounded down: 99.9 % is not 100 %.
+        cached, _, hits = (f"{100 * part // max(whole, 1)} %" for part, whole in pairs)
+        images = f"{self.cached:,} of {self.total:,} cached ({cached})" if self.total else "none to open"
+        served = f"{self.hits:,} hit{'s' * (self.hits != 1)} ({hits}), {self.misses:,} miss{'es' * (self.misses != 1)}"
+        served = served if reads else "none so far"
+        texts = images, f"{size} of at most {most}", served
+        return list(zip(("images", "store", "reads"), texts, shares))
+
+    def __str__(self) -> str:
+        return "\n".join(f"{name}: {text}" for name, text, _ in self._rows())
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        printer.text(str(self) if len(printer.stack) < 2 else repr(self))  # inside another object: as tuples are
+
+    def _repr_html_(self) -> str:
+        rows = "".join(
+            f"<tr><th style='text-align:left'>{name}</th><td><progress value='{share:.4f}' max='1'></progress></td>"
+            f"<td style='text-align:left'>{text}</td></tr>"
+            for name, text, share in self._rows()
+        )
+        return f"<table>{rows}</table>"
+
+
+class ImageLoadError(Exception):
+    "Images that `load_data` could not decode; all others are loaded. `errors` holds pairs of item and reason."
+
+    def __init__(self, errors: Sequence[Tuple[Any, str]]) -> None:
+        self.errors = list(errors)
+        lines = "\n".join(f"  {item}: {reason}" for item, reason in self.errors)
+        n = len(self.errors)
+        super().__init__(f"{n} image{'s' * (n != 1)} could not be loaded:\n{lines}")
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return type(self), (self.errors,)
+
+
+def distinct(jobs: Iterable[Job]) -> Iterator[bool]:
+    "For each distinct image of `jobs`, yield whether it is cached."
+    seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
+    for job in jobs:
+        store = job.work.store
+        if not job.keys:
+            yield False
+        elif (store.uid, job.keys) not in seen:
+            seen.add((store.uid, job.keys))
+            yield all(key in store for key in job.keys)
+
+
+def cache_info(jobs: Iterable[Job], stores: Sequence[ImageStore]) -> CacheInfo:
+    """Count the distinct images of `jobs`; some microseconds per image. Other numbers are sums over `stores`.
+
+    Stores that may take a share of the available memory share it: it is counted once.
+    """
+    there = list(distinct(jobs))
+    infos = [store.info() for store in stores]
+    _, nbytes, most, hits, misses = (sum(column) for column in zip((0,) * 5, *infos))
+    rooms = [
+        info.max_ram - info.nbytes
+        for store, info in zip(stores, infos)
+        if store.cache_file is None and not isinstance(store.rule, int)
+    ]
+    return CacheInfo(sum(there), len(there), nbytes, most - sum(rooms) + max(rooms, default=0), hits, misses)

@@ -1,0 +1,107 @@
+"""The work of `load_data`: `Job`, one image to decode, and `Work`, the images that belong together."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
+
+from ..store import ImageStore
+from .cache import LATER, THERE, ImageCache
+from .decode import Keys
+
+#: So many headers are read to say what a dataset will need.
+HEADERS = 64
+
+Say = Callable[[str], None]
+
+
+class Job(NamedTuple):
+    "One image to decode. Without keys only doing it tells which image it is, or whether it can be kept."
+
+    work: Work
+    item: Any
+    number: int
+    keys: Keys
+
+
+class Work:
+    """Images that belong together: those of one list, or of one function.
+
+    - `name`: what messages call it
+    - `user_code`: whether decoding runs a user's code, which threads never do
+
+    A front end subclasses it where decoding an image takes more than asking `images`.
+    """
+
+    def __init__(self, name: str, images: ImageCache, items: Sequence[Any] = (), user_code: bool = False) -> None:
+        self.name, self._images, self.items, self.user_code = name, images, items, user_code
+
+    @property
+    def images(self) -> ImageCache:
+        "The cache that the images go to."
+        return self._images
+
+    @property
+    def store(self) -> ImageStore:
+        "The store that the images go to."
+        return self.images.store
+
+    def jobs(self) -> Iterator[Job]:
+        "Yield one job per image."
+        for number, item in enumerate(self.items):
+            yield Job(self, item, number, self.images.decoder.keys(item))
+
+    def begin(self, say: Say) -> None:
+        "Say what has to be said before any job is done."
+
+    def missing(self, job: Job) -> bool:
+        "Return whether the image of `job` has to be decoded, or a record of an earlier session looked at."
+        verified = bool(job.keys) and all(self.store.verified(key) for key in job.keys)
+        return not verified or self.images.changed(job.keys, job.item)
+
+    def do(self, job: Job, wait: bool, say: Say) -> str:
+        """Decode the image of `job` unless it is there by now; return KEPT, NEVER, FULL, THERE or LATER.
+
+        LATER: another process is decoding it, and this one is not to `wait`. Raises what decoding raises.
+        """
+        if not job.keys:
+            return self.decode(job, say)
+        with self.store.claimed(job.keys[0], wait) as mine:
+            if not mine and not wait:
+                return LATER
+            if not self.images.holds(job.keys) or self.images.changed(job.keys, job.item):
+                return self.decode(job, say)
+        return THERE
+
+    def decode(self, job: Job, say: Say) -> str:
+        "Decode the image of `job` and keep it; `say` takes what is to be said after the work."
+        fetched = self.images.fill(job.item, job.keys)
+        if fetched.reason:
+            say(f"{self.name}: {job.item} is not kept in memory, because {fetched.reason}.")
+        return fetched.outcome
+
+    def nbytes(self, job: Job) -> Optional[int]:
+        "Return the bytes that the image will take, from the header of its file; None if only decoding it tells."
+        return self.images.decoder.nbytes(job.item)
+
+    def say_full(self, others: Sequence[Work]) -> None:
+        "Say that not all images of this and `others`, over the same store, fit."
+
+
+def expected_bytes(jobs: Sequence[Job]) -> Optional[int]:
+    "Return the bytes that `jobs` will take, from an even sample of headers; None if no header tells."
+    step = max(1, len(jobs) // HEADERS)
+    found: List[Optional[int]] = []
+    for job in jobs[::step]:
+        with suppress(Exception):  # it will be met again, and listed, when it is decoded
+            found.append(job.work.nbytes(job))
+    sizes = [size for size in found if size is not None]
+    return round(sum(sizes) / len(sizes) * len(jobs)) if sizes else None
+
+
+def stores_of(works: Iterable[Work]) -> List[ImageStore]:
+    "Return the stores of `works`, each once."
+    found: Dict[str, ImageStore] = {}
+    for work in works:
+        found.setdefault(work.store.uid, work.store)
+    return list(found.values())

@@ -1,0 +1,16 @@
+"""Warnings that point at the user's own line."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+
+LIBRARIES = ("memlist", "fastai")
+
+
+def warn_user(message: str) -> None:
+    "Warn at the line of the user's own code that led here, not at one of memlist or fastai."
+    level, frame = 1, sys._getframe(0)
+    while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in LIBRARIES:
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)

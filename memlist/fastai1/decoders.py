@@ -1,0 +1,137 @@
+"""fastai's own `open`: what it does to a file, for one image or for a batch."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional, Tuple
+
+import numpy as np
+import PIL.Image
+import PIL.ImageFile
+import torch
+from fastai.vision import data as fastai_data
+from fastai.vision import image as fastai_image
+from fastai.vision.data import ImageList, SegmentationLabelList
+from fastai.vision.image import Image, pil2tensor
+
+from ..batch.pixels import Pixels
+from ..cache.decode import PillowDecoder
+
+_LIST_OPEN, _MASK_OPEN = ImageList.open, SegmentationLabelList.open
+_IMAGE, _FILES, _FILE = PIL.Image, PIL.ImageFile, PIL.ImageFile.ImageFile
+_DIVISOR = np.float32(255)
+#: Elements from which on two threads of torch convert faster than one pass of NumPy.
+SEVERAL_THREADS = 1 << 18
+
+
+def parts() -> Tuple[Any, ...]:
+    "Return the functions that decode in fastai's own `open`: a list with another part has another decoding."
+    fastais = fastai_image.pil2tensor, fastai_image.open_image, fastai_data.open_image, fastai_data.open_mask
+    return (_IMAGE.open, _IMAGE.Image.convert, _FILE.load, *fastais)
+
+
+_PARTS = parts()
+
+
+def stock_open(function: Any) -> Optional[type]:
+    """Return the class of fastai's two `open` methods that `function` is; None for a user's own, or a patched one.
+
+    The comparison is written out: it runs on every read, and this is five times faster than `parts() == _PARTS`.
+    """
+    plain = getattr(function, "__func__", function)
+    if plain is not _LIST_OPEN and plain is not _MASK_OPEN:
+        return None
+    untouched = (
+        _IMAGE.open is _PARTS[0]
+        and _IMAGE.Image.convert is _PARTS[1]
+        and _FILE.load is _PARTS[2]
+        and fastai_image.pil2tensor is _PARTS[3]
+        and fastai_image.open_image is _PARTS[4]
+        and fastai_data.open_image is _PARTS[5]
+        and fastai_data.open_mask is _PARTS[6]
+    )
+    return (ImageList if plain is _LIST_OPEN else SegmentationLabelList) if untouched else None
+
+
+class Stock(PillowDecoder):
+    """Do what fastai's `open_image` and `open_mask` do: `mode` pixels, divided by 255 if `div`, in a `cls`.
+
+    The record holds the pixels as they are before `after_open`, which runs on every read. One record serves a file as
+    image and as mask.
+    """
+
+    def __init__(
+        self, mode: str, div: bool, cls: type, after_open: Optional[Callable[[Any], Any]], most: Optional[int] = None
+    ) -> None:
+        super().__init__(mode, most, labels=not div or mode in ("1", "P"), whole=after_open is not None)
+        self.div, self.cls, self.after_open = div, cls, after_open
+        self.settings = self.settings_now(mode, div, most)
+
+    @staticmethod
+    def settings_now(mode: str, div: bool, most: Optional[int]) -> Tuple[Any, ...]:
+        "Return all that the keys and pixels of a decoder depend on besides `after_open`."
+        return mode, div, most, _FILES.LOAD_TRUNCATED_IMAGES
+
+    def image(self, pixels: np.ndarray) -> Any:
+        "Return `pixels` as an image, in one pass from bytes to floats, with the strides of `pil2tensor`."
+        # torch's kernels may choose their order of summation by the strides.
+        if 1 in pixels.shape[:2] or pixels.dtype == np.float32:
+            return self.cls(_floats_as_stock(pixels, self.div))
+        pixels = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels.reshape(1, *pixels.shape)
+        return self.cls(floats(pixels, self.div))
+
+    def after(self, image: PIL.Image.Image) -> Any:
+        "Return what `after_open` makes of a PIL image, as an image."
+        return self._converted(self.after_open(image))  # type: ignore[misc]
+
+    def _converted(self, image: Any) -> Image:
+        pixels = pil2tensor(image, np.float32)
+        return self.cls(pixels.div_(255) if self.div else pixels)
+
+
+class Raw(Stock):
+    "Make `Pixels` of the records of another `Stock`; images only of pixels that are no bytes."
+
+    def __init__(self, decoder: Stock) -> None:
+        vars(self).update(vars(decoder))
+
+    def restore(self, records: Any) -> Any:
+        "Return `Pixels`, a view into the store if there is no `after_open`."
+        pixels = records[0].array
+        if self.whole or pixels.dtype != np.uint8:
+            return super().restore(records)
+        return Pixels(pixels if pixels.ndim == 3 else pixels[..., None], 255 if self.div else 1, self.cls, True)
+
+    def image(self, pixels: np.ndarray) -> Any:
+        if pixels.dtype != np.uint8:
+            return super().image(pixels)
+        return Pixels(pixels if pixels.ndim == 3 else pixels[..., None], 255 if self.div else 1, self.cls)
+
+    def after(self, image: PIL.Image.Image) -> Any:
+        made = self.after_open(image)  # type: ignore[misc]
+        pixels = np.asarray(made)
+        if isinstance(made, PIL.Image.Image) and pixels.dtype == np.uint8:
+            return self.image(pixels)
+        return self._converted(made)
+
+
+def _floats_as_stock(pixels: np.ndarray, divide: bool) -> torch.Tensor:
+    "Do what `pil2tensor` does, on a copy: it leaves floats where they are, and gives axes of one element odd strides."
+    planes = (np.expand_dims(pixels, 2) if pixels.ndim == 2 else pixels).transpose(2, 0, 1)
+    px = torch.from_numpy(planes.astype(np.float32))
+    if pixels.dtype == np.float32:
+        px = px.as_strided(px.shape, [stride // 4 for stride in planes.strides])
+    return px.div_(255) if divide else px
+
+
+def floats(array: np.ndarray, divide: bool) -> torch.Tensor:
+    """Return `array` as float32, divided by 255 if asked, in the same order in memory; the same bits either way.
+
+    In one pass of NumPy, or, if torch may use several threads and there is enough to do, in two passes of torch. The
+    memory is NumPy's in both cases: torch aligns its own blocks, and glibc's heap grows without end between aligned
+    blocks of megabytes.
+    """
+    if array.size < SEVERAL_THREADS or torch.get_num_threads() == 1 or not array.flags.writeable:
+        converted = np.divide(array, _DIVISOR, dtype=np.float32) if divide else array.astype(np.float32)
+        return torch.from_numpy(converted)
+    px = torch.from_numpy(np.empty_like(array, np.float32)).copy_(torch.from_numpy(array))
+    return px.div_(255) if divide else px

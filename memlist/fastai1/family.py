@@ -1,0 +1,109 @@
+"""Families: the lists that descend from one whose `open` or `get` is the user's own code, and what that code opened.
+
+No key can tell what a user's code depends on. So what it opened belongs to the list that was built and to those that
+descend from it: it lies in a store of their own, whose memory is freed with the last of them.
+"""
+
+from __future__ import annotations
+
+import os
+import types
+from contextlib import suppress
+from functools import partial
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from weakref import WeakSet, ref
+
+import numpy as np
+
+from ..cache import plain
+from ..cache.randomness import Judge
+from ..store import ImageStore
+from .decoders import parts
+from .whole import packed
+
+Opened = Sequence[Tuple[Any, Sequence[bytes]]]
+
+
+class Family:
+    """Hold what the lists of a family share.
+
+    - `own`: memory of this family alone, for notes on the code and for what `get` has opened
+    - `pixels`: the store of their images: `own`, or a cache file
+    - `prefix`: what the keys of their images begin with
+    - `own_get`: whether `get` is the user's own, so that only running it tells what it opens
+    - `judge`: finds out whether the code is random
+    - `kinds`: the classes of images that this process has met
+    """
+
+    def __init__(self, own: ImageStore, pixels: ImageStore, prefix: bytes, own_get: bool) -> None:
+        self.own, self.pixels, self.prefix, self.own_get = own, pixels, prefix, own_get
+        self.lists: WeakSet[Any] = WeakSet()
+        self.code: Optional[Tuple[Any, Any, Any]] = None
+        self.defined: Any = None
+        self.kinds: Dict[int, type] = {}
+        self.pid, self.idle, self.opens = os.getpid(), 0, 0
+        dropped = own.purge if pixels is own else _nothing
+        self.judge = Judge(own, lambda made: packed(made, {}), dropped)
+        own.family = ref(self)  # type: ignore[attr-defined]
+        own.before_fork = partial(_settle, ref(self))
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return _revived, (self.own, self.pixels, self.prefix, self.own_get)
+
+    def __deepcopy__(self, memo: Any) -> Family:
+        return self
+
+    def runs(self, function: Callable[[Any], Any], cls: type) -> bool:
+        "Return whether `function`, the `open` of `cls`, is what made the family's images so far, down to its code."
+        own = getattr(function, "__func__", function)
+        code = getattr(own, "__code__", None)
+        if self.code is None:
+            fastais = str(getattr(own, "__module__", "")).startswith("fastai.")
+            self.code, self.defined = (own, code, parts() if fastais else None), _defined(cls)
+        if self.code[0] is own and self.code[1] is code:
+            return self.code[2] is None or self.code[2] == parts()
+        defined = _defined(cls)  # a `partialmethod`, for one, is another function at each access
+        return defined is self.defined and not isinstance(defined, types.FunctionType)
+
+    def opened(self, position: bytes) -> Optional[Opened]:
+        "Return what `get` opened when it first made the item at `position`; None if it never did."
+        record = self.own.read(b"read " + position)
+        with suppress(ValueError):
+            if record is not None:
+                made: Opened = plain.loads(record.array.tobytes())
+                return made if self.own.current(record) else self.opened(position)
+        return None
+
+    def note_opened(self, position: bytes, opened: Opened) -> None:
+        "Note what `get` has opened for the item at `position`, unless that is known."
+        if b"read " + position not in self.own:
+            self.own.put(b"read " + position, np.frombuffer(plain.dumps(list(opened)), np.uint8))
+
+    def varies(self, position: bytes, context: int) -> bool:
+        "Return whether what `get` sets for the item at `position` is something else each time."
+        record = self.own.read(b"set " + position)
+        if record is None:
+            self.own.put(b"set " + position, np.empty(0, np.uint8), tag=context)
+        return record is not None and record.tag != context
+
+
+def _nothing() -> None:
+    "Leave a cache file as it is: its records are no longer served."
+
+
+def _defined(cls: type) -> Any:
+    "Return what the user's class has under the name `open`."
+    found = (vars(base)["open"] for base in cls.__mro__ if "open" in vars(base))
+    return next((one for one in found if not str(getattr(one, "__module__", "")).startswith("memlist.")), None)
+
+
+def _settle(family: Any) -> None:
+    "Give each list the family of its present code before a fork: a child would make one that only it has."
+    for il in list(getattr(family(), "lists", ())):
+        with suppress(Exception):
+            _ = il.store
+
+
+def _revived(own: ImageStore, pixels: ImageStore, prefix: bytes, own_get: bool) -> Family:
+    known = getattr(own, "family", None)
+    return (known and known()) or Family(own, pixels, prefix, own_get)

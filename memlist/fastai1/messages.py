@@ -1,0 +1,132 @@
+"""What the lists say, each message once per store: by `warn_user`, or after `load_data` when that is running."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Optional
+
+from ..cache.info import CacheInfo
+from ..cache.messages import warn_user
+from ..cache.randomness import DIFFERS, DRAWS, VARIES
+from ..store import format_size
+from .calls import current
+from .decoders import stock_open
+
+
+def named(il: Any) -> str:
+    "Return how a message names a list: by its class, and the path that tells it from others of that class."
+    return f"{type(il).__name__} over {il.path}"
+
+
+def say(il: Any, note: bytes, message: str) -> None:
+    "Say `message` if no process has said one with the same `note` of the list's store."
+    store = il.notes()
+    if not store.noted(note) and store.note(note):
+        call = current(il)
+        (warn_user if call is None or call.say is None else call.say)(message)
+
+
+def say_reduced(il: Any, max_size: int) -> None:
+    "Say that pixels differ from those of fastai's list, because of `max_size`."
+    text = (
+        f"{named(il)}: with max_size={max_size} images are kept with their shorter side reduced to {max_size} "
+        "pixels at most, so the pixels of larger ones differ from those of fastai's own list. For the same pixels, "
+        "leave max_size out."
+    )
+    say(il, f"max_size {max_size}".encode(), text)
+
+
+def say_above(il: Any) -> None:
+    "Say that the store holds more than the list's `max_ram` already."
+    held, most = (format_size(size) for size in il.store.info()[1:3])
+    text = (
+        f"{named(il)}: with max_ram={il.max_ram!r} its store may take {most}, and it holds {held} already: "
+        "nothing is added from now on, and purge() gives that back."
+    )
+    say(il, f"above {il.max_ram}".encode(), text)
+
+
+def say_never(il: Any, function: Callable[[Any], Any], reason: str) -> None:
+    "Say that what `function` returns is not kept, for this `reason`."
+    name = getattr(function, "__qualname__", "open")
+    if reason == VARIES:
+        names = ", ".join(f"self.{name}" for name in sorted(il._set_in_get))
+        reason = f"{type(il).__name__}.get sets {names} to something else each time, and open may read it"
+    if reason in (DRAWS, DIFFERS):
+        remedy = (
+            "Please leave what is random to after_open or to a transform, which run on every read. `cache = False` "
+            "on the class turns this message off."
+        )
+    elif stock_open(function) is None:
+        remedy = "It is called for every read, as without memlist. `cache = False` on the class turns this message off."
+    else:
+        remedy = "Other images of this list are kept."
+    text = f"{named(il)}: what {name} returns is not kept in memory, because {reason}. {remedy}"
+    say(il, f"never {name} {reason}".encode(), text)
+
+
+def say_unversioned(il: Any) -> None:
+    "Say that a user's own results go to memory and not to the cache file, since the class has no `cache_version`."
+    text = (
+        f"{named(il)}: what {type(il).__name__}.open returns is kept in memory, and not in {il.cache_file}: "
+        'only you know when its code changes. To keep it there, give the class a `cache_version = "1"`, and change '
+        "that whenever you change what open returns."
+    )
+    say(il, b"unversioned", text)
+
+
+def say_replaced(il: Any) -> None:
+    "Say that an `open` that was assigned to a list or its class is not cached."
+    text = (
+        f"{named(il)}: its images are not kept, since `open` was assigned, or is no plain method. Please write "
+        "it as a method: `class MyList(MemoryImageList): def open(self, fn): …`."
+    )
+    say(il, f"replaced {type(il).__name__}.open".encode(), text)
+
+
+def say_never_opens(il: Any) -> None:
+    "Say that a user's `get` does not call `open`."
+    name = f"{type(il).__name__}.get"
+    text = (
+        f"{named(il)}: {name} never calls open: there is nothing of it to keep in memory. Please let it open "
+        "its files by `self.open(…)`."
+    )
+    say(il, f"never {name}".encode(), text)
+
+
+def say_full(il: Any, info: CacheInfo, need: Optional[int]) -> None:
+    """Give the one warning that a budget was met.
+
+    `info` counts the images of all lists concerned; `need` is the bytes that all of them would take, if that is known.
+    """
+    where, remedy = "in memory", "less memory in other processes"
+    if il.store.cache_file is not None:
+        where, remedy = f"in {il.store.cache_file}", "more room on its disk"
+    held, most = format_size(info.nbytes), format_size(info.max_ram)
+    need_text = "" if need is None else f"; these {info.total:,} take about {format_size(need)}"
+    text = (
+        f"{named(il)}: {info.cached} of {info.total} images are {where} ({100 * info.cached // max(1, info.total)} %), "
+        f"the other {info.total - info.cached} do not fit and are opened from disk every time. "
+        f"The store holds {held} and may take {most}{need_text}. "
+        f"A larger max_ram, {remedy}, max_size, smaller images on disk or a convert_mode with fewer channels would "
+        "help."
+    )
+    say(il, b"full", text)
+
+
+def check_class(cls: Any) -> None:
+    "Raise TypeError for a `cache` or `cache_version` that says nothing."
+    if not isinstance(cls.cache, bool):
+        raise TypeError(f"{cls.__name__}.cache is {cls.cache!r}: memlist wants True or False; name yours differently")
+    if cls.cache_version is not None and not isinstance(cls.cache_version, str):
+        raise TypeError(f'{cls.__name__}.cache_version is {cls.cache_version!r}: use a string, such as "1"')
+
+
+def check_size(il: Any, max_size: Any, own_open: bool) -> None:
+    "Raise ValueError for a `max_size` that is no number of pixels, or that an `open` of the user's own can't follow."
+    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
+        raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
+    if own_open:
+        raise ValueError(
+            f"max_size={max_size}: {type(il).__name__}.open is your own, and only it can know how what it returns may "
+            "be reduced: please reduce the images there."
+        )

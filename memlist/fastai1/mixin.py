@@ -1,0 +1,306 @@
+"""`InMemory`: the hooks that fastai calls, answered from RAM."""
+
+from __future__ import annotations
+
+import functools
+import types
+from numbers import Integral
+from pathlib import Path
+from typing import Any, Callable, Optional, Tuple
+
+import numpy as np
+import torch
+from fastai.data_block import ItemList, LabelList
+from fastai.torch_core import try_int
+from fastai.vision.data import ImageList
+from fastai.vision.image import Image
+
+from ..cache.decode import DECODER
+from ..cache.info import CacheInfo
+from ..store import ImageStore, MaxRam, parse_max_ram, store_for
+from . import messages, work
+from .calls import Call, current, of_one
+from .decoders import stock_open
+from .owned import Scratch
+from .reader import Reader
+from .serving import Serving
+from .wrapping import building, cached, inside, watched
+
+# The packages whose `get` is not a user's own.
+LIBRARIES = ("fastai", "memlist")
+_ITEM_OF = ItemList.__getitem__
+
+
+class InMemory(Serving):
+    """Mixin that serves the images of any `ImageList` from RAM: `class MyMemoryList(InMemory, MyList): pass`.
+
+    An image is decoded once, by whichever process opens it first, and is a hit from then on in every process and
+    every epoch; `load_data()` decodes all at once. Lists over one `path` share one store.
+
+    - `lazy`: fill the store as images are first opened (False: only `load_data()` fills it)
+    - `max_ram`: the store's budget: '8GB', '500MiB', bytes, a share in (0, 1] of the available memory, 0 to cache
+      nothing, None for 80 % of what is available; what does not fit is opened from disk every time
+    - `cache_file`: keep the store in this file, on a local disk, instead of in anonymous memory: it is there when the
+      next session starts, and all processes that name it share it; `max_ram` then bounds the file, by default by what
+      its disk can give. Raises `CacheFileError` where it can't be used
+    - `max_size`: keep images with their shorter side reduced to so many pixels; those that are smaller stay as they
+      are. Pixels then differ from stock fastai's. Raises ValueError with an `open` of your own, which decodes itself
+    - `store`: the `ImageStore` to use; by default that of `cache_file` or of `path`
+
+    What an `open` of your own returns belongs to the list that you built and to those that descend from it. Where it
+    depends on something that changes, other than an attribute of the list: build the list again, call `purge()`, or set
+    `cache = False` on the class. `cache_version = "1"` on the class lets a `cache_file` keep it, until you change that.
+
+    A hit costs a hash, a look into shared memory and one pass from bytes to floats.
+    """
+
+    #: False: nothing of this class is cached.
+    cache: bool = True
+    #: With an `open` of your own: the version of its results in a `cache_file`, to be changed when they change.
+    cache_version: Optional[str] = None
+
+    # As long as no constructor has set them, which may open images already.
+    _lazy: Optional[bool] = None
+    max_ram: MaxRam = None
+    max_size: Optional[int] = None
+    _store: Optional[ImageStore] = None
+    _final = _plain_getitem = False
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Any:
+        made: Any = super().__new__(cls)
+        made.__dict__["_scratch"] = Scratch()
+        return made
+
+    def __init__(
+        self,
+        *args: Any,
+        lazy: Optional[bool] = None,
+        max_ram: MaxRam = None,
+        cache_file: Any = None,
+        max_size: Optional[int] = None,
+        store: Optional[ImageStore] = None,
+        **kwargs: Any,
+    ) -> None:
+        parse_max_ram(max_ram)  # a wrong value is an error here, not at the first image
+        messages.check_class(type(self))
+        super().__init__(*args, **kwargs)
+        self._lazy, self.max_ram, self._store, self._final = lazy, max_ram, store, store is not None
+        self.cache_file, self.max_size, self._family = cache_file, None, None
+        self._label_list: Callable[..., LabelList] = functools.partial(labelled, self._label_list)
+        if max_size is not None:
+            self.reduce_to(max_size)
+        if "_building" not in vars(self):
+            self._built()
+
+    def _built(self) -> None:
+        "Give the list its store, after its last constructor: a process forked before that would have its own."
+        if self.runs_code():
+            self._found()
+        info = self.store.info()
+        if not self._comes_here():
+            messages.say_replaced(self)
+        if self.max_ram is not None and info.nbytes > info.max_ram:
+            messages.say_above(self)
+
+    def new(self, items: Any, processor: Any = None, **kwargs: Any) -> InMemory:
+        """Make a list as fastai does, with what `copy_new` names, and with this list's settings and store.
+
+        If its items are a selection of this list's, and all else is equal, it is of this list's family.
+        """
+        given, family, call = {"inner_df": None, **kwargs}, self._family, current(self)
+        selected = call is not None and call.selecting
+        if family is not None:
+            family = self._own_family()  # as of now, and not as of the new list
+            same = all(value is getattr(self, name, None) for name, value in given.items())
+            selected = selected or (same and hasattr(items, "__len__") and self._has_all(items))
+        made = super().new(items, processor=processor, **kwargs)
+        made._lazy, made.max_ram, made._store, made._final = self._lazy, self.max_ram, self._store, self._final
+        made.cache_file, made.max_size = self.cache_file, self.max_size
+        if selected:
+            made._scratch.built = self._scratch.built
+        if made._family is not None:
+            if family is not None and selected and type(made) is type(self) and self._agrees(made):
+                self._descend(made)
+            else:
+                made._found()  # with the settings that it has now
+        return made
+
+    def __getitem__(self, idxs: Any) -> Any:
+        "Make an item, or a list of those at `idxs`, as fastai does."
+        if type(idxs) is int and self._plain_getitem and self._family is None:
+            return self.get(idxs)  # as fastai's own does, faster
+        if isinstance(try_int(idxs), Integral):
+            return super().__getitem__(idxs) if self._family is None else self._got(super().__getitem__, idxs)
+        with Call(self) as call:
+            call.selecting = True
+            made = super().__getitem__(idxs)
+        if isinstance(made, InMemory) and made._family is not None and made._family is self._family:
+            positions = np.arange(len(self.items)) if self._positions is None else self._positions
+            made._origin, made._positions = self._origin, positions[idxs]
+        return made
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        below = cls.__mro__[cls.__mro__.index(InMemory) + 1 :]
+        defined = next(vars(base)["__getitem__"] for base in below if "__getitem__" in vars(base))
+        cls._plain_getitem = defined is _ITEM_OF
+        # What a class written over ours defines stands before ours. Cache what its `open` returns as well, know when
+        # its `get` is running, and when its list is built.
+        for name, wrap in (("open", cached), ("get", watched), ("__getitem__", watched), ("__init__", building)):
+            own = cls.__dict__.get(name)
+            if isinstance(own, types.FunctionType):
+                setattr(cls, name, wrap(own))
+
+    def reduce_to(self, max_size: int) -> None:
+        "Keep images with their shorter side reduced to `max_size` pixels, as the keyword does; say so once."
+        messages.check_size(self, max_size, stock_open(self._function()) is None)
+        self.max_size = max_size
+        messages.say_reduced(self, max_size)
+
+    @property
+    def lazy(self) -> bool:
+        "Whether opening an image fills the store."
+        return self._lazy is None or bool(self._lazy)
+
+    @property
+    def store(self) -> ImageStore:
+        "The `ImageStore` of this list: its family's, that of its `x`, or that of its `path`."
+        return self.images().store
+
+    def _shared(self) -> ImageStore:
+        "The store of what fastai's own `open` opens: that of its `x`, or of its `path`."
+        x = self.x
+        if self._store is None or (x is not None and not self._final):  # labels are made first and given their x then
+            if isinstance(x, InMemory) and self.max_ram is None and self.cache_file is None:
+                self._store = x._shared()
+            else:
+                path = Path(self.path if x is None else x.path)
+                self._store = store_for(str(path.resolve()), self.max_ram, self.cache_file, DECODER)
+            self._final = x is not None
+        return self._store
+
+    # -- opening ----------------------------------------------------------------------------------------------
+
+    def open(self, fn: Any, *args: Any, **kwargs: Any) -> Image:
+        "Return the image of `fn`, from RAM if it is there."
+        if args or kwargs:
+            return self._open_with(super().open, fn, args, kwargs)
+        served = self._serve(super().open, fn)
+        if served.original is not None:
+            call = current(self)
+            if call is not None:  # for `get`
+                call.originals[served.image.size] = torch.Size(served.original)
+        return served.image
+
+    def get(self, i: Any, *args: Any, **kwargs: Any) -> Any:
+        """Make item `i`, as the list below does.
+
+        `sizes` has the sizes before images were reduced, of which points and boxes speak.
+        """
+        if self.max_size is None:  # as for all lists with an `open` of the user's own
+            get = of_one(super().get, args, kwargs)
+            return get(i) if self._family is None else self._got(get, i)
+        with Call(self) as call:
+            call.originals = {}
+            item = self._got(of_one(super().get, args, kwargs), i)
+            size = getattr(self, "sizes", {}).get(i)
+            if size in call.originals:
+                self.sizes[i] = call.originals[size]
+        return item
+
+    # -- what the label list, the loader and `load_data` ask for ----------------------------------------------
+
+    def _take(self, i: int) -> Tuple[Any, bool]:
+        "Return item `i`, and whether nobody else holds it: an image made for this call alone need not be copied again."
+        if not self._serves_its_items():
+            return self[i], False
+        served = self._serve(super().open, self.items[i])
+        self.sizes[i] = served.image.size if served.original is None else torch.Size(served.original)
+        return served.image, served.own
+
+    def _reader(self) -> Reader:
+        "Return what gives this list's items for one batch, as they are kept."
+        return Reader(self, super().open)
+
+    def _serves_its_items(self) -> bool:
+        "Return whether item `i` is what our `open` makes of `items[i]`, and nothing else."
+        cls = type(self)
+        plain = cls.open is InMemory.open and cls.__getitem__ is InMemory.__getitem__ and cls._plain_getitem
+        return plain and self.opens_its_items()
+
+    def _function(self) -> Callable[[Any], Any]:
+        "The `open` whose results are cached: the last one written, without our cache around it."
+        own = type(self).open
+        if own is InMemory.open:
+            return super().open  # type: ignore[no-any-return]
+        return types.MethodType(inside(own) if hasattr(own, "_in_memory") else own, self)
+
+    def opens_its_items(self) -> bool:
+        "Whether `get` is fastai's own, and with it what is opened: exactly `items[i]`, by the class's `open`."
+        known, get = vars(self), getattr(super().get, "__func__", None)
+        return get is ImageList.get and type(self).get is InMemory.get and "open" not in known and "get" not in known
+
+    def known_by_running(self) -> bool:
+        "Whether only running a `get` of a user's own tells what is opened."
+        own = "get" in vars(self) or str(self._get().__module__).split(".")[0] not in LIBRARIES
+        return own and self._comes_here() and not self.opens_its_items()
+
+    def _get(self) -> Any:
+        "The `get` of this list's class, past our own around it."
+        return next(vars(base)["get"] for base in type(self).__mro__ if "get" in vars(base) and base is not InMemory)
+
+    def _comes_here(self) -> bool:
+        "Whether the `open` that `get` calls is ours; one that was assigned to a class or list later is not."
+        return "open" not in vars(self) and (type(self).open is InMemory.open or hasattr(type(self).open, "_in_memory"))
+
+    def runs_code(self) -> bool:
+        "Return whether filling runs a user's code: in the calling thread or in processes, never in threads."
+        return self.known_by_running() or (self._comes_here() and stock_open(self._function()) is None)
+
+    def load_data(self, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> InMemory:
+        "Decode every image not yet cached; see `memlist.loading.load_data`."
+        call = current(self)
+        if call is not None and call.opening:
+            raise RuntimeError(
+                f"{type(self).__name__}.open calls load_data(), which calls open: please leave it out there"
+            )
+        work.load_data([self], n_workers, progress, on_error)
+        return self
+
+    def purge(self, file: bool = False) -> int:
+        """Give the store's memory back to the system, in every process; the bytes freed.
+
+        A `cache_file` keeps what it holds, unless `file` asks to empty it, too.
+        """
+        return work.purge([self], file)
+
+    def cache_info(self) -> CacheInfo:
+        "How many of this list's images are cached, and how the store stands."
+        return work.cache_info([self])
+
+    @property
+    def loaded(self) -> bool:
+        "True when every image that this list would open is cached."
+        return work.is_loaded([self])
+
+    def __reduce_ex__(self, protocol: Any) -> Any:
+        # Not `__getstate__`: `LabelList.__getattr__` would hand that out as its own. A process being spawned is to get
+        # this store, not one of its own.
+        _ = self.store
+        return super().__reduce_ex__(protocol)
+
+
+def labelled(make: Callable[..., LabelList], x: ItemList, y: ItemList, **kwargs: Any) -> LabelList:
+    "The hook that fastai labels a list with: targets that name no settings of their own take those of their inputs."
+    if isinstance(x, InMemory) and isinstance(y, InMemory):
+        if y._lazy is None:
+            y._lazy = x._lazy
+        if y.max_ram is None and y.cache_file is None and not y._final:
+            if y._family is not None:  # it joins no store, but takes the settings
+                y.max_ram, y.cache_file = x.max_ram, x.cache_file
+                y._found()
+            else:
+                y._store, y._final = x._shared(), True
+        if y.max_size is None and x.max_size is not None:
+            y.reduce_to(x.max_size)
+    return make(x=x, y=y, **kwargs)

@@ -1,0 +1,200 @@
+"""A user's own `open`: what it returns is kept as a whole, unless it is random."""
+
+from __future__ import annotations
+
+import os
+import types
+import weakref
+import zlib
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from fastai.vision.image import Image, ImageSegment
+
+from ..cache import arrays, forks, keys
+from ..cache.arrays import DIVIDED, INVERSE, ODD, ORDER, WHOLE_NUMBERS
+from ..cache.decode import Decoded, Keys, Piece, UnknownClass
+from ..cache.randomness import VARIES, random_states
+from ..store import DTYPES
+from .decoders import floats
+
+_PLAIN_ATTRIBUTES = {"_px", "_logit_px", "_flow", "_affine_mat", "sample_kwargs"}
+# Bits of the tag besides those of `cache.arrays`: what was returned, from bit 3 on, and the number of its class, from
+# bit 11 on. An `Image` is 0, an `ImageSegment` 1.
+KIND, NAME = 3, 11
+OTHER, TENSOR, ARRAY = 2, 3, 4
+
+
+class Whole:
+    """Keep what the `open` of a list returns, in the fewest bytes that restore it bit for bit.
+
+    Kept are tensors, arrays and images of any class of fastai's that carry nothing but pixels. `function` is the
+    `open`, bound to its list; `call` calls it with an item. `context` stands for what the list's `get` has set, which
+    `open` may read; `vary(prefix)` tells whether that is something else for one item each time.
+    """
+
+    one_for_all = True
+
+    def __init__(
+        self,
+        function: Callable[[Any], Any],
+        call: Callable[[Callable[[Any], Any], Any], Any],
+        family: Any,
+        context: bytes = b"",
+        vary: Optional[Callable[[bytes], bool]] = None,
+    ) -> None:
+        # Not the list itself: its memory has to be freed with its last reference.
+        bound = isinstance(function, types.MethodType)
+        self._function: Callable[[], Any] = weakref.WeakMethod(function) if bound else lambda: function
+        self._call, self.family, self.prefix, self.vary = call, family, family.prefix + context, vary
+
+    @property
+    def function(self) -> Callable[[Any], Any]:
+        "Return the user's `open`."
+        return self._function()  # type: ignore[no-any-return]
+
+    def call(self, item: Any) -> Any:
+        "Call the user's `open`, raising what it raises."
+        return self._call(self.function, item)
+
+    def keys(self, item: Any) -> Keys:
+        "Return the key of the one record; raise Unkeyable."
+        return (self.prefix + keys.item_key(item),)
+
+    def trusted(self) -> bool:
+        "Return whether records may be served: those that are in a cache file not, if the code turned out to be random."
+        family = self.family
+        return family.pixels.cache_file is None or not family.judge.reason()
+
+    def restore(self, records: Sequence[Any]) -> Any:
+        "Make what was returned of its record, in memory of its own; raise UnknownClass."
+        array, tag = records[0].array, records[0].tag
+        kind = tag >> KIND & 7
+        if tag & (DIVIDED | WHOLE_NUMBERS) and not tag & ODD and kind < OTHER:  # as most are
+            px = floats(array.transpose(INVERSE[array.ndim][tag >> ORDER & 31]), bool(tag & DIVIDED))
+            return (Image, ImageSegment)[kind](px)
+        made = arrays.unpacked(array, tag)
+        if kind == ARRAY:
+            return made
+        px = torch.from_numpy(made)
+        if kind == TENSOR:
+            return px
+        cls: Any = (Image, ImageSegment)[kind] if kind != OTHER else _image_class(tag >> NAME, self.family.kinds)
+        made = cls.__new__(cls)
+        Image.__init__(made, px)
+        return made
+
+    def finish(self, restored: Any) -> Any:
+        return restored
+
+    def original(self, records: Sequence[Any]) -> None:
+        return None  # images of a user's own `open` are never reduced
+
+    def nbytes(self, item: Any) -> None:
+        return None
+
+    def open(self, item: Any, keep: bool = True) -> Decoded:
+        "Call the user's `open`, and see whether what it returned can be kept."
+        judge, kept = self.family.judge, keep and self.family.pixels.rule != 0
+        random = judge.before(self.call, item) if kept else ""
+        return self._decoded(item, keep, random)
+
+    def pieces(self, item: Any) -> Decoded:
+        "As `open`. If the code is random, leave what it would draw to the first read."
+        random = self.family.judge.before(self.call, item) if self.family.pixels.rule != 0 else ""
+        return Decoded(None, reason=random) if random else self._decoded(item, True, random)
+
+    def _decoded(self, item: Any, keep: bool, random: Optional[str]) -> Decoded:
+        "Call `open`. `random`: why its results are not kept; an empty string; or None if that has to be found out."
+        family = self.family
+        if family.pid != os.getpid():
+            family.pid = os.getpid()
+            forks.own_offsets()
+        before = random_states()
+        made = self.call(item)
+        moved = not before.same(random_states())
+        decoded = Decoded(made, *packed(made, family.kinds), moved=moved)
+        if keep and not random and (random is None or moved) and family.pixels.rule != 0:
+            random = family.judge.after(self.call, item, decoded, random is not None)
+        if random:
+            decoded = decoded._replace(pieces=(), reason=random)
+        return self._reviewed(decoded) if keep else decoded
+
+    def _reviewed(self, decoded: Decoded) -> Decoded:
+        "Return `decoded` without its records if they can't be kept, because of what happened while `open` ran."
+        family, il = self.family, getattr(self.function, "__self__", None)
+        if il is not None and getattr(il, "_family", family) is not family:  # the list was changed meanwhile
+            return decoded._replace(pieces=(), reason="")
+        if self.vary is not None and not family.judge.reason() and self.vary(self.prefix):
+            family.judge.drop(VARIES)
+        if not decoded.reason and family.judge.reason():
+            return decoded._replace(pieces=(), reason=family.judge.reason())
+        return decoded
+
+
+def packed(made: Any, kinds: Dict[int, type]) -> Tuple[Sequence[Piece], str]:
+    "Return the record of what a user's `open` returned, or none and the reason why; add its class to `kinds`."
+    cls, px, name = type(made), made, 0
+    if isinstance(made, Image):
+        state = vars(made)
+        px = state.get("_px")
+        more = [value for attribute, value in state.items() if attribute != "_px" and value not in (None, {})]
+        more += [base for base in cls.__mro__ if vars(base).get("__slots__")]
+        if set(state) != _PLAIN_ATTRIBUTES or more:
+            return (), f"its images, of class {cls.__name__}, carry more than pixels"
+        kind = (Image, ImageSegment, cls).index(cls)
+        if kind == 2:
+            kind, name = OTHER, _class_number(cls)
+            if kinds.setdefault(name, cls) is not cls:
+                return (), f"there are two classes with the name {cls.__name__}"
+    elif cls is torch.Tensor or cls is np.ndarray:
+        kind = TENSOR if cls is torch.Tensor else ARRAY
+    elif made is None:
+        return (), "it returned None"
+    else:
+        return (), f"it returns a {cls.__name__} and not an image, a tensor or an array"
+    array, reason = _array_of(px, kind)
+    if reason:
+        return (), reason
+    stored, tag = arrays.packed(array)
+    return (Piece(stored, tag | kind << KIND | name << NAME),), ""
+
+
+def _array_of(px: Any, kind: int) -> Tuple[Any, str]:
+    "Return pixels as an array that the store takes, or the reason why it takes them not."
+    if type(px) is torch.Tensor:
+        if px.device.type != "cpu" or px.requires_grad or px.layout != torch.strided:
+            return None, "its pixels are no plain tensor on the CPU"
+        try:
+            px = px.numpy()
+        except TypeError:
+            return None, f"NumPy has no dtype for its {px.dtype} pixels"
+        except RuntimeError as error:
+            return None, f"its pixels are no plain tensor ({error})"
+    elif kind != ARRAY:
+        return None, f"its pixels are a {type(px).__name__}"
+    if px.dtype.kind not in "uibf" or px.dtype not in DTYPES:
+        return None, f"its pixels are {px.dtype}"
+    if px.ndim > 4:
+        return None, f"its pixels have {px.ndim} dimensions, and four are the most"
+    return px, ""
+
+
+def _class_number(cls: type) -> int:
+    "Return 21 bits of a class's name, by which processes tell one another what to make."
+    return zlib.crc32(f"{cls.__module__}.{cls.__qualname__}".encode()) & 0x1FFFFF
+
+
+def _image_class(number: int, kinds: Dict[int, type]) -> type:
+    "Return the class of images with that number; raise UnknownClass if none or several have it."
+    if number not in kinds:
+        queue, found = [Image], set()
+        for cls in queue:  # which grows meanwhile
+            queue += cls.__subclasses__()
+            if _class_number(cls) == number:
+                found.add(cls)
+        if len(found) != 1:
+            raise UnknownClass(number)
+        kinds[number] = found.pop()
+    return kinds[number]
