@@ -21,11 +21,22 @@ import PIL.Image
 import pytest
 import torch
 from conftest import assert_same_item, noise, photo, seed
-from fastai.vision import Image, ImageList, LabelList, open_image, open_mask
-from memlist.store.region import PAGE
+from fastai.vision import (
+    Image,
+    ImageList,
+    ItemList,
+    LabelList,
+    SegmentationLabelList,
+    open_image,
+    open_mask,
+)
+from fastai.vision.gan import GANItemList
 
 import memlist as m
+from memlist.fastai1.decoders import Stock
+from memlist.fastai1.work import load_data
 from memlist.store import store
+from memlist.store.region import PAGE
 
 
 def both(photos: Path, ours: Any, stock: Any, **kwargs: Any) -> Any:
@@ -196,7 +207,7 @@ if __name__ == "__main__":
 def test_other_functions_of_fastai_may_be_patched_too(name: str, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if name == "open_mask":
         monkeypatch.setattr(fastai.vision.data, name, functools.partial(open_mask, div=True))
-        ours, stock = both(photos, m.MemorySegmentationLabelList, m.lists.SegmentationLabelList, classes=[0])
+        ours, stock = both(photos, m.MemorySegmentationLabelList, SegmentationLabelList, classes=[0])
     else:
         stock_function = fastai.vision.image.pil2tensor
         monkeypatch.setattr(fastai.vision.image, name, lambda image, dtype: stock_function(image, dtype) / 2)
@@ -212,7 +223,7 @@ def test_an_open_or_get_of_one_list_alone(name: str, photos: Path) -> None:
     black = Image(torch.zeros(3, 5, 5))
     for il in (ours, stock):
         setattr(il, name, lambda _: black)
-    labelled = [LabelList(il, m.lists.ItemList(np.zeros(24))) for il in (ours, stock)]
+    labelled = [LabelList(il, ItemList(np.zeros(24))) for il in (ours, stock)]
     assert_same_item(labelled[0][0][0], labelled[1][0][0])
     if name == "open":
         with pytest.warns(UserWarning, match="its images are not kept"):
@@ -345,7 +356,7 @@ def test_a_full_store_is_no_reason_to_leave_another_empty(tmp_path: Path) -> Non
     full = m.MemoryImageList.from_folder(folders["full"], max_ram="30kB")
     empty = m.MemoryImageList.from_folder(folders["empty"])
     with pytest.warns(UserWarning, match=r"1 of 12 images|2 of 12 images"):
-        m.loading.load_data([full, empty], progress=False)
+        load_data([full, empty], progress=False)
     assert empty.loaded and not full.loaded
 
 
@@ -408,14 +419,14 @@ def test_counting_in_one_thread_does_not_stop_another(photos: Path) -> None:
 def test_workers_forked_during_a_fill_count_and_stay_lazy(photos: Path) -> None:
     il = m.MemoryImageList.from_folder(photos, lazy=False)
     inside, leave = threading.Event(), threading.Event()
-    stock = m.decode.Stock.pieces
+    stock = Stock.pieces
 
     def slow(*args: Any, **kwargs: Any) -> Any:
         inside.set()
         leave.wait()
         return stock(*args, **kwargs)
 
-    m.decode.Stock.pieces = slow  # type: ignore[method-assign]
+    Stock.pieces = slow  # type: ignore[method-assign]
     try:
         thread = threading.Thread(target=il.load_data, kwargs={"progress": False, "n_workers": 0})
         thread.start()
@@ -426,7 +437,7 @@ def test_workers_forked_during_a_fill_count_and_stay_lazy(photos: Path) -> None:
             os._exit(int(il.cache_info().cached != 0 or il.cache_info().misses != 1))
         assert os.waitpid(pid, 0)[1] == 0
     finally:
-        m.decode.Stock.pieces = stock  # type: ignore[method-assign]
+        Stock.pieces = stock  # type: ignore[method-assign]
         leave.set()
         thread.join()
     assert il.loaded
@@ -440,7 +451,7 @@ def test_a_store_is_there_before_the_first_fork(how: str, photos: Path) -> None:
         il: Any = m.MemoryImageList(files)
         data = il
     else:
-        lists = m.lists.GANItemList(files, path=photos).split_by_idx([0])
+        lists = GANItemList(files, path=photos).split_by_idx([0])
         lists = lists.label_from_lists(files[1:], files[:1], label_cls=m.MemoryImageLabelList)
         data = lists.databunch(bs=2, num_workers=0, no_check=True)
         il = data.train_ds.y

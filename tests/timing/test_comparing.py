@@ -19,6 +19,7 @@ from fastai.vision import ImageDataBunch, ImageList, SegmentationItemList, get_t
 from fastai.vision.gan import GANItemList
 
 import memlist as m
+from memlist.timing.comparing import Run
 from memlist.timing.waiting import Epoch, Step
 
 
@@ -147,7 +148,7 @@ def runs(*seconds: Any) -> m.Comparison:
     made = []
     for i, side in enumerate(seconds):
         epochs = [Epoch([Step(s - 1.0, 1.0, True, 0, 0)], s) for s in side]
-        made.append(m.comparing.Run(f"side {i}", epochs, 1.0 if i else None, 0.25))
+        made.append(Run(f"side {i}", epochs, 1.0 if i else None, 0.25))
     return m.Comparison(made)
 
 

@@ -22,6 +22,8 @@ from fastai.vision import ImageList, open_image
 
 import memlist as m
 from memlist.cache import filling
+from memlist.fastai1.decoders import Stock
+from memlist.fastai1.work import works_of
 
 # -- loading ----------------------------------------------------------------------------------------------------
 
@@ -98,7 +100,8 @@ def test_a_changed_file_is_decoded_again(photos: Path) -> None:
     ours.load_data(progress=False)
     assert_same_item(ours[3], stock[3])
     assert ours[5].shape and ours.loaded and len(ours.store) == 24  # a file that is gone stays as it was
-    assert [ours.changed(job) for job in ours.jobs()].count(True) == 0
+    (work,) = works_of([ours])
+    assert not any(work.images.changed(job.keys, job.item) for job in work.jobs())
 
 
 def test_lazy_false_fills_on_load_data_alone(photos: Path) -> None:
@@ -115,7 +118,7 @@ def test_lazy_false_fills_on_load_data_alone(photos: Path) -> None:
 
 
 def test_more_threads_where_reading_dominates(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(filling.limits, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(filling, "usable_cpus", lambda: 2)
     used = []
     stock = filling.Fill._parallel
     monkeypatch.setattr(
@@ -362,7 +365,7 @@ def test_ctrl_c_leaves_a_partly_filled_usable_cache(tmp_path: Path, n_workers: i
     folder = many(tmp_path / "many", 60, 60)
     il = m.MemoryImageList.from_folder(folder, presort=True)
     opened = threading.Event()
-    stock, count = m.decode.Stock._decode, [0]
+    stock, count = Stock._decode, [0]
 
     def counting(*args: Any, **kwargs: Any) -> Any:
         count[0] += 1
@@ -372,14 +375,14 @@ def test_ctrl_c_leaves_a_partly_filled_usable_cache(tmp_path: Path, n_workers: i
         return stock(*args, **kwargs)
 
     filters = list(warnings.filters)
-    m.decode.Stock._decode = counting  # type: ignore[method-assign]
+    Stock._decode = counting  # type: ignore[method-assign]
     try:
         with pytest.raises(KeyboardInterrupt):
             il.load_data(n_workers=n_workers, progress=False)
             for _ in range(1000):  # the signal reaches the main thread between two bytecodes
                 time.sleep(0.01)
     finally:
-        m.decode.Stock._decode = stock  # type: ignore[method-assign]
+        Stock._decode = stock  # type: ignore[method-assign]
     assert warnings.filters == filters
     # A thread whose `start` was struck may still be on its way; it ends without doing anything.
     for thread in [t for t in threading.enumerate() if t.name.startswith("memlist-")]:

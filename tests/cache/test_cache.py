@@ -1,0 +1,167 @@
+"""`ImageCache` and `load_data` without a front end: any decoder, any items, no fastai."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any, List
+
+import numpy as np
+import PIL.Image
+import pytest
+from conftest import Opens, in_child, photo
+
+from memlist import ImageLoadError, ImageStore
+from memlist.cache import ImageCache, PillowDecoder, Work, load_data
+from memlist.cache.cache import FULL, HIT, KEPT, NEVER
+from memlist.cache.decode import Decoded, Piece
+from memlist.cache.info import cache_info
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> List[Path]:
+    for i in range(12):
+        photo(i, 20, 30).save(tmp_path / f"{i:02}.png")
+    return sorted(tmp_path.iterdir())
+
+
+class Squares:
+    "A decoder of numbers: the image of n is n², in an array of n bytes."
+
+    one_for_all = True
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def keys(self, item: Any) -> Any:
+        return (b"%d" % item,)
+
+    def open(self, item: Any, keep: bool = True) -> Decoded:
+        self.calls += 1
+        if item == 13:
+            return Decoded(169, reason="it is unlucky")
+        return Decoded(item**2, (Piece(np.zeros(item, np.uint8), item**2),))
+
+    def pieces(self, item: Any) -> Decoded:
+        if item < 0:
+            raise ValueError(f"{item} is negative")
+        return self.open(item)
+
+    def trusted(self) -> bool:
+        return True
+
+    def restore(self, records: Any) -> Any:
+        return records[0].tag
+
+    def finish(self, restored: Any) -> Any:
+        return restored
+
+    def original(self, records: Any) -> None:
+        return None
+
+    def nbytes(self, item: Any) -> int:
+        return item
+
+
+def arrays(files: List[Path]) -> List[np.ndarray]:
+    return [np.asarray(PIL.Image.open(file)) for file in files]
+
+
+def test_pixels_are_decoded_once_and_equal(files: List[Path], opens: Opens) -> None:
+    images = ImageCache(ImageStore(), PillowDecoder("RGB"))
+    wanted = arrays(files)
+    opens.take()
+    for outcome in (KEPT, HIT, HIT):
+        for file, array in zip(files, wanted):
+            fetched = images.fetch(file)
+            assert fetched.outcome == outcome and fetched.own and fetched.original is None
+            assert np.array_equal(fetched.image, array)
+            fetched.image[:] = 0  # it is the caller's
+    assert set(opens.take().values()) == {1}
+    assert images.store.reads() == (24, 12)
+
+
+def test_many_at_once(files: List[Path]) -> None:
+    images = ImageCache(ImageStore(), PillowDecoder("L", most=10))
+    images.fetch(files[0])
+    found = images.fetch_many(files)
+    assert [one.outcome for one in found] == [HIT] + [KEPT] * 11
+    assert {one.image.shape for one in found} == {(10, 15)} and {one.original for one in found} == {(20, 30)}
+    assert images.store.reads() == (1, 12)
+
+
+def test_the_rest_of_a_pil_image_comes_back(tmp_path: Path) -> None:
+    photo(1).save(tmp_path / "a.png", dpi=(72, 72))
+    images = ImageCache(ImageStore(), PillowDecoder("RGB", whole=True))
+    for _ in range(2):
+        image = images.fetch(tmp_path / "a.png").image
+        assert isinstance(image, PIL.Image.Image) and round(image.info["dpi"][0]) == 72
+    assert len(images.store) == 2
+
+
+def test_a_file_that_has_changed_is_decoded_again(files: List[Path]) -> None:
+    store = ImageStore()
+    ImageCache(store, PillowDecoder("RGB")).fetch_many(files)
+    photo(40, 20, 30).save(files[3])
+    os.utime(files[3], ns=(1, 1))
+    old = ImageCache(store, PillowDecoder("RGB")).fetch(files[3])
+    new = ImageCache(store, PillowDecoder("RGB"), since=2**62).fetch(files[3])
+    assert old.outcome == HIT and new.outcome == KEPT
+    assert np.array_equal(new.image, arrays(files)[3]) and not np.array_equal(old.image, new.image)
+
+
+def test_what_is_not_kept_says_why() -> None:
+    images = ImageCache(ImageStore(), Squares())
+    assert images.fetch(13)[:4] == (169, NEVER, None, "it is unlucky") and len(images.store) == 0
+    assert images.fetch(12, keep=False).outcome == KEPT and len(images.store) == 0
+    assert not images.fetch(12).own and images.fetch(12) == (144, HIT, None, "", True)
+    small = ImageCache(ImageStore(max_ram=0), Squares())
+    assert small.fetch(5)[:2] == (25, FULL)
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("user_code", [False, True])
+def test_work_is_done_once_and_counted(n_workers: int, user_code: bool, capsys: Any) -> None:
+    images = ImageCache(ImageStore(), Squares())
+    work = Work("squares", images, [*range(1, 12), 5, 13], user_code)
+    with pytest.warns(UserWarning, match="squares: 13 is not kept in memory, because it is unlucky"):
+        load_data([work], n_workers)
+    assert "12 images" in capsys.readouterr().out
+    assert cache_info(work.jobs(), [work.store])[:2] == (11, 12)
+    assert images.fetch(5).outcome == HIT
+    load_data([Work("squares", images, range(1, 12))], n_workers)
+    assert capsys.readouterr().out == ""
+
+
+def test_errors_are_listed_after_the_rest_is_loaded() -> None:
+    images = ImageCache(ImageStore(), Squares())
+    with pytest.raises(ImageLoadError, match="2 images could not be loaded:\n  -1: ValueError: -1 is negative"):
+        load_data([Work("squares", images, [3, -1, 4, -2])], progress=False)
+    assert all(images.fetch(n).outcome == HIT for n in (3, 4))
+
+
+def test_processes_share_what_is_decoded(files: List[Path], opens: Opens) -> None:
+    images = ImageCache(ImageStore(), PillowDecoder("RGB"))
+    assert in_child(lambda: images.fetch_many(files)) == 0
+    opens.take()
+    assert {one.outcome for one in images.fetch_many(files)} == {HIT} and not opens.take()
+
+
+def test_it_works_where_torch_and_fastai_are_missing(files: List[Path]) -> None:
+    program = """
+import importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] in ("torch", "fastai", "torchvision", "pandas", "matplotlib", "fastprogress"):
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+from memlist import ImageStore
+from memlist.cache import ImageCache, PillowDecoder, Work, load_data
+images = ImageCache(ImageStore(), PillowDecoder("RGB"))
+load_data([Work("pictures", images, sys.argv[1:])])
+assert [one.outcome for one in images.fetch_many(sys.argv[1:])] == ["hit"] * 12
+"""
+    done = subprocess.run([sys.executable, "-c", program, *map(str, files)], capture_output=True, text=True)
+    assert done.returncode == 0 and "12 images" in done.stdout, done.stderr
