@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import memlist  # noqa: E402
 from memlist.cache import filling  # noqa: E402
-from memlist.timing import waiting  # noqa: E402
+from memlist.fastai1 import waiting  # noqa: E402
 
 project = "memlist"
 author = "the authors of memlist"

@@ -8,6 +8,7 @@ from . import former
 from .fastai1 import compat  # isort: skip  - first: the rest imports what it repairs
 from .cache.filling import CacheInfo, ImageLoadError
 from .fastai1 import attach as _attach  # noqa: F401  - adds our methods to fastai's classes
+from .fastai1.comparing import Comparison, compare
 from .fastai1.lists import (
     InMemory,
     MemoryGANItemList,
@@ -20,10 +21,9 @@ from .fastai1.lists import (
     MemorySegmentationItemList,
     MemorySegmentationLabelList,
 )
+from .fastai1.waiting import DataWait
 from .store.cachefile import CacheFileError
 from .store.store import ImageStore
-from .timing.comparing import Comparison, compare
-from .timing.waiting import DataWait
 
 former.install()
 

@@ -14,7 +14,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "batches": ("fastai1.batches",),
     "buffers": ("batch.buffers",),
     "cachefile": ("store.cachefile",),
-    "comparing": ("timing.comparing",),
+    "comparing": ("fastai1.comparing",),
     "decode": ("cache.decode",),
     "draws": ("fastai1.draws",),
     "family": ("cache.family",),
@@ -28,7 +28,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "plain": ("cache.plain",),
     "progress": ("cache.progress",),
     "render": ("batch.render",),
-    "waiting": ("timing.waiting",),
+    "waiting": ("fastai1.waiting",),
 }
 
 

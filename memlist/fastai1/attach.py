@@ -20,9 +20,9 @@ from fastai.vision.image import ImagePoints
 
 from ..cache import filling
 from ..cache.filling import CacheInfo
-from ..timing.waiting import DataWait
 from .batches import BatchDeviceDataLoader, batched, checked, default_workers, release
 from .lists import InMemory, lists_of, parts, stock_class
+from .waiting import DataWait
 
 
 def _lists_or_error(self: Any) -> List[InMemory]:

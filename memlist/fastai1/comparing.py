@@ -18,7 +18,7 @@ from fastai.vision.data import ImageList
 
 from ..cache.decode import random_states, restore_states
 from ..cache.progress import in_notebook, progress, say
-from ..fastai1.lists import InMemory, MemoryImageDataBunch, MemoryImageList
+from .lists import InMemory, MemoryImageDataBunch, MemoryImageList
 from .waiting import DataWait, Epoch, Watch, draw
 
 

@@ -12,7 +12,7 @@ from fastai.basic_train import LearnerCallback
 from fastai.core import defaults, ifnone
 
 from ..cache.filling import distinct, one_a_store
-from ..fastai1.lists import lists_of
+from .lists import lists_of
 
 # A cache counts as warm from where on at most this share of what is read is a miss: a shuffled training set that drops
 # its last batch finds some images only in the second epoch or the third.

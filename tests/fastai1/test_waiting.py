@@ -25,7 +25,7 @@ from fastai.metrics import accuracy
 from fastai.vision import ImageList, simple_cnn
 
 import memlist as m
-from memlist.timing import waiting
+from memlist.fastai1 import waiting
 
 
 def bunch(photos: Path, cls: Any = m.MemoryImageList, valid: float = 0.25, **kwargs: Any) -> Any:

@@ -19,7 +19,7 @@ from fastai.vision import ImageDataBunch, ImageList, SegmentationItemList, get_t
 from fastai.vision.gan import GANItemList
 
 import memlist as m
-from memlist.timing.waiting import Epoch, Step
+from memlist.fastai1.waiting import Epoch, Step
 
 
 @pytest.fixture(autouse=True)
