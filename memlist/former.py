@@ -28,7 +28,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "plain": ("cache.plain",),
     "progress": ("cache.progress",),
     "render": ("batch.render",),
-    "waiting": ("fastai1.waiting",),
+    "waiting": ("fastai1.waiting", "timing.epochs", "timing.clocks"),
 }
 
 

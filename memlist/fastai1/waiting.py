@@ -1,263 +1,47 @@
-"""How long training waits for its batches, and how long it computes: `DataWait`, and the picture of it."""
+"""`DataWait`, a fastai callback: show how long training waits for its batches, and how long it computes."""
 
 from __future__ import annotations
 
-import time
-from collections import deque
 from contextlib import suppress
-from typing import Any, Deque, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 import torch
 from fastai.basic_train import LearnerCallback
 from fastai.core import defaults, ifnone
 
 from ..cache.filling import distinct, one_a_store
+from ..timing.epochs import Epoch, Watch
+from ..timing.plot import draw_epochs
 from .lists import lists_of
 
-# A cache counts as warm from where on at most this share of what is read is a miss: a shuffled training set that drops
-# its last batch finds some images only in the second epoch or the third.
-WARM_MISSES = 0.05
-WAIT_COLOUR, COMPUTE_COLOUR = "#d95f02", "#7f9fbf"  # told apart in grey, too
 
+class TimedBunch:
+    "Tell a `Watch` what it has to know about a `DataBunch`; see `TimedData`."
 
-class Step(NamedTuple):
-    "One batch: seconds waited for it, seconds until the next was asked for, and the store's reads since the start."
+    def __init__(self, bunch: Any) -> None:
+        self.bunch = bunch
+        self.device = torch.device(bunch.device)  # fastai takes strings, too
+        self.stores = [il.store for il in one_a_store(lists_of(bunch))]
 
-    wait: float
-    compute: float
-    train: bool
-    hits: int
-    misses: int
+    def nearly_cached(self, most_missing: float) -> Optional[bool]:
+        """Return whether all but a share of `most_missing` of train and valid is cached.
 
-
-class Epoch(NamedTuple):
-    "One epoch, training and validation: its steps, its seconds from end to end, and those in which loaders ended."
-
-    steps: List[Step]
-    seconds: float
-    ending: float = 0.0
-
-    @property
-    def wait(self) -> float:
-        "Seconds waited for batches, and for the workers of loaders to end."
-        return self.ending + sum(step.wait for step in self.steps)
-
-    @property
-    def compute(self) -> float:
-        "All other seconds."
-        return max(0.0, self.seconds - self.wait)
-
-    @property
-    def data_wait(self) -> float:
-        "Per cent of the epoch waited."
-        return min(100.0, 100 * self.wait / self.seconds) if self.seconds else 0.0
-
-
-class HostClock:
-    "Time as the process sees it."
-
-    def mark(self) -> Any:
-        "Now."
-        return time.perf_counter()
-
-    def passed(self, mark: Any) -> bool:
-        "Whether the time of `mark` is known."
-        return True
-
-    def seconds(self, first: Any, last: Any) -> float:
-        "From one mark to the other; waits until both are known."
-        return float(last - first)
-
-
-class CudaClock(HostClock):
-    """Time as a GPU sees it, by events on its stream: Python only queues work, and is past it long before it is done.
-
-    A batch has arrived when it is on the GPU, copied and (with `batch_tfms`) transformed. Nothing is synchronised while
-    training goes on: an event's time is asked for once it has passed.
-    """
-
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-
-    def mark(self) -> Any:
-        event: Any = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
-        event.record(torch.cuda.current_stream(self.device))
-        return event
-
-    def passed(self, mark: Any) -> bool:
-        return bool(mark.query())
-
-    def seconds(self, first: Any, last: Any) -> float:
-        if not self.passed(last):
-            last.synchronize()
-        return float(first.elapsed_time(last)) / 1000
-
-
-class Watch:
-    """Takes the times of epochs over a `DataBunch`: `begin`, then `timed` around each of its loaders, then `end`.
-
-    Where a loader can't be watched: `arrived` and `done` for each of its batches.
-    """
-
-    def __init__(self, data: Any) -> None:
-        self.epochs: List[Epoch] = []
-        self.hits = self.misses = 0
-        self.began: Optional[float] = None
-        self.loaded: Optional[bool] = None
-        self.look_at(data)
-
-    def look_at(self, data: Any) -> None:
-        "Time what `data` gives from now on."
-        self.data = data
-        self.lists = lists_of(data)
-        self.stores = [il.store for il in one_a_store(self.lists)]
-        self.in_memory = bool(self.stores)
-        device = torch.device(data.device)
-        on_gpu = device.type == "cuda" and torch.cuda.is_available()
-        self.clock: HostClock = CudaClock(device) if on_gpu else HostClock()
-        self._forget()
-
-    def _forget(self) -> None:
-        self.steps: List[Step] = []
-        # Batches whose marks have not all passed: when each was asked for, when it was there, when the next was asked
-        # for, and what else a step knows.
-        self.open: Deque[List[Any]] = deque()
-        self.ends: List[Tuple[Any, Any]] = []
-        self.since: Any = None
-        self.timing = False
-
-    @property
-    def running(self) -> bool:
-        "Whether an epoch has begun and not ended."
-        return self.began is not None
-
-    def begin(self) -> None:
-        "An epoch begins. What others read from the same store between two epochs is not counted."
-        hits, misses = self._reads()
-        self.before = hits - self.hits, misses - self.misses
-        self._forget()
-        self.began, self.since = time.perf_counter(), self.clock.mark()
-
-    def timed(self, batches: Iterable[Any], train: bool) -> Iterator[Any]:
-        "What `batches` gives, timed; a loader that is gone over inside the step of another is part of that step."
-        if self.timing or not self.running:
-            yield from batches
-            return
-        self.timing = True
-        try:
-            iterator = iter(batches)
-            while True:
-                self._asked(self.clock.mark())
-                try:
-                    batch = next(iterator)
-                except StopIteration:
-                    self.ends.append((self.since, self.clock.mark()))
-                    return
-                self.arrived(train)
-                yield batch
-        finally:
-            self.timing = False
-
-    def arrived(self, train: bool) -> None:
-        "A batch is there."
-        self.hits, self.misses = (reads - before for reads, before in zip(self._reads(), self.before))
-        self.open.append([self.since, self.clock.mark(), None, train, self.hits, self.misses])
-
-    def done(self) -> None:
-        "The step is over; what comes next is waited for."
-        self._asked(self.clock.mark())
-
-    def _asked(self, now: Any) -> None:
-        self.since = now
-        if self.open and self.open[-1][2] is None:
-            self.open[-1][2] = now
-        while self.open and self.open[0][2] is not None and self.clock.passed(self.open[0][2]):
-            self._close_step()
-
-    def _close_step(self) -> None:
-        asked, there, after, train, hits, misses = self.open.popleft()
-        wait, compute = self.clock.seconds(asked, there), self.clock.seconds(there, after)
-        self.steps.append(Step(wait, compute, train, hits, misses))
-
-    def end(self) -> Epoch:
-        "The epoch is over."
-        assert self.began is not None
-        if self.open and self.open[-1][2] is None:  # nothing was asked for after the last batch
-            self.open[-1][2] = self.clock.mark()
-        while self.open:
-            self._close_step()
-        ending = sum(self.clock.seconds(first, last) for first, last in self.ends)
-        self.epochs.append(Epoch(self.steps, time.perf_counter() - self.began, ending))
-        self.began = None
-        self._forget()
-        return self.epochs[-1]
-
-    def close(self) -> None:
-        "Training is over, perhaps within an epoch, which then counts as far as it came; lets go of the data."
-        try:
-            if self.running and (self.open or self.steps):
-                self.end()
-            self.loaded = self._nearly_loaded()
-        finally:
-            self.began = None
-            self._forget()
-            self.data, self.lists, self.stores = None, [], []
-
-    def _nearly_loaded(self) -> bool:
-        "Whether all that is trained and validated with is cached, but for a share of `WARM_MISSES`."
-        lists = lists_of(self.data, ("train_ds", "valid_ds"))
-        if any(il.known_by_running() for il in lists):  # what they open is not worth running a user's code again
-            last = self.epochs[-2:]
-            return len(last) == 2 and self._missed(last[1].steps, last[0].steps[-1:]) <= WARM_MISSES
-        most = WARM_MISSES * sum(len(il.items) for il in lists)
+        None where only a user's code knows which images a list opens: it is not run again to answer this.
+        """
+        lists = lists_of(self.bunch, ("train_ds", "valid_ds"))
+        if any(il.known_by_running() for il in lists):
+            return None
+        most = most_missing * sum(len(il.items) for il in lists)
         missing = 0
-        for there in distinct(lists):
-            missing += not there
+        for cached in distinct(lists):
+            missing += not cached
             if missing > most:
                 return False
-        return self.in_memory
-
-    @staticmethod
-    def _missed(steps: Sequence[Step], before: Sequence[Step]) -> float:
-        "The share of misses in `steps`, which came after the step in `before`."
-        if not steps or not before:
-            return 1.0
-        hits, misses = steps[-1].hits - before[-1].hits, steps[-1].misses - before[-1].misses
-        return misses / (hits + misses) if hits + misses else 1.0
-
-    def warm(self) -> Optional[float]:
-        """When the cache became warm, in epochs since the start: 0 before the first, 1.5 in the middle of the second.
-
-        From there on at most a share of `WARM_MISSES` was a miss. None where nothing is in memory, or where at the end
-        more than that share was not.
-        """
-        steps = [step for epoch in self.epochs for step in epoch.steps]
-        if not self.in_memory or not steps or not (self._nearly_loaded() if self.loaded is None else self.loaded):
-            return None
-        places, reads, misses = [0.0], [0], [0]
-        for i, epoch in enumerate(self.epochs):
-            passed = 0.0
-            for step in epoch.steps:
-                passed += step.wait + step.compute
-                places.append(i + min(1.0, passed / max(epoch.seconds, 1e-9)))
-                reads.append(step.hits + step.misses)
-                misses.append(step.misses)
-            places[-1] = float(i + 1)
-        if not reads[-1]:  # of a list that opens nothing
-            return None
-        return next(
-            place
-            for place, read, missed in zip(places, reads, misses)
-            if misses[-1] - missed <= WARM_MISSES * (reads[-1] - read)
-        )
-
-    def _reads(self) -> Tuple[int, int]:
-        counts = [store.reads() for store in self.stores]
-        return sum(hits for hits, _ in counts), sum(misses for _, misses in counts)
+        return bool(self.stores)
 
 
-class Watched:
-    "What a loader's class is mixed with while an epoch runs: going over it is timed, and all else is as it was."
+class TimedLoader:
+    "A class mixed into a loader's own while an epoch runs: it times the iteration and changes nothing else."
 
     def __iter__(self) -> Iterator[Any]:
         batches: Iterator[Any] = super().__iter__()  # type: ignore[misc]
@@ -267,11 +51,11 @@ class Watched:
 
 
 def _follow(loader: Any, watch: Watch, train: bool) -> None:
-    "Let `watch` time `loader`, which may be timed by others, too."
+    "Let `watch` time `loader`, which other watches may be timing already."
     watches = vars(loader).setdefault("_watches", [])
-    if not isinstance(loader, Watched):
+    if not isinstance(loader, TimedLoader):
         cls = type(loader)
-        loader.__class__ = type(cls.__name__, (Watched, cls), {"__module__": cls.__module__})
+        loader.__class__ = type(cls.__name__, (TimedLoader, cls), {"__module__": cls.__module__})
     watches.append((watch, train))
 
 
@@ -286,25 +70,27 @@ def _leave(loader: Any, watch: Watch) -> None:
 
 
 class DataWait(LearnerCallback):
-    """Shows how much of training is waiting for images: `learn.fit(3, callbacks=[DataWait(learn)])`.
+    """Show how much of training is waiting for images: `learn.fit(3, callbacks=[DataWait(learn)])`.
 
-    Adds a column `data_wait` to the table of results: per cent of the epoch's seconds in which the model had no batch
+    This adds a column `data_wait` to the table of results: the percentage of the epoch in which the model had no batch
     to work on. Afterwards `learn.data_wait` has `epochs`, each with `wait` and `compute` in seconds and its `steps`;
     `warm`, when the cache became warm; and `plot()`. It works with fastai's own lists as well.
 
-    Waiting is what the loop spends in its data loaders, until a batch is there; on a GPU, until it has been copied, as
-    events on the GPU's stream tell: nothing is synchronised for them. Starting and ending workers is waiting, too. The
-    rest is computing, the work of other callbacks included. Costs some twenty microseconds a batch. A `fit` starts
-    anew; one that is interrupted keeps its last epoch as far as it came.
+    Waiting is the time that the loop spends in its data loaders until a batch has arrived. On a GPU a batch has arrived
+    once it has been copied there, as events on the GPU's stream tell; nothing is synchronised for that. Starting and
+    ending workers counts as waiting. Everything else is computing, the work of other callbacks included. The cost is
+    about twenty microseconds per batch. Each `fit` starts anew; one that is interrupted keeps its last epoch as far as
+    it came.
 
-    Give it to `fit` rather than to the learner; an exported learner leaves it out in either case.
+    Pass it to `fit` rather than to the learner. `learn.export` leaves it out in either case.
     """
 
-    _order = -1000  # before the recorder, whose table it adds to, and before those that change what it looks at
+    _order = -1000  # before the recorder, whose table it adds to, and before callbacks that change the data
 
     def __init__(self, learn: Any, watch: Optional[Watch] = None) -> None:
         super().__init__(learn)
-        self.watch, self.given = watch, watch is not None  # one that is given goes on from one `fit` to the next
+        self.watch, self.given = watch, watch is not None  # a watch that is given goes on from one `fit` to the next
+        self.bunch: Any = None  # which `watch` is timing
         self.active, self.nested, self.n_metrics = False, False, 0
         self.loaders: List[Any] = []
 
@@ -319,59 +105,67 @@ class DataWait(LearnerCallback):
         return None if self.watch is None else self.watch.warm()
 
     def on_train_begin(self, pbar: Any = None, metrics_names: Sequence[str] = (), **kwargs: Any) -> None:
-        "Begin anew, and announce the column; `validate`, perhaps in the midst of a `fit`, has no table."
+        "Start anew and announce the column. `validate`, perhaps in the middle of a `fit`, has no table."
         self.nested = pbar is None
         if self.nested:
             return
         if not self.given:
-            self.watch = Watch(self.learn.data)
+            self.watch = None
         self.active, self.n_metrics = True, len(metrics_names)
         self.learn.data_wait = self
         self.learn.recorder.add_metric_names(["data_wait"])
 
     def on_epoch_begin(self, **kwargs: Any) -> None:
-        "The first batch is waited for."
-        if self.watch is None or not self.active or self.nested:
+        "Begin to wait for the first batch."
+        if not self.active or self.nested:
             return
         self._leave_loaders()
-        data = self.learn.data
-        if data is not self.watch.data:
-            self.watch.look_at(data)
-        for loader, train in ((data.train_dl, True), (data.valid_dl, False)):
+        watch = self._watch(self.learn.data)
+        for loader, train in ((self.bunch.train_dl, True), (self.bunch.valid_dl, False)):
             if loader is not None:
-                with suppress(TypeError):  # a class that can't be mixed with is timed by what callbacks hear
-                    _follow(loader, self.watch, train)
+                with suppress(TypeError):  # a class that can't be mixed with: the callbacks below time its batches
+                    _follow(loader, watch, train)
                     self.loaders.append(loader)
-        self.watch.begin()
+        watch.begin()
+
+    def _watch(self, bunch: Any) -> Watch:
+        "Return the watch, set to `bunch`."
+        if self.watch is None:
+            self.watch = Watch(TimedBunch(bunch))
+        elif bunch is not self.bunch:
+            self.watch.set_data(TimedBunch(bunch))
+        self.bunch = bunch
+        return self.watch
 
     def on_batch_begin(self, train: bool = True, **kwargs: Any) -> None:
-        "A batch is there: of a loader that is not watched, such as one that came in the midst of the epoch."
+        "Note a batch of a loader that is not followed, such as one that was put in during the epoch."
         if self.watch is not None and self.watch.running and not (self.nested or self.watch.timing):
             self.watch.arrived(train)
 
     def on_batch_end(self, **kwargs: Any) -> None:
-        "The next one is waited for."
+        "Note that such a batch is done."
         if self.watch is not None and self.watch.running and not (self.nested or self.watch.timing):
             self.watch.done()
 
     def on_epoch_end(self, last_metrics: Any = None, **kwargs: Any) -> Optional[Dict[str, Any]]:
-        "Fill the column, the last of those that are there so far."
+        "Fill the column, the last of those that exist so far."
         nested, self.nested = self.nested, False
         if nested or self.watch is None or not self.watch.running:
             return None
         self._leave_loaders()
         share = round(self.watch.end().data_wait, 1)
         known = list(last_metrics or [None])
-        # Without a validation fastai has no metrics either, and would put ours below one of them.
+        # Without validation fastai has no metrics either, and would print ours in the column of one of them.
         known += [None] * (1 + self.n_metrics - len(known))
         return {"last_metrics": [*known, share]}
 
     def on_train_end(self, **kwargs: Any) -> None:
-        "Keep what there is of an epoch that was broken off."
+        "Keep what there is of an epoch that was interrupted."
         self._leave_loaders()
         if self.watch is not None and self.active and not self.given:
-            with suppress(RuntimeError):  # of a GPU that has failed: the other callbacks are to hear of it
+            with suppress(RuntimeError):  # from a GPU that has failed: the other callbacks must still run
                 self.watch.close()
+        self.bunch = None
         self.active = self.nested = False
 
     def _leave_loaders(self) -> None:
@@ -379,47 +173,24 @@ class DataWait(LearnerCallback):
             _leave(self.loaders.pop(), self.watch)
 
     def get_state(self, minimal: bool = True) -> Dict[str, Any]:
-        "Nothing: what was timed is not the learner's."
+        "Return nothing: times are no part of a saved learner."
         return {}
 
     def plot(self, ax: Any = None, return_fig: Optional[bool] = None) -> Any:
-        """Draw the epochs as stacked bars, computing below waiting, in seconds, and where the cache became warm.
+        """Draw the epochs as stacked bars in seconds, waiting on top of computing, and where the cache became warm.
 
-        Into `ax`, or a figure of its own, which is returned where `return_fig` or fastai's `defaults.return_fig` asks.
+        It draws into `ax`, or into a figure of its own. The figure is returned where `return_fig` or fastai's
+        `defaults.return_fig` is true.
         """
         if not self.epochs:
             raise ValueError("DataWait has seen no epoch yet: please run `learn.fit(1, callbacks=[DataWait(learn)])`.")
         from matplotlib import pyplot
 
         axes = pyplot.subplots()[1] if ax is None else ax
-        draw(axes, self.epochs, self.warm)
+        draw_epochs(axes, self.epochs, self.warm)
         axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, frameon=False)
         return axes.figure if ifnone(return_fig, defaults.return_fig) else None
 
     def __repr__(self) -> str:
         rows = [f"{i:>5}  {e.seconds:>8.2f}  {e.wait:>8.2f}  {e.data_wait:>5.1f} %" for i, e in enumerate(self.epochs)]
         return "\n".join(["epoch   seconds   waiting  data_wait", *rows])
-
-
-def draw(axes: Any, epochs: Sequence[Epoch], warm: Optional[float] = None) -> None:
-    "Draw `epochs` into `axes` as stacked bars, numbered as fastai numbers them, and a line where the cache got `warm`."
-    from matplotlib.ticker import MaxNLocator
-
-    width, numbers = 0.8, list(range(len(epochs)))
-    compute, wait = [epoch.compute for epoch in epochs], [epoch.wait for epoch in epochs]
-    axes.bar(numbers, compute, width, color=COMPUTE_COLOUR, label="computing")
-    axes.bar(numbers, wait, width, bottom=compute, color=WAIT_COLOUR, label="waiting for images")
-    if len(epochs) <= 12:
-        for number, epoch in zip(numbers, epochs):
-            top = (number, epoch.compute + epoch.wait)
-            axes.annotate(f"{epoch.data_wait:.0f} %", top, (0, 2), textcoords="offset points", ha="center", size=8)
-    if warm is not None:
-        whole, share = warm // 1, warm % 1
-        # Between two bars at the end of an epoch, at its share of a bar's width within one.
-        place = whole - 0.5 if share == 0 else whole + width * (share - 0.5)
-        axes.axvline(place, color="black", linestyle="--", linewidth=1, label="cache warm")
-    axes.set_xlabel("epoch")
-    axes.set_ylabel("seconds")
-    axes.set_xlim(-0.7, len(epochs) - 0.3)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.margins(y=0.12)

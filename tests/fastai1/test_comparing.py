@@ -19,7 +19,8 @@ from fastai.vision import ImageDataBunch, ImageList, SegmentationItemList, get_t
 from fastai.vision.gan import GANItemList
 
 import memlist as m
-from memlist.fastai1.waiting import Epoch, Step
+from memlist.fastai1.comparing import Run
+from memlist.timing.epochs import Epoch, Step
 
 
 @pytest.fixture(autouse=True)
@@ -147,7 +148,7 @@ def runs(*seconds: Any) -> m.Comparison:
     made = []
     for i, side in enumerate(seconds):
         epochs = [Epoch([Step(s - 1.0, 1.0, True, 0, 0)], s) for s in side]
-        made.append(m.comparing.Run(f"side {i}", epochs, 1.0 if i else None, 0.25))
+        made.append(Run(f"side {i}", epochs, 1.0 if i else None, 0.25))
     return m.Comparison(made)
 
 
