@@ -15,6 +15,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "buffers": ("batch.buffers",),
     "cachefile": ("store.cachefile",),
     "comparing": ("fastai1.comparing",),
+    "compat": ("fastai1.compat",),
     "decode": ("cache.decode",),
     "draws": ("fastai1.draws",),
     "family": ("cache.family",),
