@@ -40,11 +40,10 @@ TOPMOST: Dict[str, Set[str]] = {
     "memlist.former": {"memlist"},
 }
 
-# Lines, at most. Whatever is longer is named in LONGER, with the reason why it is not cut.
+# Lines, at most. Whatever is longer is named in LONGER (`"folder/file.py"`, `"folder/file.py:Class.method"`), with the
+# reason why it is not cut.
 MOST_IN_A_FILE, MOST_IN_A_CLASS, MOST_IN_A_FUNCTION = 500, 300, 60
-LONGER: Dict[str, str] = {
-    "batch/kernels.py": "one thing: the kernels, each next to its inverse, compiled together",
-}
+LONGER: Dict[str, str] = {}
 
 # First words of a docstring that make its reader look for the sentence. A function's says what it does, verb first.
 NO_BEGINNINGS = {"What", "Whether", "Of", "Who", "Where", "When", "As", "That", "How", "Beyond", "Without"}

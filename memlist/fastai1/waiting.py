@@ -101,7 +101,7 @@ class DataWait(LearnerCallback):
 
     @property
     def warm(self) -> Optional[float]:
-        "When the cache became warm, in epochs since the start of `fit`; see `Watch.warm`."
+        "The moment at which the cache became warm, in epochs since the start of `fit`; see `Watch.warm`."
         return None if self.watch is None else self.watch.warm()
 
     def on_train_begin(self, pbar: Any = None, metrics_names: Sequence[str] = (), **kwargs: Any) -> None:

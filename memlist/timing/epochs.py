@@ -56,7 +56,7 @@ class CountsReads(Protocol):
 
 
 class TimedData(Protocol):
-    "What a `Watch` has to know about the data whose batches it times."
+    "The data whose batches a `Watch` times, with what the watch has to know about it."
 
     @property
     def device(self) -> torch.device:
@@ -111,7 +111,7 @@ class Watch:
 
     @property
     def running(self) -> bool:
-        "Whether an epoch has begun and not ended."
+        "True from `begin` to `end` of an epoch."
         return self.began is not None
 
     def begin(self) -> None:
