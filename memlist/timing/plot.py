@@ -28,7 +28,7 @@ def draw_epochs(axes: Any, epochs: Sequence[Epoch], warm: Optional[float] = None
             top = (number, epoch.compute + epoch.wait)
             axes.annotate(f"{epoch.data_wait:.0f} %", top, (0, 2), textcoords="offset points", ha="center", size=8)
     if warm is not None:
-        axes.axvline(_place(warm), color="black", linestyle="--", linewidth=1, label="cache warm")
+        axes.axvline(_line_at(warm), color="black", linestyle="--", linewidth=1, label="cache warm")
     axes.set_xlabel("epoch")
     axes.set_ylabel("seconds")
     axes.set_xlim(-0.7, len(epochs) - 0.3)
@@ -36,7 +36,7 @@ def draw_epochs(axes: Any, epochs: Sequence[Epoch], warm: Optional[float] = None
     axes.margins(y=0.12)
 
 
-def _place(warm: float) -> float:
+def _line_at(warm: float) -> float:
     "Return the x of the line: between two bars at the end of an epoch, else at its share of the bar's width."
     whole, share = warm // 1, warm % 1
     return whole - 0.5 if share == 0 else whole + BAR_WIDTH * (share - 0.5)
