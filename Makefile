@@ -62,6 +62,7 @@ lint: $(VENV)/ready
 	$(RUN) -m ruff check
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
+	$(RUN) tests/house.py
 
 # The pairwise sample of the matrices: under ten minutes on two cores.
 test: lint

@@ -14,7 +14,7 @@ sys.path.insert(0, str(ROOT))
 
 import memlist  # noqa: E402
 from memlist.cache import filling  # noqa: E402
-from memlist.timing import waiting  # noqa: E402
+from memlist.timing import epochs  # noqa: E402
 
 project = "memlist"
 author = "the authors of memlist"
@@ -54,7 +54,7 @@ nitpicky = True
 nitpick_ignore_regex = [(r"py:class", r"(fastai|numpy|np|pandas)\..*")]
 
 # Docstrings that send their readers on to those of internal names, whose text stands here instead.
-DETAILS = {"memlist.InMemory.load_data": filling.load_data, "memlist.DataWait.warm": waiting.Watch.warm}
+DETAILS = {"memlist.InMemory.load_data": filling.load_data, "memlist.DataWait.warm": epochs.Watch.warm}
 
 
 def with_the_details(app: Any, what: str, name: str, obj: Any, options: Any, lines: List[str]) -> None:

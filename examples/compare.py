@@ -1,7 +1,7 @@
-"""The picture of the README: one training with fastai's list, with ours, and with transforms done a batch at a time.
+"""Draw the picture of the README: one training with fastai's list, with ours, and with transforms a batch at a time.
 
 `python examples/compare.py --out examples/waiting.svg` runs the three on crops of photographs, in turns.
-`python examples/compare.py FOLDER` takes your own pictures, in one subfolder a class.
+`python examples/compare.py FOLDER` takes your own pictures, in one subfolder per class.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from memlist import MemoryImageList
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, help="pictures in one subfolder a class")
+    parser.add_argument("folder", nargs="?", type=Path, help="pictures in one subfolder per class")
     parser.add_argument("--quick", action="store_true", help="fewer pictures, fewer epochs")
     parser.add_argument("--epochs", type=int, help="5, or 2 with --quick")
     parser.add_argument("--size", type=int, default=128, help="train at this size: 128")

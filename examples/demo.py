@@ -1,7 +1,7 @@
 """Train one classifier twice, from files and from RAM: the same losses to the last bit, and where the time goes.
 
 `python examples/demo.py` takes scikit-learn's handwritten digits, written out as PNG files.
-`python examples/demo.py FOLDER` takes your own pictures, in one subfolder a class.
+`python examples/demo.py FOLDER` takes your own pictures, in one subfolder per class.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from memlist import DataWait, ImageLoadError, MemoryImageList
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", nargs="?", type=Path, help="pictures in one subfolder a class")
+    parser.add_argument("folder", nargs="?", type=Path, help="pictures in one subfolder per class")
     parser.add_argument("--quick", action="store_true", help="fewer digits, fewer epochs")
     parser.add_argument("--epochs", type=int, help="5, or 3 with --quick")
     parser.add_argument("--size", type=int, help="train at this size: 128, for the digits 64")
-    # Without workers the parts of an epoch follow one another, so that their seconds add up. With workers images
-    # are made beside the model, and what an epoch takes depends on how many CPUs the two of them share.
+    # Without workers the parts of an epoch follow one another, so their seconds add up. With workers images are made
+    # while the model computes, and the time of an epoch depends on how many CPUs they share.
     parser.add_argument("--num_workers", type=int, default=0, help="worker processes of the DataLoader: 0")
     args = parser.parse_args()
     args.epochs = args.epochs or (3 if args.quick else 5)
@@ -46,29 +46,29 @@ def the_folder(args):
             yield folder
         return
     if not args.folder.is_dir():
-        sys.exit(f"{args.folder} is no folder.")
+        sys.exit(f"{args.folder} is not a folder.")
     files = get_image_files(args.folder, recurse=True)
     classes = sorted({file.parent.name for file in files})
     if len(files) < 10:
-        sys.exit(f"{args.folder} has {len(files)} images: at least 10 are needed, in one subfolder a class.")
+        sys.exit(f"{args.folder} has {len(files)} images: at least 10 are needed, in one subfolder per class.")
     if len(classes) < 2:
         sys.exit(f"All images of {args.folder} are in one folder, {classes[0]}: a classifier needs two classes.")
     yield args.folder
 
 
 def labelled(list_class, folder):
-    "The data block code of many a notebook; the class of the list is all that differs between the two runs."
+    "Build the lists as most notebooks do; only the class of the list differs between the two runs."
     return list_class.from_folder(folder).split_by_rand_pct(0.2, seed=pictures.SEED).label_from_folder()
 
 
 def bunch(lists, args, **kwargs):
-    tfms, bs = get_transforms(do_flip=args.folder is not None), min(32, len(lists.train))  # a mirrored 2 is no 2
+    tfms, bs = get_transforms(do_flip=args.folder is not None), min(32, len(lists.train))  # a mirrored 2 is not a 2
     data = lists.transform(tfms, size=args.size).databunch(bs=bs, num_workers=args.num_workers, **kwargs)
     return data.normalize(imagenet_stats)
 
 
 class Losses(Callback):
-    "Notes the loss of every batch, to the last bit."
+    "Record the loss of every batch, to the last bit."
 
     def __init__(self):
         self.losses = []
@@ -91,7 +91,7 @@ def train(data, epochs):
 
 
 def warm(values):
-    "The median of the epochs after the first, which pays for what torch sets up once."
+    "Return the median of the epochs after the first, in which torch sets things up."
     return median(values[1:] or values)
 
 
@@ -102,7 +102,7 @@ def milliseconds(function, i):
 
 
 def image_costs(*bunches):
-    "Milliseconds to open an image, and to open and transform it: the medians over a sample, for each data bunch."
+    "Return the median milliseconds to open an image, and to open and transform it, over a sample of each data bunch."
     functions = [f for data in bunches for f in (data.train_ds.x.get, data.train_ds.__getitem__)]
     sample = range(min(200, len(bunches[0].train_ds)))
     costs = [[milliseconds(function, i) for function in functions] for i in sample]
@@ -115,13 +115,13 @@ def row(name, *cells):
 
 
 def compare(folder, args):
-    "Train with both lists and print what came of it; whether the losses are the same."
+    "Train with both lists, print the results, and return whether the losses are the same."
     lists = labelled(MemoryImageList, folder)
     begun = time.perf_counter()
     try:
         lists.load_data(progress=sys.stdout.isatty())
     except ImageLoadError as error:
-        sys.exit(f"Please repair or remove what is no image:\n{error}")
+        sys.exit(f"Please repair or remove the files that are not images:\n{error}")
     load_seconds = time.perf_counter() - begun
     stock, memory = bunch(labelled(ImageList, folder), args), bunch(lists, args)
     n_train, n_valid = len(stock.train_ds), len(stock.valid_ds)
@@ -147,14 +147,14 @@ def compare(folder, args):
     nbytes, size_of = info.nbytes, pictures.size_of
     print(f"\nAn epoch from RAM is {warm(a.seconds) / warm(b.seconds):.2f} times as fast as one from files,", end=" ")
     print(f"opening an image {opening[0] / opening[1]:.1f} times.")
-    print("What is left is the model and the transforms, on which no cache has an influence: batch_tfms=True does them")
+    print("What is left is the model and the transforms, which no cache makes faster: batch_tfms=True does them")
     times, first = warm(a.waits) / max(warm(c.waits), 1e-9), abs(a.losses[0] - c.losses[0])
     print(
-        f"for a batch at a time, and its model waits {times:.1f} times less than stock's. Its first loss differs",
+        f"a batch at a time, and its model waits {times:.1f} times less than stock's. Its first loss differs",
         end=" ",
     )
-    print(f"by {first:.0e}; from there on they part as any two trainings do that differ in their last bits.")
-    print(f"RAM: {info.cached} of {info.total} images take {size_of(nbytes)}, a byte a pixel channel;", end=" ")
+    print(f"by {first:.0e}; after that they differ as any two trainings do whose last bits differ.")
+    print(f"RAM: {info.cached} of {info.total} images take {size_of(nbytes)}, one byte per pixel and channel;", end=" ")
     print(f"float32 would be {size_of(4 * nbytes)}, the files are {size_of(on_disk)}.")
     print(f"They were read from RAM {info.hits} times, and decoded while training {info.misses} times.")
 
@@ -164,7 +164,7 @@ def compare(folder, args):
     else:
         i = next((i for i, pair in enumerate(zip(a.losses, b.losses)) if pair[0] != pair[1]), len(a.losses))
         print(f"Losses: DIFFERENT from training batch {i + 1} of {len(a.losses)} on.")
-        print("If this was on a GPU, please try CUDA_VISIBLE_DEVICES='' to see whether it is the model that varies.")
+        print("If this was on a GPU, please try CUDA_VISIBLE_DEVICES='' to see whether the model itself varies.")
     print(f"purge() gave {pictures.size_of(memory.purge())} back.")
     return same
 
@@ -172,7 +172,7 @@ def compare(folder, args):
 def main():
     args = arguments()
     pictures.no_bars()
-    # fastai lets cuDNN choose algorithms by the clock, and then no two runs are the same.
+    # fastai lets cuDNN choose algorithms by timing them, and then no two runs are the same.
     torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic = False, True
     with the_folder(args) as folder:
         return 0 if compare(folder, args) else 1

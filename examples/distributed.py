@@ -1,9 +1,9 @@
-"""Two processes of one machine train on one copy of the images: DistributedDataParallel over a shared `cache_file`.
+"""Train in two processes on one copy of the images: DistributedDataParallel over a shared `cache_file`.
 
     torchrun --nproc_per_node=2 examples/distributed.py FOLDER CACHE_FILE [--epochs 2]
 
 Every rank names the same file, which holds the decoded images once, for all ranks and workers, and for the next run.
-Several machines: each has a file of its own, on a local disk. The engine is torch.distributed, nothing of memlist's.
+With several machines, each has a file of its own on a local disk. torch.distributed does the rest.
 On GPUs, fastai's own `learn.to_distributed(local_rank)` does what `distribute` does here.
 """
 
@@ -26,7 +26,7 @@ from memlist import MemoryImageList
 
 
 class NewOrderEveryEpoch(Callback):
-    "Without this, a DistributedSampler gives every epoch the order of the first."
+    "Give every epoch an order of its own: without this, a DistributedSampler repeats the first one."
 
     def __init__(self, sampler: DistributedSampler) -> None:
         self.sampler = sampler
@@ -36,14 +36,14 @@ class NewOrderEveryEpoch(Callback):
 
 
 def distribute(data: Any) -> Any:
-    "Give this rank its share of each epoch; the callback that `fit` needs for it."
+    "Give this rank its share of each epoch; return the callback that `fit` needs for it."
     sampler = DistributedSampler(data.train_ds)
     data.train_dl = data.train_dl.new(shuffle=False, sampler=sampler)
     return NewOrderEveryEpoch(sampler)
 
 
 def memory(path: str) -> Dict[str, int]:
-    "Bytes of the cache file that this process has mapped (Rss), and its share of them (Pss); Linux only."
+    "Return how many bytes of the cache file this process has mapped (Rss), and its share of them (Pss); Linux only."
     found, inside = {"Rss": 0, "Pss": 0}, False
     for line in Path("/proc/self/smaps").read_text().splitlines():
         if not line.split(" ", 1)[0].endswith(":"):
@@ -55,11 +55,11 @@ def memory(path: str) -> Dict[str, int]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", help="images, a subfolder a class")
+    parser.add_argument("folder", help="images, in one subfolder per class")
     parser.add_argument("cache_file")
     parser.add_argument("--epochs", type=int, default=2)
     parser.add_argument("--workers", type=int, default=0)
-    parser.add_argument("--load", action="store_true", help="load_data() in every rank first: they share the work")
+    parser.add_argument("--load", action="store_true", help="call load_data() in every rank first: they share the work")
     options = parser.parse_args()
     dist.init_process_group("gloo")
     torch.set_num_threads(1)
@@ -84,7 +84,7 @@ def main() -> None:
     info = data.cache_info()  # hits and misses are those of all ranks
     for ds in (data.train_ds, data.valid_ds):
         for i in range(len(ds)):
-            _ = ds.x[i]  # so that every rank has met every image: what they share is then all
+            _ = ds.x[i]  # now every rank has read every image, so all of them are shared
     dist.barrier()
     used = memory(os.path.realpath(options.cache_file))
     loss = float(learner.recorder.losses[-1])

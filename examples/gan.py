@@ -1,7 +1,7 @@
-"""A Wasserstein GAN on handwritten digits: the inputs are noise, the images are the targets.
+"""Train a Wasserstein GAN on handwritten digits: the inputs are noise, the images are the targets.
 
-First with `MemoryGANItemList`, then with fastai's own `GANItemList` and in-memory labels. Both are lists over one
-folder and so share one store: the second run decodes nothing.
+The first run uses `MemoryGANItemList`, the second one fastai's own `GANItemList` with in-memory labels. Both are lists
+over one folder and so share one store: the second run decodes nothing.
 """
 
 import argparse
@@ -29,7 +29,7 @@ def train(data, epochs):
     torch.manual_seed(pictures.SEED)
     generator = basic_generator(SIZE, n_channels=1, noise_sz=NOISE, n_features=32, n_extra_layers=1)
     critic = basic_critic(SIZE, n_channels=1, n_features=32, n_extra_layers=1)
-    # Adam without momentum and a rate without a schedule are what a Wasserstein critic likes.
+    # A Wasserstein critic trains best with Adam without momentum, at a constant rate.
     opt_func = partial(torch.optim.Adam, betas=(0.0, 0.99))
     learn = GANLearner.wgan(data, generator, critic, opt_func=opt_func, wd=0.0, show_img=False)
     learn.fit(epochs, 1e-3)
@@ -55,7 +55,7 @@ def main():
     with pictures.folder_for("gan") as folder:
         pictures.digits(folder, SIZE, most=320 if args.quick else None)
 
-        # `convert_mode` is the labels': they are the images. A byte a pixel instead of three.
+        # `convert_mode` goes to the labels, which are the images: one byte per pixel instead of three.
         noise = MemoryGANItemList.from_folder(folder, noise_sz=NOISE)
         data = bunch(noise.split_none().label_from_func(noop, convert_mode="L"))
         learn = train(data, epochs)

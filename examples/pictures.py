@@ -1,4 +1,4 @@
-"""What the examples share: folders of real pictures that scikit-learn and scikit-image ship, and plain output.
+"""Make folders of the pictures that scikit-learn and scikit-image ship, and keep the output of the examples plain.
 
 Nothing is downloaded, and the same call makes the same files. Scripts import this module first, before torch.
 """
@@ -12,9 +12,9 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from PIL import Image
 
-# An idle OpenMP thread spins unless told to sleep: on a busy machine small models then run ten times slower.
+# Idle OpenMP threads spin unless told to sleep, which makes small models ten times slower on a busy machine.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-# fastai 1 causes these on a current stack, and a reader of an example can do nothing about them.
+# fastai 1 causes these on a current stack, and readers of an example can do nothing about them.
 warnings.filterwarnings("ignore", message="pkg_resources")
 warnings.filterwarnings("ignore", message=".*pin_memory")
 warnings.filterwarnings("ignore", message=".*weight_norm")
@@ -24,7 +24,7 @@ SEED = 42
 
 @contextmanager
 def folder_for(name):
-    "A temporary folder that is gone afterwards."
+    "Make a temporary folder, and delete it afterwards."
     with TemporaryDirectory(prefix=f"memlist-{name}-") as folder:
         yield Path(folder)
 
@@ -59,7 +59,7 @@ def crops(folder, size, most, factor=2):
 def photographs(folder, size, most, quality=90):
     """Write `most` square crops of eight photographs, at random scales, as JPEGs: `folder/coffee/coffee_0042.jpg`.
 
-    A folder, and a name, says which photograph a crop was cut from: something for a classifier to learn.
+    Folder and name say which photograph a crop was cut from, which a classifier can learn.
     """
     from skimage import data
     from sklearn.datasets import load_sample_images
@@ -76,7 +76,7 @@ def photographs(folder, size, most, quality=90):
 
 
 def tiles(folder, size, most):
-    """Write `most` random tiles of a photograph of coins and one of a printed page, and what is what in them.
+    """Write `most` random tiles of a photograph of coins and one of a printed page, with their masks.
 
     The masks are made by thresholds: 1 where a coin is, 2 where ink is. Tiles for validation come from another part of
     the pictures: `folder/train/page_0042.png`, its mask `folder/masks/page_0042.png`.
@@ -99,7 +99,7 @@ def tiles(folder, size, most):
 
 
 def cut(random, picture, size, *others):
-    "The same random square of `picture` and of each of `others`."
+    "Cut the same random square out of `picture` and of each of `others`."
     top, left = (random.randint(side - size + 1) for side in picture.shape[:2])
     return [np.ascontiguousarray(one[top : top + size, left : left + size]) for one in (picture, *others)]
 
@@ -110,7 +110,7 @@ def save(image, path, **options):
 
 
 class NoBar:
-    "Stands in for a progress bar of fastprogress and draws nothing."
+    "Stand in for a progress bar of fastprogress and draw nothing."
 
     def __init__(self, steps, *args, **kwargs):
         self.steps = steps
@@ -130,7 +130,7 @@ def no_bars():
 
 
 def small_encoder(pretrained=False):
-    "The down half of a U-Net that a CPU can train in a minute; on a GPU take `models.resnet34` instead."
+    "Build the down half of a U-Net that a CPU can train in a minute; on a GPU, use `models.resnet34` instead."
     from fastai.layers import conv_layer
     from torch import nn
 
@@ -140,7 +140,7 @@ def small_encoder(pretrained=False):
 
 
 def small_arch(pretrained=False):
-    "An architecture for `cnn_learner` that a CPU can train in a minute; on a GPU take `models.resnet34` instead."
+    "Build a network for `cnn_learner` that a CPU can train in a minute; on a GPU, use `models.resnet34` instead."
     from torch import nn
 
     return nn.Sequential(*small_encoder(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(64, 1000))

@@ -1,6 +1,6 @@
-"""Segmentation from RAM: coins and print against their background, pictures and masks in one store.
+"""Segment coins and print from their background, with pictures and masks in one store.
 
-The masks hold a class a pixel and are kept as the bytes that they are on disk.
+The masks hold one class per pixel and are kept as the bytes that they are on disk.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def main():
         info, pixels = data.cache_info(), 64 * 64 * (len(data.train_ds) + len(data.valid_ds))
         print(f"{len(data.train_ds)} tiles to train on, {len(data.valid_ds)} to validate: {info.cached} of", end=" ")
         print(f"{info.total} images loaded, {pictures.size_of(info.nbytes)}.")
-        print(f"That is {info.nbytes / pixels:.2f} bytes a pixel: 3 of a picture, 1 of its mask.")
+        print(f"That is {info.nbytes / pixels:.2f} bytes per pixel: 3 for a picture, 1 for its mask.")
 
         learn = unet_learner(data, pictures.small_encoder, cut=4, pretrained=False, metrics=accuracy_of_pixels)
         learn.fit_one_cycle(epochs, 3e-3)

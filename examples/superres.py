@@ -1,7 +1,7 @@
-"""Super-resolution from RAM: small JPEGs of photographs in, the photographs out; first by pixel loss, then as a GAN.
+"""Make photographs of small JPEGs: super-resolution, first with a loss over pixels, then as a GAN.
 
-Inputs and targets are images, and every list here is over one folder, hence over one store: each file is decoded
-once, however many lists, roles and sizes it serves.
+Inputs and targets are images, and every list here is over one folder and so uses one store: each file is decoded once,
+however many lists, roles and sizes need it.
 """
 
 import argparse
@@ -25,7 +25,7 @@ def high_of(file):
 
 
 def pairs(folder):
-    # `include` and not `folder / "low"`: the lists of one dataset find their store by their path.
+    # `include` instead of `folder / "low"`, because lists find their store by their path.
     lists = MemoryImageImageList.from_folder(folder, include=["low"]).split_by_rand_pct(0.1, seed=pictures.SEED)
     return lists.label_from_func(high_of)
 
@@ -35,24 +35,26 @@ def bunch(lists):
 
 
 def generator_learner(data):
-    """A U-Net that makes what the enlarged image lacks: from scratch it has no time to learn to copy its input, so it
-    starts from none."""
+    """Build a U-Net that adds what the enlarged image lacks.
+
+    It starts by adding nothing: trained from scratch, it has no time to learn to copy its input.
+    """
     learn = unet_learner(data, pictures.small_encoder, cut=4, pretrained=False, loss_func=MSELossFlat())
     nn.init.zeros_([layer for layer in learn.model.modules() if isinstance(layer, nn.Conv2d)][-1].weight)
     return Learner(data, SequentialEx(learn.model, MergeLayer()), loss_func=MSELossFlat())
 
 
 def critic_learner(folder):
-    "What tells a photograph from an enlarged JPEG; the GAN starts with it."
+    "Build a critic that tells photographs from enlarged JPEGs; the GAN starts with it."
     lists = MemoryImageList.from_folder(folder, include=["low", "high"]).split_by_rand_pct(0.1, seed=pictures.SEED)
     lists = lists.label_from_folder(classes=["low", "high"])
-    print(f"The critic's list: {lists.cache_info().cached} of {lists.cache_info().total} images are there already.")
+    print(f"The critic's list: {lists.cache_info().cached} of {lists.cache_info().total} images are in memory already.")
     data = lists.transform(get_transforms(), size=SIZE).databunch(bs=32, num_workers=0).normalize(imagenet_stats)
     return Learner(data, gan_critic(nf=16, n_blocks=2), loss_func=AdaptiveLoss(nn.BCEWithLogitsLoss()), wd=1e-3)
 
 
 def error_of(function, data):
-    "The mean squared error on the validation set, in units of the normalised pixels."
+    "Return the mean squared error on the validation set, in units of the normalised pixels."
     with torch.no_grad():
         errors = [nn.functional.mse_loss(function(x), y, reduction="none").mean((1, 2, 3)) for x, y in data.valid_dl]
     return torch.cat(errors).mean().item()
@@ -74,8 +76,8 @@ def main():
         print(f"{len(lists.train)} pairs to train on, {len(lists.valid)} to validate: {info.cached} of", end=" ")
         print(f"{info.total} images loaded, {pictures.size_of(info.nbytes)}.")
 
-        # The store keeps what the files hold, and sizes are a matter of transforms: one size for both images of a pair
-        # (the input is enlarged, a random flip is the same for both), or with `transform_y` one for each.
+        # The store keeps what the files hold; transforms decide the sizes. Both images of a pair have one size (the
+        # input is enlarged, a random flip is the same for both), or with `transform_y` each has its own.
         x, y = bunch(pairs(folder).transform(size=SIZE // 2).transform_y(size=SIZE)).one_batch()
         print(f"transform_y: inputs {tuple(x.shape[-2:])}, targets {tuple(y.shape[-2:])}.")
         data = bunch(lists.transform(get_transforms(max_warp=0), size=SIZE, tfm_y=True))

@@ -1,37 +1,34 @@
-"""`python -m memlist`: look at a cache file, check and empty it, and plan what a folder of images will need."""
+"""`python -m memlist`: look at a cache file, check and empty it, and plan what a folder of images will need.
+
+`info`, `check` and `purge` need NumPy and psutil. `plan` needs Pillow, too, and fastai 1 to measure how long loading
+takes. So everything else is imported only where it is used.
+"""
 
 from __future__ import annotations
 
 import argparse
+import mimetypes
 import os
 import sys
 import warnings
-from importlib import metadata
+from importlib import import_module, metadata
 from time import perf_counter
 from typing import Any, List, Optional, Sequence, Tuple
 
-import fastai
-import numpy as np
-import PIL.Image
-import torch
-from fastai.vision.data import get_image_files
-
 from . import __version__
-from .batch import render
-from .cache.decode import reduced
-from .cache.progress import duration
-from .fastai1 import compat
-from .fastai1.lists import MemoryImageList
 from .store import cachefile, system
 from .store.store import ImageStore
 from .store.system import format_size
 
-# Of a folder, how many headers are read and how many images are decoded for an estimate.
+# For an estimate, so many headers of a folder are read, and so many images are decoded.
 HEADERS, DECODED = 2000, 48
 CHANNELS = 3
+# The packages whose versions matter, and their modules, which know best: torch's names its CUDA. numba is apart, since
+# importing it takes long and may fail.
+STACK = {"fastai": "fastai", "torch": "torch", "numpy": "numpy", "pillow": "PIL"}
 
 
-def info(path: str) -> int:
+def print_info(path: str) -> int:
     "Print what the cache file `path` holds."
     store = _existing(path)
     records, nbytes, most, _, _ = store.info()
@@ -45,8 +42,8 @@ def info(path: str) -> int:
     return 0
 
 
-def check(path: str, fix: bool) -> int:
-    "Print what is wrong with the cache file `path`; 1 if anything is and is left so."
+def print_problems(path: str, fix: bool) -> int:
+    "Print what is wrong with the cache file `path`; return 1 if anything is and stays so."
     store = _existing(path)
     problems = store.check(fix)
     for problem in problems:
@@ -60,19 +57,19 @@ def check(path: str, fix: bool) -> int:
     return int(bool(problems) and not fix)
 
 
-def purge(path: str) -> int:
+def empty(path: str) -> int:
     "Empty the cache file `path`."
     store = _existing(path)
     print(f"{format_size(store.purge(file=True))} of pixels emptied out of {store.cache_file}")
     return 0
 
 
-def plan(folder: str, size: Optional[int]) -> int:
+def print_plan(folder: str, size: Optional[int]) -> int:
     "Print what the images under `folder` need in memory, whether it fits, and how long loading them takes."
     if not os.path.isdir(folder):
         print(f"{folder!r} is no folder", file=sys.stderr)
         return 2
-    files = sorted(map(str, get_image_files(folder, recurse=True)))
+    files = _images_under(folder)
     sizes, bad = _sizes(files[:: max(1, len(files) // HEADERS)])
     if not sizes:
         print(
@@ -89,18 +86,36 @@ def plan(folder: str, size: Optional[int]) -> int:
         need = round(sum(_bytes(one, most) for one in sizes) / len(sizes) * (len(files) - bad))
         fits = "all of it fits" if need <= room else f"{100 * room // need} % of it fits"
         name = "at full size" if most is None else f"with max_size={most}"
-        time = duration(_seconds(files, most))
-        print(f"{name}: {format_size(need)} decoded{sampled}, {fits}; load_data() takes about {time}")
+        print(f"{name}: {format_size(need)} decoded{sampled}, {fits}; {_loading_time(files, most)}")
     return 0
 
 
+def _images_under(folder: str) -> List[str]:
+    "Return the files that fastai takes for images: by their extension, outside of hidden folders."
+    extensions = {extension for extension, kind in mimetypes.types_map.items() if kind.startswith("image/")}
+    found: List[str] = []
+    for path, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [
+            os.path.join(path, name)
+            for name in names
+            if not name.startswith(".") and os.path.splitext(name)[1].lower() in extensions
+        ]
+    return sorted(found)
+
+
 def _bytes(size: Tuple[int, int], most: Optional[int]) -> int:
+    "Return what an image of this width and height takes decoded, in bytes."
+    from .cache.decode import reduced
+
     width, height = reduced(size, most)
     return width * height * CHANNELS
 
 
 def _sizes(files: Sequence[str]) -> Tuple[List[Tuple[int, int]], int]:
-    "Width and height of each of `files`, from its header, and how many have none."
+    "Return width and height of each of `files`, from its header, and how many have none."
+    import PIL.Image
+
     found, bad = [], 0
     for file in files:
         try:
@@ -111,8 +126,13 @@ def _sizes(files: Sequence[str]) -> Tuple[List[Tuple[int, int]], int]:
     return found, bad
 
 
-def _seconds(files: Sequence[str], most: Optional[int]) -> float:
-    "How long `load_data()` would take for `files`: measured on an even sample of them, with as many threads."
+def _loading_time(files: Sequence[str], most: Optional[int]) -> str:
+    "Say how long `load_data()` takes for `files`: measured on an even sample of them, with as many threads."
+    try:
+        from .cache.progress import duration
+        from .fastai1.lists import MemoryImageList
+    except ImportError as error:
+        return f"how long load_data() takes can be measured only with fastai 1 ({error})"
     sample = list(files[:: max(1, len(files) // DECODED)])[:DECODED]
     store = ImageStore(system.DEFAULT_SHARE)
     with warnings.catch_warnings():
@@ -120,32 +140,56 @@ def _seconds(files: Sequence[str], most: Optional[int]) -> float:
         il = MemoryImageList(sample, path="/", store=store, max_size=most)
         begun = perf_counter()
         il.load_data(progress=False, on_error="warn")
-    return (perf_counter() - begun) * len(files) / len(sample)
+    seconds = (perf_counter() - begun) * len(files) / len(sample)
+    return f"load_data() takes about {duration(seconds)}"
 
 
 def _existing(path: str) -> ImageStore:
-    "The store over a file that is there: none is made for a mistyped name."
+    "Return the store of a cache file that exists: a mistyped name must not create one."
     if not os.path.exists(path):
         raise cachefile.CacheFileError(path, "does not exist.")
     return ImageStore(cache_file=path)
 
 
 def versions() -> str:
-    "What a bug report has to say: our version, the stack's, and which repairs of fastai are in force."
+    "Return what a bug report needs: our version, the versions of the stack, and which repairs of fastai are in force."
+    stack = ", ".join(_with_version(name, module) for name, module in STACK.items())
     try:
-        numba = f"numba {metadata.version('numba')}{' (unusable)' if render.without_kernels() else ''}"
-    except metadata.PackageNotFoundError:
-        numba = "no numba"
-    stack = f"fastai {fastai.__version__}, torch {torch.__version__}, numpy {np.__version__}, pillow {PIL.__version__}"
+        from .fastai1 import compat
+
+        repairs = ", ".join(compat.applied()) or "none"
+    except ImportError:
+        repairs = "none, since fastai 1 can't be imported"
     return (
         f"memlist {__version__}\n"
-        f"python {sys.version.split()[0]} on {sys.platform}, {stack}, {numba}\n"
-        f"repairs: {', '.join(compat.applied()) or 'none'}"
+        f"python {sys.version.split()[0]} on {sys.platform}, {stack}, {_numba()}\n"
+        f"repairs: {repairs}"
     )
 
 
+def _with_version(name: str, module: str) -> str:
+    "Return the name of a package with its version, or say that there is none."
+    try:
+        return f"{name} {import_module(module).__version__}"
+    except ImportError:
+        return f"no {name}"
+
+
+def _numba() -> str:
+    "Return numba's version, and whether the kernels can be compiled with it."
+    try:
+        version = metadata.version("numba")
+    except metadata.PackageNotFoundError:
+        return "no numba"
+    try:
+        from .batch import render
+    except ImportError:  # it needs torch
+        return f"numba {version}"
+    return f"numba {version}{' (unusable)' if render.without_kernels() else ''}"
+
+
 class _Version(argparse.Action):
-    "Looks for versions only when asked."
+    "Print the versions, which are looked up only then."
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
         print(versions())
@@ -153,9 +197,10 @@ class _Version(argparse.Action):
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    "The command; 0 for success, 1 for problems found, 2 for what can't be used."
+    "Run the command; return 0 for success, 1 for problems found, 2 for what can't be used."
     codes = "Exits with 0; with 1 where check finds problems and leaves them; with 2 for what can't be used."
-    parser = argparse.ArgumentParser(prog="python -m memlist", description=__doc__, epilog=codes)
+    about = (__doc__ or "").partition("\n")[0]
+    parser = argparse.ArgumentParser(prog="python -m memlist", description=about, epilog=codes)
     parser.add_argument("--version", action=_Version, nargs=0, help="the versions that a bug report needs")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
@@ -178,12 +223,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         parser.error(f"--size {chosen.size}: use a number of pixels")
     try:
         if chosen.command == "info":
-            return info(chosen.file)
+            return print_info(chosen.file)
         if chosen.command == "check":
-            return check(chosen.file, chosen.fix)
+            return print_problems(chosen.file, chosen.fix)
         if chosen.command == "purge":
-            return purge(chosen.file)
-        return plan(chosen.folder, chosen.size)
+            return empty(chosen.file)
+        return print_plan(chosen.folder, chosen.size)
     except cachefile.CacheFileError as error:
         print(error, file=sys.stderr)
         return 2

@@ -14,8 +14,8 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "batches": ("fastai1.batches",),
     "buffers": ("batch.buffers",),
     "cachefile": ("store.cachefile",),
+    "comparing": ("fastai1.comparing",),
     "compat": ("fastai1.compat",),
-    "comparing": ("timing.comparing",),
     "decode": ("cache.decode", "fastai1.decoders", "fastai1.whole", "batch.pixels", "cache.randomness"),
     "draws": ("fastai1.draws",),
     "family": ("fastai1.family",),
@@ -29,7 +29,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "plain": ("cache.plain",),
     "progress": ("cache.progress",),
     "render": ("batch.render",),
-    "waiting": ("timing.waiting",),
+    "waiting": ("fastai1.waiting", "timing.epochs", "timing.clocks"),
 }
 
 #: Public names that need fastai 1.

@@ -58,7 +58,7 @@ def test_demo_of_a_users_folder_with_workers(folder):
 @pytest.mark.parametrize(
     ("classes", "message"),
     [
-        ([], "has 0 images: at least 10 are needed, in one subfolder a class."),
+        ([], "has 0 images: at least 10 are needed, in one subfolder per class."),
         (["all"], "are in one folder, all: a classifier needs two classes."),
     ],
 )
@@ -85,7 +85,7 @@ def test_gan(tmp_path):
 def test_segmentation():
     text = output("segmentation.py", "--quick")
     assert "240 of 240 images loaded" in text
-    assert "That is 4.00 bytes a pixel: 3 of a picture, 1 of its mask." in text
+    assert "That is 4.00 bytes per pixel: 3 for a picture, 1 for its mask." in text
     assert re.search(r"epoch 1: loss \d+\.\d+, accuracy 0\.\d+", text)
 
 
@@ -94,7 +94,7 @@ def test_superres():
     assert "320 of 320 images loaded" in text
     assert "transform_y: inputs (16, 16), targets (32, 32)." in text
     assert "tfm_y=True:  inputs (32, 32), targets (32, 32)." in text
-    assert "The critic's list: 320 of 320 images are there already." in text
+    assert "The critic's list: 320 of 320 images are in memory already." in text
     assert re.search(r"GAN of 9 batches: critic's loss \d", text)
     assert "An autoencoder's 160 inputs and 160 targets are 160 images in RAM" in text
     assert ", 0 files decoded while training." in text

@@ -30,7 +30,7 @@ from memlist.batch import render
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of the repository's files, those that no sdist carries.
-LEFT_OUT = {".ci/run", ".gitignore"}
+LEFT_OUT = {".ci/run", ".github/workflows/ci.yml", ".gitignore", ".pre-commit-config.yaml"}
 # What lies in people's checkouts and belongs to nobody but them.
 JUNK = [
     "docs/_build/html/index.html",

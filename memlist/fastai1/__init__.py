@@ -9,10 +9,9 @@ It may import every other folder but other front ends. `compat` comes first: the
 """
 
 from . import compat  # isort: skip
-from ..timing.comparing import Comparison, compare
-from ..timing.waiting import DataWait
 from . import attach as attach
 from .bunch import MemoryImageDataBunch
+from .comparing import Comparison, compare
 from .lists import (
     MemoryGANItemList,
     MemoryImageImageList,
@@ -24,6 +23,7 @@ from .lists import (
     MemorySegmentationLabelList,
 )
 from .mixin import InMemory
+from .waiting import DataWait
 
 __all__ = [
     "Comparison",

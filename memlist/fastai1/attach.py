@@ -19,11 +19,11 @@ from fastai.torch_core import try_int
 from fastai.vision.image import ImagePoints
 
 from ..cache.info import CacheInfo
-from ..timing.waiting import DataWait
 from . import work
 from .batches import BatchDeviceDataLoader, batched, checked, default_workers, release
 from .lists import lists_of, parts, stock_class
 from .mixin import InMemory
+from .waiting import DataWait
 
 
 def _lists_or_error(self: Any) -> List[InMemory]:

@@ -1,19 +1,19 @@
 """Repairs of fastai 1 for the stacks that came after it.
 
 PyTorch, NumPy and pandas have moved on since fastai 1.0.61, the last fastai 1. What that broke is repaired
-here, as a side effect of `import memlist`: one small function a fault, each of which acts only where its
-fault is present. `applied()` names the repairs in force.
+here, as a side effect of `import memlist`: one small function per fault, which acts only where its fault
+is present. `applied()` names the repairs in force.
 
-It all happens inside fastai's own modules: torch, NumPy and pandas stay as they are for everybody else.
+All of it happens inside fastai's own modules: torch, NumPy and pandas stay as they are for everybody else.
 Two tools do the work:
 
 - `_rebind` puts a new function wherever fastai holds the old one. A fastai module that is imported later
   gets the new one, too, by its `from .core import *`.
 - `_lend` shows one fastai module a torch, NumPy or pandas in which a few names are exchanged. fastai's
-  code then runs as it stands, where a repaired copy of it would have to follow every release.
+  code then runs unchanged, where a repaired copy of it would have to follow every release.
 
 The repairs cover what `fastai.vision` uses. `fastai.text`, `fastai.tabular` and `fastai.collab` have
-faults of their own, which stay: to import those modules only to repair them would cost everybody time and
+faults of their own, which stay: importing those modules only to repair them would cost everybody time and
 dependencies.
 """
 
@@ -36,7 +36,7 @@ __all__ = ["applied"]
 
 
 def _solve(b: torch.Tensor, a: torch.Tensor) -> Tuple[torch.Tensor]:
-    """What `torch.solve` did, as it was called and as it answered, less the LU factors that nobody reads."""
+    """Do what `torch.solve` did, with its arguments and its result, except for the LU factors that nobody reads."""
     return (torch.linalg.solve(a, b),)
 
 
@@ -44,7 +44,7 @@ def _solve(b: torch.Tensor, a: torch.Tensor) -> Tuple[torch.Tensor]:
 def _gesv_while_importing() -> Iterator[None]:
     """Let `fastai.vision.transform` be imported where torch has neither `solve` nor `gesv`.
 
-    It takes one of the two while it is imported, before there is anything to repair. torch is left as it
+    It looks for one of the two while it is imported, before there is anything to repair. torch is left as it
     was.
     """
     if hasattr(torch, "solve") or hasattr(torch, "gesv"):
@@ -59,7 +59,7 @@ def _gesv_while_importing() -> Iterator[None]:
 
 try:
     with _gesv_while_importing(), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # nobody here can mend that
+        warnings.filterwarnings("ignore", message="pkg_resources is deprecated")  # which is fastai's own affair
         from fastai import basic_data, basic_train, core, data_block, torch_core
         from fastai.vision import data, image, interpret, learner, transform
 except ModuleNotFoundError as error:
@@ -106,19 +106,19 @@ def _rebind(old: object, new: object) -> None:
 
 
 def _is_ours(function: Callable[..., Any]) -> bool:
-    """Whether `function` is a repair already, as it is when this module is reloaded."""
+    """Return whether `function` is a repair already, as it is when this module is reloaded."""
     return function.__module__ == __name__
 
 
 def _quietly(probe: Callable[[], Any]) -> Any:
-    """What `probe` returns. A stack that only warns has no fault yet, and nobody asked it to warn here."""
+    """Return what `probe` returns, without warnings: a stack that only warns has no fault yet."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return probe()
 
 
 def _fails(probe: Callable[[], Any], fault: type[Exception]) -> bool:
-    """Whether `probe` raises `fault`."""
+    """Return whether `probe` raises `fault`."""
     try:
         _quietly(probe)
     except fault:
@@ -309,5 +309,5 @@ _IN_FORCE: Tuple[str, ...] = tuple(repair.__name__ for repair in REPAIRS if repa
 
 
 def applied() -> Tuple[str, ...]:
-    """The names of the repairs in force; the docstring of the function of that name tells about each."""
+    """Return the names of the repairs in force; the docstring of the function of that name describes each."""
     return _IN_FORCE

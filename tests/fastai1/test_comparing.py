@@ -19,8 +19,8 @@ from fastai.vision import ImageDataBunch, ImageList, SegmentationItemList, get_t
 from fastai.vision.gan import GANItemList
 
 import memlist as m
-from memlist.timing.comparing import Run
-from memlist.timing.waiting import Epoch, Step
+from memlist.fastai1.comparing import Run
+from memlist.timing.epochs import Epoch, Step
 
 
 @pytest.fixture(autouse=True)

@@ -1,4 +1,4 @@
-"""Stock list and memory list side by side: `compare` runs the same code with both and shows where the time goes."""
+"""`compare`: run the same code with fastai's list and with ours, and show where the time goes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import gc
 import html
 import io
 import random
+from functools import partial
 from statistics import median
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -18,10 +19,12 @@ from fastai.vision.data import ImageList
 
 from ..cache.progress import in_notebook, progress, say
 from ..cache.randomness import random_states
-from ..fastai1.bunch import MemoryImageDataBunch
-from ..fastai1.lists import MemoryImageList
-from ..fastai1.mixin import InMemory
-from .waiting import DataWait, Epoch, Watch, draw
+from ..timing.epochs import Epoch, Watch
+from ..timing.plot import draw_epochs
+from .bunch import MemoryImageDataBunch
+from .lists import MemoryImageList
+from .mixin import InMemory
+from .waiting import DataWait, TimedBunch
 
 
 class Run(NamedTuple):
@@ -34,31 +37,31 @@ class Run(NamedTuple):
 
     @property
     def later(self) -> List[Epoch]:
-        "The epochs after the first, which fills the cache; the first, where there is no other."
+        "The epochs after the first, which fills the cache; the first epoch where there is no other."
         return self.epochs[1:] or self.epochs
 
     @property
     def seconds(self) -> float:
-        "Seconds of a later epoch, their median."
+        "Median seconds of a later epoch."
         return median(epoch.seconds for epoch in self.later)
 
     @property
     def wait(self) -> float:
-        "Seconds that a later epoch waits for its batches, their median."
+        "Median seconds that a later epoch waits for its batches."
         return median(epoch.wait for epoch in self.later)
 
 
 class Comparison:
-    "What `compare` found: its `runs`, stock's first. Printed, and shown in a notebook, it is a table."
+    "The result of `compare`: its `runs`, fastai's own first. It prints as a table, and a notebook shows it as one."
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = list(runs)
 
     def plot(self, axes: Optional[Sequence[Any]] = None, return_fig: Optional[bool] = None) -> Any:
-        """Draw the runs beside one another in one scale, their epochs as `DataWait.plot` draws them.
+        """Draw the runs next to one another on one scale, with their epochs as `DataWait.plot` draws them.
 
-        Into `axes`, one a run, or a figure of its own, which is returned where `return_fig` or `defaults.return_fig`
-        asks.
+        It draws into `axes`, one per run, or into a figure of its own. The figure is returned where `return_fig` or
+        fastai's `defaults.return_fig` is true.
         """
         from matplotlib import pyplot
 
@@ -68,7 +71,7 @@ class Comparison:
         drawn: Any = pyplot.subplots(1, n, **own)[1] if axes is None else axes
         flat = list(np.ravel(np.asarray(drawn, object)))
         for axis, run, times in zip(flat, self.runs, self._times()):
-            draw(axis, run.epochs, run.warm)
+            draw_epochs(axis, run.epochs, run.warm)
             axis.set_title(run.name if run is self.runs[0] else f"{run.name}\n{times}")
             if axis is not flat[0]:
                 axis.set_ylabel("")
@@ -118,34 +121,35 @@ def compare(
     seed: int = 0,
     show: bool = True,
 ) -> Comparison:
-    """Run the same code with fastai's list and with ours, under a bar, and show both.
+    """Run the same code with fastai's list and with ours, under a progress bar, and show both.
 
     - `make`: a function that builds a `DataBunch` with the list class it is given: `lambda cls: cls.from_folder(…)…`
-    - `learner`: a function from a `DataBunch` to a `Learner`, which is trained; without one batches are delivered and
-      nothing is computed, so that all of an epoch is waiting
-    - `epochs`: so many for each side; the first fills the cache, unless something has done so: `make` that ends in
-      `load_data()`, or a list over the same path that is still alive. The table then says "warm"
+    - `learner`: a function from a `DataBunch` to a `Learner`, which is trained. Without it batches are delivered and
+      nothing is computed, so that the whole epoch is waiting
+    - `epochs`: the number of epochs for each side. The first one fills the cache, unless it is full already: because
+      `make` ends in `load_data()`, or because a list over the same path is still alive. The table then says "warm"
     - `classes`: fastai's list and its twin, such as `(SegmentationItemList, MemorySegmentationItemList)`; the two data
-      bunches, `(ImageDataBunch, MemoryImageDataBunch)`; or a list of your own and the in-memory one of it
-    - `also`: more data bunches to run beside the two, made by functions of nothing: `{"batch_tfms=True": lambda: …}`
-    - `seed`: of the models, and of every epoch; random generators are left as they were
-    - `show`: draw the picture in a notebook, where the result shows itself as a table; elsewhere, print the table
+      bunches, `(ImageDataBunch, MemoryImageDataBunch)`; or a list of your own and its in-memory twin
+    - `also`: more data bunches to run, each made by a function without arguments: `{"batch_tfms=True": lambda: …}`
+    - `seed`: seeds the models and every epoch. Random generators are left as they were
+    - `show`: in a notebook draw the picture (the result shows itself as a table); elsewhere print the table
 
-    The sides take turns, epoch by epoch, so that what else the machine does meets both. fastai's list goes first, and
-    its first epoch is the only one that may have to read from a cold disk. Raises TypeError where `make` does not use
-    the class it is given. Costs `epochs` epochs of each side, and the memory of as many models.
+    The sides take turns, epoch by epoch, so that other work on the machine slows all of them. fastai's list goes first:
+    only its first epoch may have to read from a cold disk. Costs `epochs` epochs of each side and the memory of one
+    model per side. Raises TypeError where `make` does not use the class that it is given.
     """
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs={epochs!r}: use a number of epochs for each side")
     states = random_states()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):  # the GPUs' generators, which `states` has not
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # the GPUs' generators, which are not among `states`
         try:
-            sides = [_Side(cls.__name__, lambda cls=cls: make(cls), learner, seed) for cls in classes]  # type: ignore[misc]
-            sides += [_Side(name, other, learner, seed) for name, other in (also or {}).items()]
+            sides = [_RunningSide(cls.__name__, partial(make, cls), learner, seed) for cls in classes]
+            sides += [_RunningSide(name, other, learner, seed) for name, other in (also or {}).items()]
             for side, cls in zip(sides, classes):
-                if issubclass(cls, (InMemory, MemoryImageDataBunch)) != bool(side.watch.lists):
+                held = side.watch.in_memory
+                if issubclass(cls, (InMemory, MemoryImageDataBunch)) != held:
                     raise TypeError(
-                        f"compare: the data bunch made with {cls.__name__} holds {'an' if side.watch.lists else 'no'} "
+                        f"compare: the data bunch made with {cls.__name__} holds {'an' if held else 'no'} "
                         "in-memory list: please build it with the class that your function is given."
                     )
             _take_turns(sides, epochs, seed)
@@ -159,7 +163,7 @@ def compare(
     return found
 
 
-def _take_turns(sides: Sequence[_Side], epochs: int, seed: int) -> None:
+def _take_turns(sides: Sequence[_RunningSide], epochs: int, seed: int) -> None:
     shown, done = progress(epochs * len(sides), "compare", "epochs"), 0
     try:
         for epoch in range(epochs):
@@ -173,8 +177,8 @@ def _take_turns(sides: Sequence[_Side], epochs: int, seed: int) -> None:
         shown.close(done)
 
 
-class _Side:
-    "One side while it runs."
+class _RunningSide:
+    "One side of a comparison while it runs."
 
     def __init__(self, name: str, make: Callable[[], Any], learner: Optional[Callable[[Any], Any]], seed: int) -> None:
         self.name = name
@@ -184,10 +188,10 @@ class _Side:
             raise TypeError(f"compare: {name} made a {type(self.data).__name__}: please let it return a DataBunch.")
         _seed(seed)
         self.learn = None if learner is None else learner(self.data)
-        self.watch = Watch(self.data)
+        self.watch = Watch(TimedBunch(self.data))
 
     def run(self) -> None:
-        "One epoch."
+        "Run one epoch."
         if self.learn is not None:
             with _quiet():
                 self.learn.fit(1, callbacks=[DataWait(self.learn, self.watch)])
@@ -199,7 +203,7 @@ class _Side:
         self.watch.end()
 
     def close(self) -> Run:
-        "What came of it."
+        "End the run and return its times."
         self.watch.close()
         loss = None if self.learn is None else float(self.learn.recorder.losses[-1])
         return Run(self.name, self.watch.epochs, self.watch.warm(), loss)
@@ -213,7 +217,7 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    "Without the table and the bar that each `fit` of one epoch would show."
+    "Hide the table and the bar that each `fit` of one epoch would show."
     if in_notebook():
         from IPython.utils.capture import capture_output
 

@@ -15,7 +15,6 @@ from typing import Any, ClassVar, Iterator, List
 
 import matplotlib.pyplot
 import pytest
-import torch
 from conftest import WITHOUT_MEMLIST, seed
 from fastai.basic_train import Learner
 from fastai.callback import Callback
@@ -25,7 +24,9 @@ from fastai.metrics import accuracy
 from fastai.vision import ImageList, simple_cnn
 
 import memlist as m
-from memlist.timing import waiting
+from memlist.fastai1.waiting import TimedBunch
+from memlist.timing import clocks
+from memlist.timing.epochs import Epoch, Step, Watch
 
 
 def bunch(photos: Path, cls: Any = m.MemoryImageList, valid: float = 0.25, **kwargs: Any) -> Any:
@@ -60,7 +61,7 @@ class Hands:
 @pytest.fixture
 def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
     hands = Hands()
-    monkeypatch.setattr(waiting.time, "perf_counter", hands)
+    monkeypatch.setattr(clocks.time, "perf_counter", hands)
     return hands
 
 
@@ -170,59 +171,6 @@ def test_training_is_the_same_with_it(photos: Path) -> None:
         losses.append([loss.item() for loss in learn.recorder.losses])
         losses[-1] += [float(loss) for loss in learn.recorder.val_losses]
     assert losses[0] == losses[1]
-
-
-class Event:
-    "A GPU's event: it passes when the GPU gets there, which is when somebody lets it."
-
-    made: ClassVar[List[Event]] = []
-    gpu, waited = 0.0, 0
-
-    def __init__(self, enable_timing: bool = False) -> None:
-        assert enable_timing
-        self.at, self.known = 0.0, False
-        Event.made.append(self)
-
-    def record(self, stream: Any) -> None:
-        assert stream == "the stream of cuda:1"
-        Event.gpu += 1.5
-        self.at = Event.gpu
-
-    def query(self) -> bool:
-        return self.known
-
-    def synchronize(self) -> None:
-        Event.waited += 1
-        for event in Event.made[: Event.made.index(self) + 1]:
-            event.known = True
-
-    def elapsed_time(self, other: Event) -> float:
-        assert self.known and other.known, "an event that has not passed has no time"
-        return 1000 * (other.at - self.at)
-
-
-def test_on_a_gpu_nothing_is_synchronised_before_the_epoch_is_over(
-    photos: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    Event.made, Event.gpu, Event.waited = [], 0.0, 0
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(torch.cuda, "Event", Event)
-    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"the stream of {device}")
-    data = bunch(photos)
-    data.device = "cuda:1"  # strings are devices, too
-    watch = waiting.Watch(data)
-    watch.begin()
-    batches = watch.timed(range(5), True)
-    for i in batches:
-        assert Event.waited == 0
-        if i == 3:  # the GPU has come to the end of the second step
-            for event in Event.made[:6]:
-                event.known = True
-    assert Event.waited == 0 and len(watch.steps) == 2
-    epoch = watch.end()
-    assert [(step.wait, step.compute) for step in epoch.steps] == [(1.5, 1.5)] * 5
-    assert epoch.ending == 1.5
-    copy.deepcopy(watch)  # it keeps no event, which could not be copied
 
 
 # -- the table and other callbacks --------------------------------------------------------------------------------
@@ -402,7 +350,7 @@ def test_a_broken_epoch_does_not_hide_that_the_one_before_ended_warm(photos: Pat
 def test_a_gan_is_warm_by_its_targets(photos: Path) -> None:
     noise = m.MemoryGANItemList.from_folder(photos, noise_sz=4).split_by_rand_pct(0.25, seed=1)
     data = noise.label_from_func(lambda o: o).transform(size=16, tfm_y=True).databunch(bs=3, num_workers=0)
-    watch = waiting.Watch(data)
+    watch = Watch(TimedBunch(data))
     watch.begin()
     for dl, train in ((data.train_dl, True), (data.valid_dl, False)):
         list(watch.timed(dl, train))
@@ -424,7 +372,7 @@ def test_never_warm_without_a_cache_or_room(photos: Path) -> None:
 def test_the_picture_shows_what_was_timed(photos: Path, hands: Hands) -> None:
     learn = learner(bunch(photos))
     learn.fit(3, callbacks=[Working(hands, loss_begin=1.0), m.DataWait(learn)])
-    learn.data_wait.watch.epochs = [waiting.Epoch([waiting.Step(w, 8.0, True, 3, 0)], 8.0 + w) for w in (6.0, 2.0, 1.0)]
+    learn.data_wait.watch.epochs = [Epoch([Step(w, 8.0, True, 3, 0)], 8.0 + w) for w in (6.0, 2.0, 1.0)]
     axes = learn.data_wait.plot(return_fig=True).axes[0]
     compute, wait = axes.containers
     assert [bar.get_height() for bar in compute] == [8.0] * 3
