@@ -16,11 +16,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
-import measure
+import machine
+import page_beside
 import pictures
 from measure import HERE, say
+from systems import FULL, QUICK, SYSTEMS, Entry, Scale, plan
 
 sys.path.insert(0, str(HERE / "rivals"))
 from harness import Job
@@ -31,105 +33,6 @@ RAW = HERE / "results" / "beside.json"
 KILOBYTES = 100
 # Longest that one process may take, in seconds.
 PATIENCE = 1500
-
-
-class Entry(NamedTuple):
-    "A system of the page: what it is called, where it is, what it can do."
-
-    name: str
-    environment: str
-    module: str
-    cls: str
-    #: What it keeps of a photograph.
-    keeps: str
-    #: Whether it is ours.
-    ours: bool = False
-    workers: Tuple[int, ...] = (0, 1, 2)
-    works: Tuple[str, ...] = ("common", "digits", "segmentation", "gan")
-
-
-ALL = ("common", "default", "digits", "segmentation", "gan", "crops")
-THREADS = (1, 2)
-SYSTEMS: Dict[str, Entry] = {
-    "limit": Entry("memcpy, the limit", "rivals", "torch_caches", "Limit", "floats, 224x224", works=ALL),
-    "stock": Entry("fastai 1", "", "fastai_lists", "Stock", "nothing", works=ALL),
-    "snippet1": Entry(
-        "forum: dict in `open`",
-        "",
-        "fastai_lists",
-        "Snippet",
-        "floats, 500x375",
-        works=("common", "default", "digits", "segmentation"),
-    ),
-    "snippet2": Entry(
-        "forum: `load_data`",
-        "",
-        "fastai_lists",
-        "LoadSnippet",
-        "floats, 500x375",
-        works=("common", "default", "digits", "segmentation"),
-    ),
-    "memlist": Entry("memlist", "", "fastai_lists", "Memlist", "bytes, 500x375", True, works=ALL),
-    "batches": Entry("memlist, `batch_tfms`", "", "fastai_lists", "Batches", "bytes, 500x375", True, works=ALL),
-    "reduced": Entry(
-        "memlist, `batch_tfms`, `max_size`",
-        "",
-        "fastai_lists",
-        "Reduced",
-        "bytes, 299x224",
-        True,
-        works=("common", "segmentation", "gan"),
-    ),
-    "torchvision": Entry(
-        "torchvision `ImageFolder`", "rivals", "torch_caches", "Torchvision", "nothing", works=(*ALL[2:], "common")
-    ),
-    "stocaching": Entry("stocaching", "rivals", "torch_caches", "Stocaching", "bytes, 224x224"),
-    "tensordict": Entry("tensordict", "rivals", "torch_caches", "Tensordict", "bytes, 224x224, in a file"),
-    "monai": Entry("MONAI `CacheDataset`", "rivals", "monai_cache", "Monai", "floats, 224x224"),
-    "ffcv": Entry(
-        "FFCV, raw",
-        "ffcv",
-        "ffcv_loader",
-        "Raw",
-        "bytes, 500x375, in a file",
-        workers=THREADS,
-        works=("common", "digits", "gan", "crops"),
-    ),
-    "ffcv_reduced": Entry(
-        "FFCV, raw, `max_resolution`",
-        "ffcv",
-        "ffcv_loader",
-        "RawReduced",
-        "bytes, 299x224, in a file",
-        workers=THREADS,
-        works=("common", "gan"),
-    ),
-    "ffcv_jpeg": Entry(
-        "FFCV, JPEG", "ffcv", "ffcv_loader", "Jpeg", "JPEG in a file", workers=THREADS, works=("common", "crops")
-    ),
-    "tf": Entry("`tf.data`, `cache()`", "tf", "tf_data", "TfData", "bytes, 224x224", workers=THREADS),
-}
-
-
-class Scale(NamedTuple):
-    "How many images each job has."
-
-    common: int
-    default: int
-    digits: int
-    segmentation: int
-    gan: int
-    crops: int
-    shares: int
-    counts: Tuple[int, ...]
-    warm: int
-
-
-FULL = Scale(8000, 256, 4096, 384, 512, 1024, 512, (1000, 8000, 64000), 5)
-QUICK = Scale(192, 64, 256, 64, 64, 64, 128, (100, 400), 1)
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-OF_SHARES = ("memlist", "batches", "stocaching", "monai")
-OF_COUNTS = ("stock", "memlist", "batches")
 
 
 def python_of(environment: str) -> str:
@@ -169,22 +72,6 @@ class Sets:
             for file in (source / name).iterdir():
                 if int(file.stem) < n:
                     (folder / name / file.name).symlink_to(file)
-
-
-def plan(scale: Scale) -> Iterator[Tuple[str, str, str, int, int, float, int]]:
-    "What is to be run: table, work, system, images, workers, share, warm epochs."
-    for work in ("crops", "common", "digits", "gan", "segmentation", "default"):
-        for workers in (0, 1, 2):
-            for key, entry in SYSTEMS.items():
-                if work in entry.works and workers in entry.workers:
-                    yield work, work, key, getattr(scale, work), workers, 1.0, scale.warm
-    for share in SHARES:
-        for key in OF_SHARES:
-            yield "shares", "common", key, scale.shares, 2, share, 2
-    for n in scale.counts:
-        for key in OF_COUNTS:
-            for workers in (0, 2):
-                yield "counts", "digits", key, n, workers, 1.0, 2
 
 
 def probe() -> float:
@@ -270,8 +157,6 @@ def brief(row: Dict[str, Any]) -> str:
 
 
 def main() -> None:
-    import besidepage
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tables = list(dict.fromkeys(one[0] for one in plan(FULL)))
     parser.add_argument("--quick", action="store_true", help="few images, into a temporary folder")
@@ -287,12 +172,12 @@ def main() -> None:
     if raw.exists() and (given.render or partly):
         results = json.loads(raw.read_text())
     if not given.render:
-        surroundings = measure.surroundings()
+        surroundings = machine.surroundings()
         if not partly:
             results["surroundings"] = surroundings
         run(QUICK if given.quick else FULL, raw, results, given.only or tables, given.system or list(SYSTEMS))
         raw.write_text(json.dumps(results) + "\n")
-    (folder / "README.md").write_text(besidepage.render(results))
+    (folder / "README.md").write_text(page_beside.render(results))
     sys.stdout.write(f"{folder / 'README.md'}\n")
 
 

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Tuple
 
 import batching
+import machine
 import measure
 import memory
 import named
-import page
+import page_figures
 import pictures
 import speed
 from measure import say, value
@@ -219,7 +220,7 @@ def main() -> None:
         results = json.loads(raw.read_text())
     if not given.render:
         begun = time.perf_counter()
-        surroundings = {**measure.surroundings(), "quick": given.quick}
+        surroundings = {**machine.surroundings(), "quick": given.quick}
         raw.parent.mkdir(parents=True, exist_ok=True)
         run(given.only or names, QUICK if given.quick else FULL, results, raw)
         surroundings["minutes"] = round((time.perf_counter() - begun) / 60, 1)
@@ -231,7 +232,7 @@ def main() -> None:
         raw.write_text(json.dumps(results, indent=1) + "\n")
     if "curves" in results["rows"]:
         batching.draw_curves(results["rows"]["curves"]["losses"], folder / "results" / "curves.svg")
-    (folder / "figures.md").write_text(page.render(results))
+    (folder / "figures.md").write_text(page_figures.render(results))
     sys.stdout.write(f"{folder / 'figures.md'}\n")
 
 

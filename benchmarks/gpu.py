@@ -29,7 +29,8 @@ import torch
 import torchvision
 from batching import label
 from fastai.vision import ImageList, Learner, get_transforms, imagenet_stats
-from measure import HERE, say, surroundings
+from machine import surroundings
+from measure import HERE, say
 
 from memlist import MemoryImageList
 from memlist.fastai1 import batches

@@ -3,18 +3,15 @@
 import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("memlist", "fastai", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scikit-image")
 
 
 def interleave(contenders: Dict[str, Callable[[int], float]], rounds: int, warm_up: int = 1) -> Dict[str, List[float]]:
@@ -121,47 +118,3 @@ def in_child(function: Callable[[], float]) -> float:
 def say(text: str) -> None:
     "Progress, on the terminal."
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
-
-
-def surroundings() -> Dict[str, Any]:
-    "The machine and the versions that the figures hold for."
-    import torch
-    from PIL import features
-
-    from memlist.store import system
-
-    model = [line for line in _text("/proc/cpuinfo").splitlines() if line.startswith("model name")]
-    memory = [line for line in _text("/proc/meminfo").splitlines() if line.startswith("MemTotal")]
-    pages = _text("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "cpu": model[0].split(":")[1].strip() if model else platform.processor(),
-        "cpus": system.usable_cpus(),
-        "memory_GiB": round(int(memory[0].split()[1]) / 1024**2, 1) if memory else None,
-        "system": f"{platform.system()} {platform.release()}",
-        "libc": " ".join(platform.libc_ver()),
-        "shmem_huge_pages": next((word[1:-1] for word in pages.split() if word[0] == "["), "unknown"),
-        "load_at_start": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch_threads": torch.get_num_threads(),
-        "jpeg": ("libjpeg-turbo " if features.check_feature("libjpeg_turbo") else "libjpeg ")
-        + str(features.version_codec("jpg")),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "revision": _revision(HERE.parent / ".git"),
-    }
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def _revision(git: Path) -> Optional[str]:
-    head = _text(str(git / "HEAD")).strip()
-    if not head.startswith("ref: "):
-        return head or None
-    found = _text(str(git / head[5:])).strip()
-    packed = [line.split()[0] for line in _text(str(git / "packed-refs")).splitlines() if line.endswith(" " + head[5:])]
-    return found or (packed[0] if packed else None)

@@ -12,7 +12,10 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence
 
+from answers import best, named, of
 from measure import spread
+from page_beside import TITLES
+from systems import SYSTEMS, WORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -81,28 +84,26 @@ def plots(results: Dict[str, Any]) -> Dict[str, Plot]:
 
 def beside(results: Dict[str, Any]) -> Dict[str, Plot]:
     "The plots of the page of all systems, from its own raw results."
-    import besidepage
-
     rows = [row for row in results["rows"] if "failed" not in row and not row["wrong"]]
 
     def bar(row: Dict[str, Any], label: str) -> Bar:
-        entry = besidepage.SYSTEMS[row["system"]]
+        entry = SYSTEMS[row["system"]]
         colour = BATCH if "batch_tfms" in entry.name else CACHE if entry.ours else STOCK
         colour = PALE if row["system"] == "limit" else RIVAL if colour == STOCK and row["system"] != "stock" else colour
         return per_second(label, colour, [epoch["seconds"] / epoch["images"] for epoch in row["warm"]])
 
     def plain(row: Dict[str, Any]) -> str:
-        return besidepage.SYSTEMS[row["system"]].name.replace("`", "")
+        return SYSTEMS[row["system"]].name.replace("`", "")
 
     jobs: Dict[str, List[Bar]] = {}
-    for work in besidepage.WORKS[:2]:
-        found = [besidepage.best(besidepage.of(rows, work.key, system=key)) for key in besidepage.SYSTEMS]
-        jobs[work.title] = [bar(row, besidepage.named(row).replace("`", "")) for row in found if row is not None]
+    for work in WORKS[:2]:
+        found = [best(of(rows, work, system=key)) for key in SYSTEMS]
+        jobs[TITLES[work]] = [bar(row, named(row).replace("`", "")) for row in found if row is not None]
     shares: Dict[str, List[Bar]] = {}
-    for row in sorted(besidepage.of(rows, "shares"), key=lambda row: row["share"]):
+    for row in sorted(of(rows, "shares"), key=lambda row: row["share"]):
         shares.setdefault(f"{row['share']:.0%} kept", []).append(bar(row, plain(row)))
     counts: Dict[str, List[Bar]] = {}
-    for row in sorted(besidepage.of(rows, "counts", workers=0), key=lambda row: row["n"]):
+    for row in sorted(of(rows, "counts", workers=0), key=lambda row: row["n"]):
         one = bar(row, plain(row))
         median, low, high = 1e6 / one.median, 1e6 / one.high, 1e6 / one.low
         counts.setdefault(f"{row['n']:,} images", []).append(one._replace(median=median, low=low, high=high))
