@@ -36,7 +36,7 @@ from memlist.fastai1 import batches, draws, geometry
 
 BATCH, SIZE = 64, 224
 CPU = torch.device("cpu")
-# The Python of FFCV's own environment; see ffcv_rival.py for how that is made.
+# The Python of FFCV's own environment; `make bench-ffcv` makes it.
 FFCV = os.environ.get("MEMLIST_FFCV", str(HERE.parent / ".venv-ffcv" / "bin" / "python"))
 
 
@@ -106,7 +106,7 @@ class Rival:
     "FFCV in a process of its own, asked for an epoch at a time."
 
     def __init__(self, folder: Path, beton: Path) -> None:
-        script = str(HERE / "ffcv_rival.py")
+        script = str(HERE / "rivals" / "ffcv_loader.py")
         command = [FFCV, "-W", "ignore", script, str(folder), str(beton)]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.versions = self._answer()["ready"]
@@ -121,7 +121,7 @@ class Rival:
     def epoch(self, pipeline: str, workers: int) -> Callable[[int], float]:
         def run(k: int) -> float:
             assert self.process.stdin is not None
-            question = {"pipeline": pipeline, "workers": workers, "epochs": 1}
+            question = {"pipeline": pipeline, "workers": workers}
             self.process.stdin.write(json.dumps(question) + "\n")
             self.process.stdin.flush()
             return float(self._answer()["seconds_per_image"])
@@ -137,7 +137,7 @@ class Rival:
 def against_ffcv(files: List[Path], folder: Path, rounds: int) -> Dict[str, Any]:
     "Random resized crop to 224 and flip: FFCV's home ground; and our heavier job beside it."
     if not Path(FFCV).exists():
-        return {"cases": [], "notes": [f"FFCV's environment, {FFCV}, is not there: see ffcv_rival.py."]}
+        return {"cases": [], "notes": [f"FFCV's environment, {FFCV}, is not there: `make bench-ffcv` makes it."]}
     rival = Rival(files[0].parent, folder / "photographs.beton")
     try:
         common = bunch(MemoryImageList, files, crop_and_flip(), SIZE, 0, True)

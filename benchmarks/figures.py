@@ -2,8 +2,8 @@
 
 Writes the raw samples to benchmarks/results/figures.json and renders the page from them. `--quick` takes small sizes
 and few rounds and writes to a temporary folder; `--only NAME`, which may be repeated, runs that row and replaces it in
-what is there; `--render` makes the page anew from the raw samples. FFCV needs an environment of its own: see
-ffcv_rival.py, and name its Python in MEMLIST_FFCV; without it that row says so.
+what is there; `--render` makes the page anew from the raw samples. FFCV needs an environment of its own:
+`make bench-ffcv` makes it, or MEMLIST_FFCV names its Python; without it that row says so.
 """
 
 import argparse
