@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List
 
 import numpy as np
+import page_gpu
 import pictures
 import torch
 import torchvision
@@ -213,16 +214,11 @@ def training(files: List[Path], device: torch.device, bs: int, epochs: int) -> D
     return found
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--quick", action="store_true", help="few and small, into a temporary folder")
-    given = parser.parse_args()
-    device, quick = torch.device(given.device), given.quick
+def run(device: torch.device, quick: bool, raw: Path) -> Dict[str, Any]:
+    "Take every figure, and write them into the file `raw` after each step."
     n, bs, rounds = (96, 16, 1) if quick else (2048, 256, 5)
     if device.type != "cuda":
         batches.BatchDeviceDataLoader.on_device = True  # what is done for a GPU
-    folder = Path(tempfile.mkdtemp()) if quick else HERE / "results"
     results: Dict[str, Any] = {"surroundings": surroundings(), "device": str(device)}
     if device.type == "cuda":
         results["device"] = torch.cuda.get_device_name(device)
@@ -236,12 +232,26 @@ def main() -> None:
             "alone": lambda: alone(files, device, bs, rounds),
             "long": lambda: long(files[: len(files) // 2], device, bs, 1 if quick else 3),
             "waiting": lambda: waiting(files, device, bs, 2 if quick else 10**9),
-            "training": lambda: training(files, device, bs // 4, 1 if quick else 3),
+            "training": lambda: training(files[:16] if quick else files, device, bs // 4, 1 if quick else 3),
         }
         for name, step in steps.items():
             results[name] = step()
-            (folder / "gpu.json").write_text(json.dumps(results, indent=1) + "\n")
-    print(folder / "gpu.json")
+            raw.write_text(json.dumps(results, indent=1) + "\n")
+    return results
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--quick", action="store_true", help="few and small, into a temporary folder")
+    parser.add_argument("--render", action="store_true", help="only make the page from the raw figures")
+    given = parser.parse_args()
+    folder = Path(tempfile.mkdtemp(prefix="memlist-quick-")) if given.quick else HERE
+    raw = folder / "results" / "gpu.json"
+    raw.parent.mkdir(exist_ok=True)
+    results = json.loads(raw.read_text()) if given.render else run(torch.device(given.device), given.quick, raw)
+    (folder / "gpu.md").write_text(page_gpu.render(results))
+    print(folder / "gpu.md")
 
 
 if __name__ == "__main__":

@@ -45,10 +45,12 @@ def raw(name: str) -> Any:
 def test_pages_are_made_of_the_committed_figures(benchmarks: None) -> None:
     import page_beside
     import page_figures
+    import page_gpu
 
-    for render, name, page in ((page_figures.render, "figures", "figures"), (page_beside.render, "beside", "README")):
-        committed = (BENCHMARKS / f"{page}.md").read_text("utf-8")
-        assert render(raw(name)) == committed, f"python benchmarks/{name}.py --render"
+    pages = {"figures": page_figures, "beside": page_beside, "gpu": page_gpu}
+    for name, page in pages.items():
+        committed = (BENCHMARKS / f"{'README' if name == 'beside' else name}.md").read_text("utf-8")
+        assert page.render(raw(name)) == committed, f"python benchmarks/{name}.py --render"
         assert "A quick run" not in committed and not re.search(r"\$\w|<!--", committed)
 
 
