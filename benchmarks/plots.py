@@ -216,6 +216,32 @@ def number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def curves(results: Dict[str, Any], folder: Path) -> Path:
+    "Draw the losses of figure 18 into curves.svg."
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    losses = results["rows"]["curves"]["losses"]
+    shown = (
+        ("stock", "stock fastai", 3.5, "#f4a259"),
+        ("stock, noise of 1e-6 added", "stock fastai, noise of 1e-6 added", 1.5, "#9aa5b1"),
+        ("batch_tfms", "memlist, batch_tfms=True", 1.1, "#1d3557"),
+    )
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 3.2))
+        for key, label, width, colour in shown:
+            axes.plot(losses[key], lw=width, color=colour, label=label)
+        axes.set_xlabel("batch")
+        axes.set_ylabel("training loss (smoothed)")
+        axes.legend(frameon=False)
+        figure.tight_layout()
+        path = _saved(figure, folder / "curves.svg")
+        plt.close(figure)
+    return path
+
+
 def mark(name: str, group: str, bar: Bar) -> str:
     "What the SVG element of a bar is called."
     text = re.sub(r"[^\w=.]+", "-", f"{name} {group} {bar.label}")
@@ -235,13 +261,16 @@ def draw(name: str, plot: Plot, folder: Path) -> Path:
         figure, every = plt.subplots(1, len(plot), figsize=size, squeeze=False, constrained_layout=True)
         for axes, panel in zip(every[0], plot):
             _draw(axes, name, panel, labelled=axes is every[0][0])
-        path = folder / f"{name}.svg"
-        figure.savefig(path, metadata={"Date": None, "Creator": "benchmarks/plots.py"})
+        path = _saved(figure, folder / f"{name}.svg")
         plt.close(figure)
-    # Trailing blanks are matplotlib's.
-    path.write_text(
-        "\n".join(line.rstrip() for line in path.read_text(encoding="utf-8").splitlines()) + "\n", encoding="utf-8"
-    )
+    return path
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    "Write the SVG without a date and without the blanks that matplotlib leaves at the ends of lines."
+    figure.savefig(path, metadata={"Date": None, "Creator": "benchmarks/plots.py"})
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line.rstrip() for line in lines) + "\n", encoding="utf-8")
     return path
 
 
@@ -281,7 +310,8 @@ def _ticks() -> Any:
 def main(folder: Path = RESULTS) -> List[Path]:
     "Draw them all."
     figures, others = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("figures", "beside"))
-    return [draw(name, plot, folder) for name, plot in {**plots(figures), **beside(others)}.items()]
+    drawn = [draw(name, plot, folder) for name, plot in {**plots(figures), **beside(others)}.items()]
+    return [*drawn, curves(figures, folder)]
 
 
 if __name__ == "__main__":

@@ -74,6 +74,28 @@ def test_the_template_of_a_page(benchmarks: None) -> None:
     assert sections(text) == [("One", "≤ 1", {"one"}), ("Two", "", {"two"})]
 
 
+def test_every_figure_has_a_section_and_a_target_is_judged(benchmarks: None) -> None:
+    import figures
+    from page import sections, template
+
+    found = {key: section for section in sections(template("figures")) for key in section.names}
+    for key in (*figures.FIGURES, "pss", "purge"):
+        assert key in figures.SEVERAL or {key, f"{key}_notes"} <= found[key].names
+    for key, row in raw("figures")["rows"].items():
+        judged = [*row["cases"], *(ratio for case in row["cases"] for ratio in case.get("ratios", ()))]
+        assert bool(found[key].target) == any(one.get("bound") for one in judged), key
+
+
+def test_one_figure_is_taken(benchmarks: None, tmp_path: Path) -> None:
+    import figures
+
+    results: Dict[str, Any] = {"rows": {}}
+    figures.run(["small"], figures.QUICK, results, tmp_path / "figures.json")
+    assert json.loads((tmp_path / "figures.json").read_text()) == results
+    (case,) = results["rows"]["small"]["cases"]
+    assert set(case["samples"]) == {"memlist", "dict", "stock"} and all(map(min, case["samples"].values()))
+
+
 def test_losses_come_first_and_all_of_them(benchmarks: None) -> None:
     import page_beside
     from answers import contests, named
@@ -98,7 +120,7 @@ def test_the_plots_show_the_committed_figures(benchmarks: None, tmp_path: Path) 
     wanted = {**plots.plots(raw("figures")), **plots.beside(raw("beside"))}
     drawn = {path.stem: path for path in plots.main(tmp_path)}
     pages = "".join(page.read_text("utf-8") for page in (*ROOT.glob("docs/*.md"), *BENCHMARKS.glob("*.md")))
-    assert set(drawn) == set(wanted)
+    assert set(drawn) == {*wanted, "curves"}
     for name, plot in wanted.items():
         bars = [(group, bar) for panel in plot for group, bars in panel.groups.items() for bar in bars]
         ids = {plots.mark(name, group, bar) for group, bar in bars}

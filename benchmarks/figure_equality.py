@@ -1,4 +1,4 @@
-"""Figure 1: every item of every twin against the stock class, over formats, modes, workers and start methods."""
+"""Figure 1: every item of every in-memory list against its stock class, over formats, modes, workers, start methods."""
 
 import hashlib
 import itertools
@@ -20,6 +20,8 @@ from fastai.vision import (
     get_transforms,
 )
 from fastai.vision.gan import GANItemList
+from inputs import Inputs
+from measure import apart, value
 from pictures import formats
 from torch.utils.data import DataLoader, Dataset
 
@@ -198,3 +200,18 @@ def compare(start: str, workers: int) -> Dict[str, Any]:
         "misses_by_epoch": np.diff([0, *misses]).tolist(),
         "unequal": [[*name, text] for name, text in unequal.items()],
     }
+
+
+def equal(inputs: Inputs) -> Dict[str, Any]:
+    "Figure 1: compare in the main process, in forked and in spawned workers."
+    cases, notes = [], []
+    for start, workers in (("fork", 0), ("fork", 2), ("spawn", 2)):
+        found = apart("figure_equality", "compare", start, workers)
+        name = f"{workers} workers" + f", {start}" * (workers > 0)
+        count = found["combinations"]
+        facts = {"of": count, "items": found["items"], "different": found["unequal"][:20]}
+        cases.append(value(name, len(found["unequal"]), f"of {count} combinations differ", ("<=", 0), **facts))
+        misses = " and ".join(map(str, found["misses_by_epoch"]))
+        raised = f", {found['raised_in_stock']} of them errors in stock too" if found["raised_in_stock"] else ""
+        notes.append(f"{name}: {found['items']:,} items compared{raised}; misses in the two epochs: {misses}.")
+    return {"cases": cases, "notes": notes}

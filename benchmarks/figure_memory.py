@@ -8,7 +8,9 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 import torch
+from bunches import label
 from fastai.vision import ImageList
+from inputs import Inputs
 from measure import apart, pss, value
 from torch.utils.data import DataLoader, Dataset
 
@@ -31,7 +33,7 @@ def misses(start: str, folder: str, n: int) -> Dict[str, int]:
     "Misses of two epochs with two workers that fill lazily, and of one after `load_data()`; a process of its own."
     multiprocessing.set_start_method(start, force=True)
     il = MemoryImageList(_files(folder, n), path=folder)
-    labelled = il.split_none().label_from_func(lambda file: int(file.stem) % 2).transform(None, size=32)
+    labelled = il.split_none().label_from_func(label).transform(None, size=32)
     data = labelled.databunch(bs=16, num_workers=2, no_check=True, device=torch.device("cpu"))
     misses = [0]
     for k in range(3):
@@ -45,11 +47,11 @@ def misses(start: str, folder: str, n: int) -> Dict[str, int]:
     return {"first": first, "second": second, "loaded": after_load}
 
 
-def missing(folder: str, n: int) -> Dict[str, Any]:
-    "Figure 2."
-    cases = []
+def missing(inputs: Inputs) -> Dict[str, Any]:
+    "Figure 2: count the misses of an epoch that follows one by other workers, and of one after `load_data()`."
+    n, folder, cases = inputs.scale.photographs // 2, str(inputs.files()[0].parent), []
     for start in STARTS:
-        found = apart("memory", "misses", start, folder, n)
+        found = apart("figure_memory", "misses", start, folder, n)
         cases.append(value(f"{start}, first epoch (each image is decoded once)", found["first"], "misses"))
         cases.append(value(f"{start}, second epoch", found["second"], "misses", ("<=", 0)))
         cases.append(value(f"{start}, first epoch after load_data()", found["loaded"], "misses", ("<=", 0)))
@@ -76,7 +78,7 @@ class Watched:
     "A loader's iterator and its live workers: it reads on when told, and says what all the processes take."
 
     def __init__(self, il: Any, order: List[int]) -> None:
-        self.ll = il.split_none().label_from_func(lambda file: int(file.stem) % 2).train
+        self.ll = il.split_none().label_from_func(label).train
         gc.collect()
         gc.freeze()  # else the first collection in a forked worker copies every object that it looks at
         self.batches = iter(DataLoader(Opens(self.ll), BATCH, sampler=order, num_workers=WORKERS))
@@ -127,16 +129,19 @@ def filled(start: str, folder: str, n: int, in_memory: bool) -> Dict[str, Any]:
     return {"pss": watched.pss(), "nbytes": il.cache_info().nbytes if in_memory else 0}
 
 
-def proportional(folder: str, n: int, repeats: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-    "Figures 7 and 9, medians of `repeats` runs; and one run with the allocator as it comes."
-    added, left = [], []
+def proportional(inputs: Inputs) -> Dict[str, Any]:
+    "Figures 7 and 9, from the same processes: medians of several runs, and one run with the allocator's defaults."
+    n, repeats = inputs.scale.memory, inputs.scale.repeats
+    folder = str(inputs.files(n)[0].parent)
+    added: List[Dict[str, Any]] = []
+    left: List[Dict[str, Any]] = []
     for start in STARTS:
-        runs = [apart("memory", "loaded", start, folder, n, **TIDY) for _ in range(repeats)]
+        runs = [apart("figure_memory", "loaded", start, folder, n, **TIDY) for _ in range(repeats)]
         fills = [
-            [apart("memory", "filled", start, folder, n, in_memory, **TIDY) for in_memory in (False, True)]
+            [apart("figure_memory", "filled", start, folder, n, in_memory, **TIDY) for in_memory in (False, True)]
             for _ in range(repeats)
         ]
-        as_is = apart("memory", "loaded", start, folder, n)
+        as_is = apart("figure_memory", "loaded", start, folder, n)
         nbytes = as_is["nbytes"]
         assert all(run["nbytes"] == nbytes and run["cached"] == n and run["hits"] >= n for run in [*runs, as_is])
         assert all(fill[1]["nbytes"] == nbytes for fill in fills)
@@ -167,7 +172,7 @@ def proportional(folder: str, n: int, repeats: int) -> Tuple[Dict[str, Any], Dic
             median("what purge() takes", [run["purge"] for run in runs], "s"),
         ]
     note = f"{n} photographs, {nbytes / 1e6:.0f} MB of pixels; main process and {WORKERS} workers; runs: {repeats}."
-    return {"cases": added, "notes": [note]}, {"cases": left, "notes": [note]}
+    return {"pss": {"cases": added, "notes": [note]}, "purge": {"cases": left, "notes": [note]}}
 
 
 OF = "of the dataset"
@@ -189,9 +194,9 @@ def growth(nbytes: int, counts: Tuple[int, ...]) -> Iterator[Tuple[int, float, f
         yield n, store.taken / n - nbytes, store.allocated() / n - nbytes
 
 
-def index_bytes(counts: Tuple[int, ...]) -> Dict[str, Any]:
-    "Figure 8: at round numbers, and at the worst number of records on the way, from the first round one on."
-    cases = []
+def index(inputs: Inputs) -> Dict[str, Any]:
+    "Figure 8: count the bytes per record at round numbers of records, and at the worst number in between."
+    counts, cases = inputs.scale.records, []
     for nbytes, what in ((784, "28x28 bytes"), (97, "97 bytes, the worst alignment")):
         rows = list(growth(nbytes, counts))
         for n in counts:
