@@ -108,7 +108,7 @@ def gather(inputs: Inputs) -> Dict[str, Any]:
             ratio("bytes/s over memcpy's into memory in use", "memcpy into memory in use", "gather", (">=", 0.7)),
         ]
         cases.append(case(f"{n} thread{'s' * (n > 1)}", samples, ratios))
-    return {"cases": cases, "notes": [f"{len(files)} distinct images a side; batches of {BATCH}, plain memory."]}
+    return {"cases": cases, "notes": [f"{len(files)} distinct images on each side; batches of {BATCH}, plain memory."]}
 
 
 def above(inputs: Inputs) -> Dict[str, Any]:
@@ -125,7 +125,7 @@ def above(inputs: Inputs) -> Dict[str, Any]:
     with threads(1) as collate:
         pixels = batches.gathered(sources, collate)
         ways = {
-            "on a GPU (taken on the CPU): torch's allocations, the bytes themselves included": (
+            "code of a GPU, run on the CPU: torch's allocations and the gathered bytes": (
                 lambda: render.render(plan, pixels, out),
                 pixels.data.numel(),
             ),

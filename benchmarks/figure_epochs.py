@@ -91,4 +91,4 @@ def first(inputs: Inputs) -> Dict[str, Any]:
                 ratio("warm epoch, images/s over stock's", "stock", "warm"),
             ]
             cases.append(case(f"{name}, {workers} workers", samples, ratios))
-    return {"cases": cases, "notes": [f"{len(files)} photographs of the 100 kB set; everything is purged in between."]}
+    return {"cases": cases, "notes": [f"{len(files)} photographs of the 100 kB set; the store is purged in between."]}

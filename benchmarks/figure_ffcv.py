@@ -73,8 +73,8 @@ def ffcv(inputs: Inputs) -> Dict[str, Any]:
             }
             samples = interleave(contenders, inputs.scale.epochs * 2)
             ratios = [
-                ratio("images/s over FFCV's, normalised floats", "FFCV, floats", COMMON, (">=", 1.0)),
-                ratio("images/s over FFCV's where it stops at bytes", "FFCV, bytes", COMMON),
+                ratio("images/s over FFCV's, floats", "FFCV, floats", COMMON, (">=", 1.0)),
+                ratio("images/s over FFCV's, bytes", "FFCV, bytes", COMMON),
                 ratio("default transforms, images/s over FFCV's crop and flip", "FFCV, floats", HEAVY),
             ]
             cases.append(case(f"{n} thread{'s' * (n > 1)}", samples, ratios))

@@ -70,7 +70,7 @@ def reopened(inputs: Inputs) -> Dict[str, Any]:
         runs = [apart("figure_files", "reopen", str(many), cache_file, drop) for _ in range(repeats)]
         for key, name in (
             ("total", "open, build the bunch, serve the first batch"),
-            ("open", "of that: open the file"),
+            ("open", "opening the file alone"),
             ("stock", "stock's bunch and first batch"),
         ):
             samples = sorted(run[key] for run in runs)

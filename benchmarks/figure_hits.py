@@ -41,7 +41,7 @@ def hits(inputs: Inputs) -> Dict[str, Any]:
             cases.append(case(f"{n} torch thread{'s' * (n > 1)}, {how}", samples, ratios))
     torch.set_num_threads(threads)
     info = ll.cache_info()
-    return {"cases": cases, "notes": [f"{len(files)} distinct images a side; {info.misses} misses."]}
+    return {"cases": cases, "notes": [f"{len(files)} distinct images on each side; {info.misses} misses."]}
 
 
 def _batches(read: Callable[[int], Any], n: int, kept: bool) -> Contender:
@@ -86,7 +86,10 @@ def own(inputs: Inputs) -> Dict[str, Any]:
     samples = interleave({name: reads(il, len(files)) for name, il in made.items()}, inputs.scale.blocks)
     size = sum(array.nbytes for array in TABLE.values()) / 1e6
     compared = case("500x375", samples, [ratio("own / stock list", "own", "stock list", ("<=", 1.3))])
-    return {"cases": [compared], "notes": [f"{len(files)} images a side; the module holds {size:.0f} MB of arrays."]}
+    return {
+        "cases": [compared],
+        "notes": [f"{len(files)} images on each side; the module holds {size:.0f} MB of arrays."],
+    }
 
 
 # -- without a target -----------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ def missing(inputs: Inputs) -> Dict[str, Any]:
         cases.append(value(f"{start}, first epoch (each image is decoded once)", found["first"], "misses"))
         cases.append(value(f"{start}, second epoch", found["second"], "misses", ("<=", 0)))
         cases.append(value(f"{start}, first epoch after load_data()", found["loaded"], "misses", ("<=", 0)))
-    return {"cases": cases, "notes": [f"{n} photographs, 2 workers, an epoch opens every image."]}
+    return {"cases": cases, "notes": [f"{n} photographs, 2 workers, every epoch opens every image."]}
 
 
 # -- figures 7 and 9 ----------------------------------------------------------------------------------------
@@ -158,18 +158,18 @@ def proportional(inputs: Inputs) -> Dict[str, Any]:
             median("filled by the workers", [_added(fill, "total") / nbytes for fill in fills], OF, bound),
             median("load_data(), without the pages of files", [moved("full", run, "own") for run in runs], OF),
             median("filled by the workers, without the pages of files", [_added(f, "own") / nbytes for f in fills], OF),
-            median("what the system has given the store", [run["store"]["full"] / nbytes for run in runs], OF),
-            median("load_data(), allocator as it comes", [moved("full", as_is)], OF),
+            median("memory that the system gave the store", [run["store"]["full"] / nbytes for run in runs], OF),
+            median("load_data(), with the allocator's defaults", [moved("full", as_is)], OF),
         ]
         bound = "<=", 0.01
         held = [(run["store"]["after"] - run["store"]["before"]) / nbytes for run in runs]
         left += [
             median("right after purge()", [moved("emptied", run) for run in runs], OF, bound),
             median("after another epoch from disk", [moved("after", run) for run in runs], OF, bound),
-            median("what the system has given the store", held, OF, bound),
+            median("memory that the system gave the store", held, OF, bound),
             median("right after purge(), no pages of files", [moved("emptied", run, "own") for run in runs], OF),
-            median("right after purge(), allocator as it comes", [moved("emptied", as_is)], OF),
-            median("what purge() takes", [run["purge"] for run in runs], "s"),
+            median("right after purge(), with the allocator's defaults", [moved("emptied", as_is)], OF),
+            median("time that purge() takes", [run["purge"] for run in runs], "s"),
         ]
     note = f"{n} photographs, {nbytes / 1e6:.0f} MB of pixels; main process and {WORKERS} workers; runs: {repeats}."
     return {"pss": {"cases": added, "notes": [note]}, "purge": {"cases": left, "notes": [note]}}
@@ -203,8 +203,8 @@ def index(inputs: Inputs) -> Dict[str, Any]:
             _, taken, given = rows[n - 1]
             cases.append(value(f"{n:,} records of {what}", max(taken, given), "bytes", ("<=", 128), taken=taken))
         worst = max(rows[counts[0] - 1 :], key=lambda row: max(row[1:]))
-        name = f"worst on the way, at {worst[0]:,} records of {what}"
+        name = f"worst in between, at {worst[0]:,} records of {what}"
         cases.append(value(name, max(worst[1:]), "bytes", ("<=", 128), taken=worst[1]))
         ten = rows[9]
         cases.append(value(f"10 records of {what}", max(ten[1:]), "bytes", None, taken=ten[1]))
-    return {"cases": cases, "notes": ["The larger of what the store counts and what the system has given it."]}
+    return {"cases": cases, "notes": ["The larger of what the store counts and what the system gave it."]}

@@ -58,9 +58,9 @@ def _lost(rows: Sequence[Row]) -> Dict[str, str]:
     "Return the table of the figures in which another system is better, and a value for each job that has one."
     lost = [contest for contest in contests(rows) if contest.ratio < 1]
     lines = [[TITLES[one.work], one.figure, named(one.ours), named(one.other), f"{one.ratio:.2f}"] for one in lost]
-    head = ("job", "figure", "memlist's best", "better", "times as good")
+    head = ("job", "figure", "memlist's best", "who is better", "times as good")
     values = {f"lost_{one.work}": "" for one in lost}
-    return {**values, "lost": table(head, lines, 4) if lines else "Nowhere on these jobs."}
+    return {**values, "lost": table(head, lines, 4) if lines else "None, on these jobs."}
 
 
 def _best(rows: Sequence[Row]) -> str:
@@ -75,7 +75,7 @@ def _best(rows: Sequence[Row]) -> str:
         us, them = f"{named(a)}: **{number(warm(a))}**", f"{named(b)}: {number(warm(b))}"
         times = f"**{warm(a) / warm(b):.2f}**", f"{warm(a) / warm(stock):.1f}"
         lines.append([TITLES[work], us, them, *times, share])
-    head = ("job", "memlist's best, images/s", "best of the others", "times theirs", "times stock's best")
+    head = ("job", "memlist's best, images/s", "best of the others, images/s", "times theirs", "times stock's best")
     return table((*head, "of the limit"), lines, 3)
 
 
@@ -180,9 +180,9 @@ def _counts(found: Sequence[Row]) -> str:
     counts = sorted({row["n"] for row in found})
     figures: Tuple[Any, ...] = (
         ("first batch of a warm epoch, no workers", 0, lambda row: seconds(first_warm(row))),
-        ("the same with 2 workers: they start", 2, lambda row: seconds(first_warm(row))),
-        ("an image, no workers", 0, lambda row: f"{1e6 / warm(row):.1f} µs"),
-        ("list of files to first batch, no workers", 0, lambda row: seconds(first(row))),
+        ("the same with 2 workers, which start first", 2, lambda row: seconds(first_warm(row))),
+        ("per image, no workers", 0, lambda row: f"{1e6 / warm(row):.1f} µs"),
+        ("from list of files to first batch, no workers", 0, lambda row: seconds(first(row))),
     )
     lines = []
     for key in dict.fromkeys(row["system"] for row in found):

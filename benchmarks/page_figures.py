@@ -141,7 +141,7 @@ def _values(cases: List[Row]) -> List[str]:
 
 def _times_and_ratios(cases: List[Row]) -> List[str]:
     names = list(cases[0]["samples"])
-    lines = [f"| time an image | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
+    lines = [f"| time per image | {' | '.join(names)} |", "| --- " * (len(names) + 1) + "|"]
     for case in cases:
         times = [_times(case["samples"][name]) for name in names]
         lines.append(f"| {case['name']} | {' | '.join(times)} |")

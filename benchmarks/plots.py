@@ -58,7 +58,7 @@ Plot = List[Panel]
 
 
 def per_second(label: str, colour: str, seconds: Sequence[float]) -> Bar:
-    "Images a second, of samples of seconds an image."
+    "Return a bar of images per second, of samples of seconds per image."
     median, low, high = spread(seconds)
     return Bar(label, colour, 1 / median, 1 / high, 1 / low)
 
@@ -108,9 +108,9 @@ def beside(results: Dict[str, Any]) -> Dict[str, Plot]:
         median, low, high = 1e6 / one.median, 1e6 / one.high, 1e6 / one.low
         counts.setdefault(f"{row['n']:,} images", []).append(one._replace(median=median, low=low, high=high))
     return {
-        "beside": [Panel("images a second, warm, at the best number of workers", jobs)],
-        "shares": [Panel("images a second, warm, 2 workers", shares)],
-        "counts": [Panel("microseconds an image of 28x28, warm, no workers", counts)],
+        "beside": [Panel("images per second, warm, at the best number of workers", jobs)],
+        "shares": [Panel("images per second, warm, 2 workers", shares)],
+        "counts": [Panel("microseconds per image of 28x28, warm, no workers", counts)],
     }
 
 
@@ -124,7 +124,7 @@ def _warm(rows: Dict[str, Any]) -> Plot:
         _named(f"JPEGs of {name}"): [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]
         for name, case in cases(rows, "warm").items()
     }
-    return [Panel("images a second, resized to 224", groups)]
+    return [Panel("images per second, resized to 224", groups)]
 
 
 def _transforms(rows: Dict[str, Any]) -> Plot:
@@ -139,7 +139,7 @@ def _transforms(rows: Dict[str, Any]) -> Plot:
     titles = {"500x375 to 224": "photographs, 500x375 to 224", "digits, 28x28": "digits, 28x28"}
     return [
         Panel(
-            "images a second",
+            "images per second",
             {titles[name]: [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]},
         )
         for name, case in cases(rows, "batch_epochs").items()
@@ -152,7 +152,7 @@ def _first(rows: Dict[str, Any]) -> Plot:
         _named(name): [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]
         for name, case in cases(rows, "first").items()
     }
-    return [Panel("images a second, 100 kB photographs", groups)]
+    return [Panel("images per second, 100 kB photographs", groups)]
 
 
 def _ffcv(rows: Dict[str, Any]) -> Plot:
@@ -166,7 +166,7 @@ def _ffcv(rows: Dict[str, Any]) -> Plot:
         name: [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]
         for name, case in cases(rows, "ffcv").items()
     }
-    return [Panel("images a second, 500x375 to 224", groups)]
+    return [Panel("images per second, 500x375 to 224", groups)]
 
 
 def _memory(rows: Dict[str, Any]) -> Plot:
@@ -208,7 +208,7 @@ def _tiny(rows: Dict[str, Any]) -> Plot:
     (case,) = cases(rows, "small").values()
     shown = (("stock", "stock", STOCK), ("dict of bytes", "dict", RIVAL), ("memlist", "memlist", CACHE))
     bars = [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]
-    return [Panel("images a second", {"PNGs of 28x28, one process, no transforms": bars})]
+    return [Panel("images per second", {"PNGs of 28x28, one process, no transforms": bars})]
 
 
 def number(value: float) -> str:
