@@ -1,11 +1,15 @@
-"""memlist beside everything else: `python benchmarks/beside.py`, some 90 minutes on two quiet cores.
+"""Compare memlist with other loaders: `python benchmarks/beside.py`, about 90 minutes on two quiet cores.
 
-Every system does the same jobs in a process of its own, in its own environment (`make bench` makes them of
-rivals/*.txt; MEMLIST_FFCV, MEMLIST_RIVALS and MEMLIST_TF name the Pythons of others), one after the other. The answers
-go to results/beside.json, one by one as they come, and the page README.md is made from that file. `--quick` takes few
-images, into a temporary folder; `--only TABLE` and `--system NAME`, which may be repeated, take those again and leave
-the rest; `--render` only makes the page anew. MEMLIST_PICTURES names a folder in which the pictures stay for another
-time.
+Every system does the same jobs in a process of its own, in its own environment, one after the other. `make bench` makes
+the environments of rivals/*.txt; MEMLIST_FFCV, MEMLIST_RIVALS and MEMLIST_TF name the Python of others. The answers go
+to results/beside.json as they come, and the page README.md is made from that file.
+
+`--quick` takes few images, into a temporary folder. `--only TABLE` and `--system NAME`, which may be repeated, take
+those again and leave the rest. `--render` only makes the page. MEMLIST_PICTURES names a folder in which the pictures
+are kept for the next run.
+
+Add a system: a class in rivals/, derived from `System` in rivals/harness.py; an entry in systems.py; a row of "The
+systems" in templates/beside.md; its packages in rivals/NAME.txt.
 """
 
 import argparse
@@ -28,15 +32,14 @@ sys.path.insert(0, str(HERE / "rivals"))
 from harness import Job
 
 ROOT = HERE.parent
-RAW = HERE / "results" / "beside.json"
-# Of a photograph: about what ImageNet's have.
+# Size of a photograph, about that of ImageNet's.
 KILOBYTES = 100
-# Longest that one process may take, in seconds.
+# The longest time that one process may take, in seconds.
 PATIENCE = 1500
 
 
 def python_of(environment: str) -> str:
-    "The Python of an environment."
+    "Return the Python of an environment."
     if not environment:
         return sys.executable
     default = str(ROOT / f".venv-{environment}" / "bin" / "python")
@@ -44,7 +47,7 @@ def python_of(environment: str) -> str:
 
 
 class Sets:
-    "The folders of pictures, made when the first job asks."
+    "Make the folders of pictures when a job first asks for them."
 
     def __init__(self, folder: Path, photographs: int) -> None:
         self.folder, self.photographs = folder, photographs
@@ -66,7 +69,7 @@ class Sets:
         return str(folder / "images")
 
     def _some(self, source: Path, folder: Path, n: int) -> None:
-        "Links to the first n."
+        "Link to the first `n`."
         for name in ("images/a", "images/b", "masks"):
             (folder / name).mkdir(parents=True)
             for file in (source / name).iterdir():
@@ -75,7 +78,7 @@ class Sets:
 
 
 def probe() -> float:
-    "Seconds that the machine takes for a little of what all do, decoding and copying: how quick it is just now."
+    "Return the seconds that ten JPEGs and ten copies take: how fast the machine is at the moment."
     import io
 
     import numpy as np
@@ -96,7 +99,7 @@ def probe() -> float:
 
 
 def ask(entry: Entry, job: Job) -> Dict[str, Any]:
-    "What is measured of a system on a job; or `failed`, and why."
+    "Run one system on one job in its own process; return its figures, or `failed` and the reason."
     command = [python_of(entry.environment), "-W", "ignore", str(HERE / "rivals" / "harness.py")]
     command += [entry.module, entry.cls, json.dumps(job._asdict())]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
@@ -112,7 +115,7 @@ def ask(entry: Entry, job: Job) -> Dict[str, Any]:
 
 
 def absent(environment: str) -> Optional[str]:
-    "Why an environment can't be used; None where it can."
+    "Return the reason why an environment can't be used; None where it can."
     folder = ROOT / f".venv-{environment}"
     named = f"MEMLIST_{environment.upper()}" in os.environ
     if not environment or (named and Path(python_of(environment)).exists()) or (folder / "ready").exists():
@@ -123,7 +126,7 @@ def absent(environment: str) -> Optional[str]:
 
 
 def run(scale: Scale, raw: Path, results: Dict[str, Any], tables: List[str], systems: List[str]) -> None:
-    "Take what is asked for, and put it into `results` and the file at once."
+    "Take these tables of these systems; put each row into `results` and into the file at once."
     missing = {name: absent(name) for name in {entry.environment for entry in SYSTEMS.values()}}
     results["absent"] = {name: why for name, why in missing.items() if why is not None}
     with tempfile.TemporaryDirectory(prefix="memlist-beside-") as folder:
@@ -148,7 +151,7 @@ def run(scale: Scale, raw: Path, results: Dict[str, Any], tables: List[str], sys
 
 
 def brief(row: Dict[str, Any]) -> str:
-    "One row for the terminal."
+    "Write one row for the terminal."
     if "failed" in row:
         return f"FAILED {row['failed']}"
     warm = sorted(epoch["images"] / epoch["seconds"] for epoch in row["warm"])

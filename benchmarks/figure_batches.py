@@ -51,7 +51,7 @@ def batch_epochs(inputs: Inputs) -> Dict[str, Any]:
 
 @contextmanager
 def threads(n: int) -> Iterator[batches.Collate]:
-    "What a loader without workers has, with so many threads."
+    "Give what a loader without workers has, with so many threads."
     before = torch.get_num_threads()
     torch.set_num_threads(n)
     collate = batches.Collate(None, None, True)
@@ -154,7 +154,7 @@ def _without_kernels(plan: Any, sources: Any, out: Any, collate: Any) -> None:
 
 
 def _allocated(make: Callable[[], Any]) -> int:
-    "The most that torch has allocated at one time while it ran."
+    "Return the most bytes that torch has allocated at one time during `make`."
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         make()
     total, most = 0, 0
@@ -166,7 +166,7 @@ def _allocated(make: Callable[[], Any]) -> int:
 
 
 def _grown(make: Callable[[], Any]) -> int:
-    "By how much the peak of the process's memory goes up, after a first run."
+    "Return the bytes by which the peak of the process's memory grows in a second run."
     make()
     gc.collect()
     Path("/proc/self/clear_refs").write_text("5")

@@ -1,4 +1,4 @@
-"""Figures 14 and 15: random resized crop and flip, against FFCV; memlist's heavier default transforms beside it."""
+"""Figures 14 and 15: random resized crop and flip, against FFCV, and memlist with the heavier default transforms."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Figures 10 to 12: a `cache_file` opened again, warm epochs from it, and what two processes over it take."""
+"""Figures 10 to 12: a `cache_file` opened again, warm epochs from it, and the memory of two processes over it."""
 
 import json
 import subprocess
@@ -17,7 +17,7 @@ from memlist import ImageStore, MemoryImageList
 
 
 class InFile(MemoryImageList):
-    "A `MemoryImageList` over the file that `file` names: `bunch` knows no keywords of lists."
+    "Keep the cache in the file that `file` names: `bunch` passes no keywords to a list."
 
     file = ""
 
@@ -29,13 +29,13 @@ class InFile(MemoryImageList):
 
 
 def fill(folder: str, cache_file: str) -> Dict[str, int]:
-    "Decode all of `folder` into the file; a process of its own."
+    "Decode all of `folder` into the file. Runs in a process of its own."
     il = MemoryImageList.from_folder(folder, presort=True, cache_file=cache_file).load_data(progress=False)
     return {"nbytes": il.cache_info().nbytes, "images": len(il)}
 
 
 def reopen(folder: str, cache_file: str, drop: bool) -> Dict[str, float]:
-    "Open the file in this new process and serve one batch of 64; with `drop`, none of it is in memory."
+    "Open the file in this new process and make one batch; `drop` first drops its pages from memory."
     if drop:
         ImageStore(cache_file=cache_file).purge()
     files = sorted(Path(folder).iterdir())
@@ -115,7 +115,7 @@ def _with_store(cls: type, store: ImageStore) -> Any:
 
 
 def rank(folder: str, cache_file: str) -> None:
-    "Read every image twice (what a process fills it has not mapped yet), say so, and wait for the word to end."
+    "Read every image twice (a process has not mapped what it fills), print that, and wait until told to end."
     torch.set_num_threads(1)
     il = MemoryImageList.from_folder(folder, presort=True, cache_file=cache_file)
     for i in [*range(len(il)), *range(len(il))]:
@@ -125,7 +125,7 @@ def rank(folder: str, cache_file: str) -> None:
 
 
 def mapped(pid: int, cache_file: str) -> Dict[str, int]:
-    "Bytes of the file that the process has mapped, and its proportional share of them."
+    "Return the bytes of the file that the process has mapped, and its proportional share of them."
     found, inside = {"Rss": 0, "Pss": 0}, False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if not line.split(" ", 1)[0].endswith(":"):

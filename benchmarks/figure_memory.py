@@ -1,4 +1,4 @@
-"""Figures 2 and 7 to 9: misses by workers, proportional memory, the index, and what a purge gives back."""
+"""Figures 2 and 7 to 9: misses of workers, proportional memory, the index, and the memory that a purge returns."""
 
 import gc
 import multiprocessing
@@ -30,7 +30,7 @@ def _files(folder: str, n: int) -> List[Path]:
 
 
 def misses(start: str, folder: str, n: int) -> Dict[str, int]:
-    "Misses of two epochs with two workers that fill lazily, and of one after `load_data()`; a process of its own."
+    "Count misses of two epochs that fill lazily and of one after `load_data()`. Runs in a process of its own."
     multiprocessing.set_start_method(start, force=True)
     il = MemoryImageList(_files(folder, n), path=folder)
     labelled = il.split_none().label_from_func(label).transform(None, size=32)
@@ -62,7 +62,7 @@ def missing(inputs: Inputs) -> Dict[str, Any]:
 
 
 class Opens(Dataset):
-    "Opens images and returns nothing to speak of, so that batches are no part of the memory that is measured."
+    "Open images and return one number each, so that batches are no part of the memory that is measured."
 
     def __init__(self, ll: Any) -> None:
         self.ll = ll
@@ -75,7 +75,7 @@ class Opens(Dataset):
 
 
 class Watched:
-    "A loader's iterator and its live workers: it reads on when told, and says what all the processes take."
+    "Read on with live workers when told, and measure the memory of all the processes."
 
     def __init__(self, il: Any, order: List[int]) -> None:
         self.ll = il.split_none().label_from_func(label).train
@@ -88,18 +88,18 @@ class Watched:
             next(self.batches)
 
     def pss(self) -> Dict[str, int]:
-        "Of main process and workers, once the workers have run out of orders and wait."
+        "Return the memory of main process and workers, once the workers have nothing left to do."
         time.sleep(1)
         return pss(["self", *(worker.pid for worker in self.batches._workers)])
 
 
-# glibc keeps freed blocks of megabytes for itself, tens of MB a process, and how many is a matter of luck and not of
+# glibc keeps freed blocks, tens of MB per process, and how many depends on chance, not on
 # the dataset. With these thresholds fixed (by default they grow) it returns them at once, on both sides.
 TIDY = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "2"}
 
 
 def loaded(start: str, folder: str, n: int) -> Dict[str, Any]:
-    "Before `load_data()`, after it, and after a purge, with the same live workers all along; a process of its own."
+    "Measure before and after `load_data()` and after a purge, with the same workers. A process of its own."
     multiprocessing.set_start_method(start, force=True)
     il = MemoryImageList(_files(folder, n), path=folder, lazy=False)
     watched = Watched(il, [i % n for i in range(4 * n + AHEAD)])
@@ -121,7 +121,7 @@ def loaded(start: str, folder: str, n: int) -> Dict[str, Any]:
 
 
 def filled(start: str, folder: str, n: int, in_memory: bool) -> Dict[str, Any]:
-    "After two epochs, filled by the workers; or the same with the stock list. A process of its own."
+    "Measure after two epochs that the workers fill, or with the stock list. Runs in a process of its own."
     multiprocessing.set_start_method(start, force=True)
     il = (MemoryImageList if in_memory else ImageList)(_files(folder, n), path=folder)
     watched = Watched(il, [i % n for i in range(2 * n + AHEAD)])

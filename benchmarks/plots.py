@@ -1,8 +1,8 @@
-"""The plots of the documentation, made from the raw samples: `python benchmarks/plots.py` writes results/*.svg.
+"""Draw the plots of the documentation from the raw samples: `python benchmarks/plots.py` writes results/*.svg.
 
-Nothing is drawn that is not in results/figures.json and results/beside.json, but for two bars of arithmetic that
-say so. Bars are medians, whiskers the 10th and 90th percentile. Each bar carries what it shows in the `id` of its SVG
-element, so that a test can tell whether a plot is the one of these samples.
+Everything drawn is in results/figures.json and results/beside.json, except two computed bars, which say so. Bars are
+medians, whiskers the 10th and 90th percentile. Each bar carries what it shows in the `id` of its SVG element, so that a
+test can tell whether a plot shows the committed samples.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ STYLE = {
 
 
 class Bar(NamedTuple):
-    "One bar: its label and colour, its length, and where its whisker begins and ends."
+    "A bar: its label and colour, its length, and where its whisker begins and ends."
 
     label: str
     colour: str
@@ -48,7 +48,7 @@ class Bar(NamedTuple):
 
 
 class Panel(NamedTuple):
-    "Bars under one scale, in groups that have a heading each."
+    "Bars on one scale, in groups with a heading each."
 
     unit: str
     groups: Dict[str, List[Bar]]
@@ -64,12 +64,12 @@ def per_second(label: str, colour: str, seconds: Sequence[float]) -> Bar:
 
 
 def cases(rows: Dict[str, Any], key: str) -> Dict[str, Dict[str, Any]]:
-    "The cases of a row of the figures, by name."
+    "Return the cases of a figure, by name."
     return {case["name"]: case for case in rows[key]["cases"]}
 
 
 def plots(results: Dict[str, Any]) -> Dict[str, Plot]:
-    "Every plot by the name of its file."
+    "Return the plots of the figures, by the name of their file."
     rows = results["rows"]
     return {
         "warm": _warm(rows),
@@ -83,7 +83,7 @@ def plots(results: Dict[str, Any]) -> Dict[str, Plot]:
 
 
 def beside(results: Dict[str, Any]) -> Dict[str, Plot]:
-    "The plots of the page of all systems, from its own raw results."
+    "Return the plots of the comparison with other loaders, by the name of their file."
     rows = [row for row in results["rows"] if "failed" not in row and not row["wrong"]]
 
     def bar(row: Dict[str, Any], label: str) -> Bar:
@@ -212,7 +212,7 @@ def _tiny(rows: Dict[str, Any]) -> Plot:
 
 
 def number(value: float) -> str:
-    "A number as it stands beside its bar."
+    "Write a number next to its bar."
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
@@ -243,7 +243,7 @@ def curves(results: Dict[str, Any], folder: Path) -> Path:
 
 
 def mark(name: str, group: str, bar: Bar) -> str:
-    "What the SVG element of a bar is called."
+    "Return the id of a bar's SVG element, which holds what it shows."
     text = re.sub(r"[^\w=.]+", "-", f"{name} {group} {bar.label}")
     return f"{text}={bar.median:.5g}={bar.low:.5g}={bar.high:.5g}"
 
@@ -308,7 +308,7 @@ def _ticks() -> Any:
 
 
 def main(folder: Path = RESULTS) -> List[Path]:
-    "Draw them all."
+    "Draw every plot."
     figures, others = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("figures", "beside"))
     drawn = [draw(name, plot, folder) for name, plot in {**plots(figures), **beside(others)}.items()]
     return [*drawn, curves(figures, folder)]

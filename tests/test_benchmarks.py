@@ -26,7 +26,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    "As the benchmark makes them."
+    "Make photographs as the benchmark does."
     folder = tmp_path_factory.mktemp("photographs")
     code = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import pictures, pathlib"
     code += f"; pictures.collection(pathlib.Path({str(folder)!r}), 70, 100)"
@@ -174,7 +174,7 @@ def test_a_system_in_a_process_of_its_own(photographs: str, tmp_path: Path, cls:
     assert found["peak"] > found["bare"] > 0 and found["versions"]["memlist"]
 
 
-def test_a_system_that_does_other_work_is_found_out(benchmarks: None, photographs: str) -> None:
+def test_a_system_that_does_another_job_is_noticed(benchmarks: None, photographs: str) -> None:
     from harness import BATCH, Job, System, wrong
     from PIL import Image
     from torchvision.transforms import functional as F
@@ -192,7 +192,7 @@ def test_a_system_that_does_other_work_is_found_out(benchmarks: None, photograph
 
     x, y = batch(list(range(BATCH)))
     assert wrong(system, (x, y)) is None
-    assert "is" in str(wrong(system, (x, y.flip(0))))  # images that are others'
+    assert "is" in str(wrong(system, (x, y.flip(0))))  # images of other files
     assert "is" in str(wrong(system, (x * torch.tensor(std).view(3, 1, 1), y)))  # not normalised
     assert "float64" in str(wrong(system, (x.double(), y)))
     assert "images of" in str(wrong(system, batch(list(range(BATCH)), 223)))
@@ -205,7 +205,7 @@ def test_a_system_that_does_other_work_is_found_out(benchmarks: None, photograph
     assert "noise" in str(wrong(noise, (x, x)))
 
 
-def test_first_epochs_count_all_that_comes_before(benchmarks: None) -> None:
+def test_cold_figures_include_all_that_comes_before(benchmarks: None) -> None:
     import answers
 
     epochs = [{"seconds": s, "first": s / 10, "images": 100} for s in (4.0, 2.0, 1.0)]

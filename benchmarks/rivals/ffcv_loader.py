@@ -1,4 +1,4 @@
-"""FFCV: a system for harness.py, and a process that answers line by line for figure 14.
+"""Measure FFCV: systems for harness.py, and a process that answers line by line for figure 14.
 
 FFCV is set up as its tuning guide describes for a dataset that fits in memory: raw pixels in a file, `os_cache=True`,
 random order, only transforms of its own, which it compiles; all else is left at its defaults. `ToTorchImage` keeps
@@ -123,7 +123,7 @@ def load(beton: Path, steps: List[Any], workers: int) -> Loader:
 
 
 class Raw(System):
-    "Pixels in a file."
+    "Keep pixels in a file."
 
     packages = PACKAGES
     mode = "raw"
@@ -146,13 +146,13 @@ class Raw(System):
 
 
 class Jpeg(Raw):
-    "JPEGs in a file, written again at its default quality of 90 and decoded by libjpeg-turbo in every epoch."
+    "Keep JPEGs in a file, written at its default quality of 90 and decoded by libjpeg-turbo in every epoch."
 
     mode = "jpg"
 
 
 class RawReduced(Raw):
-    "Pixels in a file, of pictures reduced by its `max_resolution` so that the shorter side is what is trained on."
+    "Keep pixels reduced by its `max_resolution`, the shorter side to the size that is trained on."
 
     reduced = True
 
