@@ -13,6 +13,7 @@ systems" in templates/beside.md; its packages in rivals/NAME.txt.
 """
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -23,9 +24,11 @@ from pathlib import Path
 from typing import Any, Dict, List, Optional
 
 import machine
+import numpy as np
 import page_beside
 import pictures
 from measure import HERE, say
+from PIL import Image
 from systems import FULL, QUICK, SYSTEMS, Entry, Scale, plan
 
 sys.path.insert(0, str(HERE / "rivals"))
@@ -79,11 +82,6 @@ class Sets:
 
 def probe() -> float:
     "Return the seconds that ten JPEGs and ten copies take: how fast the machine is at the moment."
-    import io
-
-    import numpy as np
-    from PIL import Image
-
     data = io.BytesIO()
     noise = np.random.RandomState(0).randint(0, 255, (24, 32, 3)).astype(np.uint8)
     Image.fromarray(noise).resize((500, 375)).save(data, "JPEG", quality=90)
