@@ -245,7 +245,7 @@ STEPS: Tuple[Callable[[Setting], Any], ...] = (equality, memory, parts, alone, l
 def run(device: torch.device, quick: bool, raw: Path) -> Dict[str, Any]:
     "Take every step, and write what is there into the file `raw` after each."
     n, bs, rounds = (96, 16, 1) if quick else (2048, 256, 5)
-    results: Dict[str, Any] = {"surroundings": surroundings(), "device": str(device)}
+    results: Dict[str, Any] = {"surroundings": surroundings(), "quick": quick, "device": str(device)}
     if device.type == "cuda":
         results["device"] = torch.cuda.get_device_name(device)
     else:

@@ -1,10 +1,9 @@
 """Fill the Markdown templates of templates/ with figures.
 
-A template is the page as it is read, with `$name` where a figure belongs. Two things are left out when their figure is
-missing, as after `--only`:
+A template is the page as it is read, with `$name` where a figure belongs. Left out are:
 
-- a section, from its heading `## ...` to the next, if any name in it is missing;
-- the text between `<!-- if name -->` and `<!-- end -->`, if that name is missing.
+- a section, from its heading `## ...` to the next, if any name in it is missing, as after `--only`;
+- the text between `<!-- if name -->` and `<!-- end -->`, if that name is missing, false or empty.
 """
 
 import re
@@ -48,7 +47,7 @@ def titles(name: str) -> Dict[str, str]:
 
 def fill(text: str, values: Dict[str, Any]) -> str:
     "Return the page: `text` with `values` in it, without what has no values."
-    text = CONDITION.sub(lambda found: found[2] if found[1] in values else "", text)
+    text = CONDITION.sub(lambda found: found[2] if values.get(found[1]) else "", text)
     parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     kept = "".join(part for part in parts if set(NAME.findall(part)) <= set(values))
     filled = Template(kept).substitute(values)

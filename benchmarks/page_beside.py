@@ -14,9 +14,7 @@ def render(results: Dict[str, Any]) -> str:
     "Return the whole page."
     every = results["rows"]
     rows = [row for row in every if "failed" not in row]
-    values: Dict[str, Any] = {"best": _best(rows), **_lost(rows), **_machine(results)}
-    if results.get("quick"):
-        values["quick"] = ""
+    values: Dict[str, Any] = {"quick": results["quick"], "best": _best(rows), **_lost(rows), **_machine(results)}
     for key in SYSTEMS:
         values[f"{key}_versions"] = _versions(results["versions"].get(key, {}))
     for work in WORKS:
@@ -28,8 +26,7 @@ def render(results: Dict[str, Any]) -> str:
         values["shares"], values["shares_n"] = _shares(shares), f"{shares[0]['n']:,}"
     if counts:
         values["counts"] = _counts(counts)
-    if results.get("absent"):
-        values["absent"] = "\n".join(_absent(*one) for one in results["absent"].items())
+    values["absent"] = "\n".join(_absent(*one) for one in results.get("absent", {}).items())
     return fill(template("beside"), values)
 
 
@@ -54,12 +51,12 @@ def bold(key: str) -> str:
 # -- the sections before the jobs -----------------------------------------------------------------------------
 
 
-def _lost(rows: Sequence[Row]) -> Dict[str, str]:
+def _lost(rows: Sequence[Row]) -> Dict[str, Any]:
     "Return the table of the figures in which another system is better, and a value for each job that has one."
     lost = [contest for contest in contests(rows) if contest.ratio < 1]
     lines = [[TITLES[one.work], one.figure, named(one.ours), named(one.other), f"{one.ratio:.2f}"] for one in lost]
     head = ("job", "figure", "memlist's best", "who is better", "times as good")
-    values = {f"lost_{one.work}": "" for one in lost}
+    values: Dict[str, Any] = {f"lost_{one.work}": True for one in lost}
     return {**values, "lost": table(head, lines, 4) if lines else "None, on these jobs."}
 
 

@@ -30,15 +30,12 @@ def render(results: Dict[str, Any]) -> str:
     surroundings = results.get("surroundings")
     if surroundings:
         values.update(machine(surroundings))
-        if not values["quick"]:
-            del values["quick"]
     if results.get("again"):
         values["again"] = ", ".join(f"{name} ({date})" for name, date in results["again"].items())
     for key, row in rows.items():
         missed = [verdict for verdict in _verdicts(row) if not verdict.met]
         values[key], values[f"{key}_notes"] = _body(row, missed), " ".join(row["notes"])
-        if missed:
-            values[f"{key}_missed"] = ""
+        values[f"{key}_missed"] = bool(missed)
     return fill(text, values)
 
 

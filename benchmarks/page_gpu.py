@@ -14,8 +14,7 @@ SHOWN = (1, 2, 5, 10, 20, 40, 96)
 def render(results: Dict[str, Any]) -> str:
     "Return the whole page; a section whose step was not taken is left out."
     values = {"device": results["device"], "photographs": results["photographs"], **machine(results["surroundings"])}
-    if results.get("notes"):
-        values["notes"] = " ".join(results["notes"])
+    values["quick"], values["notes"] = results.get("quick"), " ".join(results.get("notes", ()))
     for name, tables in STEPS.items():
         if name in results:
             values.update(tables(results[name]))
@@ -37,30 +36,34 @@ def _numbers(found: Dict[str, Any]) -> List[int]:
 
 def _alone(found: Dict[str, List[float]]) -> Dict[str, Any]:
     numbers = _numbers(found)
-    rates = {key: f"{_rate(samples):,.0f}" for key, samples in found.items()}
+    rates = {key: _rate(samples) for key, samples in found.items()}
     kinds = [kind for kind in KINDS if f"{kind}, 0 workers" in found]
-    lines = [[kind, *(rates[f"{kind}, {n} workers"] for n in numbers)] for kind in kinds]
-    ours = {n: found[f"batch_tfms, {n} workers"] for n in numbers}
-    values: Dict[str, Any] = {f"alone_{n}": f"{_rate(samples):,.0f}" for n, samples in ours.items()}
-    if all(_rate(ours[n]) < _rate(ours[0]) for n in numbers if n):
-        values["workers_cost"] = ""
-    return {**values, "alone": table(("images/s", *map(_workers, numbers)), lines)}
+    lines = [[kind, *(f"{rates[f'{kind}, {n} workers']:,.0f}" for n in numbers)] for kind in kinds]
+    ours = [rates[f"batch_tfms, {n} workers"] for n in numbers]
+    return {
+        "alone": table(("images/s", *map(_workers, numbers)), lines),
+        "alone_none": f"{ours[0]:,.0f}",
+        "alone_many": f"{ours[-1]:,.0f}",
+        "many": numbers[-1],
+        "workers_cost": max(ours) == ours[0],
+    }
 
 
 def _long(found: Dict[str, Any]) -> Dict[str, Any]:
     numbers, images = _numbers(found), found["images"]
-    rates = {n: images / float(np.median(found[f"{n} workers"]["seconds"])) for n in numbers}
+    rates = [images / float(np.median(found[f"{n} workers"]["seconds"])) for n in numbers]
     starts = [1e3 * float(np.median(found[f"{n} workers"]["first batch"])) for n in numbers]
     lines = [
-        ["batch_tfms, images/s", *(f"{rates[n]:,.0f}" for n in numbers)],
+        ["batch_tfms, images/s", *(f"{rate:,.0f}" for rate in rates)],
         ["first batch after, ms", *(f"{start:.0f}" for start in starts)],
     ]
     return {
-        **{f"long_{n}": f"{rate:,.0f}" for n, rate in rates.items()},
         "long": table(("", *map(_workers, numbers)), lines),
-        "long_least": f"{min(rates.values()):,.0f}",
-        "long_most": f"{max(rates.values()):,.0f}",
-        "long_best": max(rates, key=lambda n: rates[n]),
+        "long_least": f"{min(rates):,.0f}",
+        "long_most": f"{max(rates):,.0f}",
+        "long_best": numbers[int(np.argmax(rates))],
+        "long_many": f"{rates[-1]:,.0f}",
+        "long_workers": numbers[-1],
         "images": f"{images:,}",
     }
 
