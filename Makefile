@@ -32,7 +32,7 @@ $(VENV)-latest/ready: pyproject.toml constraints.txt
 	$(VENV)-latest/bin/python -m pip install --quiet --editable '.[fast,test]' --constraint constraints.txt
 	touch $@
 
-# What memlist is measured beside, each in an environment of its own; where one can't be made, the page says why.
+# The loaders that memlist is compared with, each in an environment of its own; where one can't be made, the page says why.
 # FFCV has no wheels: it compiles against Debian's libopencv-dev and libturbojpeg0-dev, found by pkg-config.
 RIVALS := rivals tf ffcv
 $(RIVALS:%=$(VENV)-%/ready): $(VENV)-%/ready: benchmarks/rivals/%.txt
@@ -102,13 +102,14 @@ package: $(VENV)/ready $(VENV)-twine/ready
 	cd $(OUTSIDE)/suite && ../venv/bin/python -W ignore -m memlist --version
 	cd $(OUTSIDE)/suite && ../venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
 
+# All figures, about two hours; their pages and plots.
 bench: $(VENV)/ready
 	-$(MAKE) --keep-going $(RIVALS:%=$(VENV)-%/ready)
 	$(RUN) -W ignore benchmarks/figures.py
 	$(RUN) -W ignore benchmarks/beside.py
 	$(RUN) benchmarks/plots.py
 
-# What the rows of FFCV need.
+# What the figures of FFCV need.
 bench-ffcv: $(VENV)-ffcv/ready
 
 # The figures of batch_tfms=True that need a GPU.

@@ -1,14 +1,19 @@
-"""memlist beside everything else: `python benchmarks/beside.py`, some 90 minutes on two quiet cores.
+"""Compare memlist with other loaders: `python benchmarks/beside.py`, about 90 minutes on two quiet cores.
 
-Every system does the same jobs in a process of its own, in its own environment (`make bench` makes them of
-rivals/*.txt; MEMLIST_FFCV, MEMLIST_RIVALS and MEMLIST_TF name the Pythons of others), one after the other. The answers
-go to results/beside.json, one by one as they come, and the page README.md is made from that file. `--quick` takes few
-images, into a temporary folder; `--only TABLE` and `--system NAME`, which may be repeated, take those again and leave
-the rest; `--render` only makes the page anew. MEMLIST_PICTURES names a folder in which the pictures stay for another
-time.
+Every system does the same jobs in a process of its own, in its own environment, one after the other. `make bench` makes
+the environments of rivals/*.txt; MEMLIST_FFCV, MEMLIST_RIVALS and MEMLIST_TF name the Python of others. The answers go
+to results/beside.json as they come, and the page README.md is made from that file.
+
+`--quick` takes few images, into a temporary folder. `--only TABLE` and `--system NAME`, which may be repeated, take
+those again and leave the rest. `--render` only makes the page. MEMLIST_PICTURES names a folder in which the pictures
+are kept for the next run.
+
+Add a system: a class in rivals/, derived from `System` in rivals/harness.py; an entry in systems.py; a row of "The
+systems" in templates/beside.md; its packages in rivals/NAME.txt.
 """
 
 import argparse
+import io
 import json
 import os
 import subprocess
@@ -16,124 +21,28 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Dict, List, Optional
 
-import measure
+import machine
+import numpy as np
+import page_beside
 import pictures
 from measure import HERE, say
+from PIL import Image
+from systems import FULL, QUICK, SYSTEMS, Entry, Scale, plan
 
 sys.path.insert(0, str(HERE / "rivals"))
 from harness import Job
 
 ROOT = HERE.parent
-RAW = HERE / "results" / "beside.json"
-# Of a photograph: about what ImageNet's have.
+# Size of a photograph, about that of ImageNet's.
 KILOBYTES = 100
-# Longest that one process may take, in seconds.
+# The longest time that one process may take, in seconds.
 PATIENCE = 1500
 
 
-class Entry(NamedTuple):
-    "A system of the page: what it is called, where it is, what it can do."
-
-    name: str
-    environment: str
-    module: str
-    cls: str
-    #: What it keeps of a photograph.
-    keeps: str
-    #: Whether it is ours.
-    ours: bool = False
-    workers: Tuple[int, ...] = (0, 1, 2)
-    works: Tuple[str, ...] = ("common", "digits", "segmentation", "gan")
-
-
-ALL = ("common", "default", "digits", "segmentation", "gan", "crops")
-THREADS = (1, 2)
-SYSTEMS: Dict[str, Entry] = {
-    "limit": Entry("memcpy, the limit", "rivals", "torch_caches", "Limit", "floats, 224x224", works=ALL),
-    "stock": Entry("fastai 1", "", "fastai_lists", "Stock", "nothing", works=ALL),
-    "snippet1": Entry(
-        "forum: dict in `open`",
-        "",
-        "fastai_lists",
-        "Snippet",
-        "floats, 500x375",
-        works=("common", "default", "digits", "segmentation"),
-    ),
-    "snippet2": Entry(
-        "forum: `load_data`",
-        "",
-        "fastai_lists",
-        "LoadSnippet",
-        "floats, 500x375",
-        works=("common", "default", "digits", "segmentation"),
-    ),
-    "memlist": Entry("memlist", "", "fastai_lists", "Memlist", "bytes, 500x375", True, works=ALL),
-    "batches": Entry("memlist, `batch_tfms`", "", "fastai_lists", "Batches", "bytes, 500x375", True, works=ALL),
-    "reduced": Entry(
-        "memlist, `batch_tfms`, `max_size`",
-        "",
-        "fastai_lists",
-        "Reduced",
-        "bytes, 299x224",
-        True,
-        works=("common", "segmentation", "gan"),
-    ),
-    "torchvision": Entry(
-        "torchvision `ImageFolder`", "rivals", "torch_caches", "Torchvision", "nothing", works=(*ALL[2:], "common")
-    ),
-    "stocaching": Entry("stocaching", "rivals", "torch_caches", "Stocaching", "bytes, 224x224"),
-    "tensordict": Entry("tensordict", "rivals", "torch_caches", "Tensordict", "bytes, 224x224, in a file"),
-    "monai": Entry("MONAI `CacheDataset`", "rivals", "monai_cache", "Monai", "floats, 224x224"),
-    "ffcv": Entry(
-        "FFCV, raw",
-        "ffcv",
-        "ffcv_loader",
-        "Raw",
-        "bytes, 500x375, in a file",
-        workers=THREADS,
-        works=("common", "digits", "gan", "crops"),
-    ),
-    "ffcv_reduced": Entry(
-        "FFCV, raw, `max_resolution`",
-        "ffcv",
-        "ffcv_loader",
-        "RawReduced",
-        "bytes, 299x224, in a file",
-        workers=THREADS,
-        works=("common", "gan"),
-    ),
-    "ffcv_jpeg": Entry(
-        "FFCV, JPEG", "ffcv", "ffcv_loader", "Jpeg", "JPEG in a file", workers=THREADS, works=("common", "crops")
-    ),
-    "tf": Entry("`tf.data`, `cache()`", "tf", "tf_data", "TfData", "bytes, 224x224", workers=THREADS),
-}
-
-
-class Scale(NamedTuple):
-    "How many images each job has."
-
-    common: int
-    default: int
-    digits: int
-    segmentation: int
-    gan: int
-    crops: int
-    shares: int
-    counts: Tuple[int, ...]
-    warm: int
-
-
-FULL = Scale(8000, 256, 4096, 384, 512, 1024, 512, (1000, 8000, 64000), 5)
-QUICK = Scale(192, 64, 256, 64, 64, 64, 128, (100, 400), 1)
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-OF_SHARES = ("memlist", "batches", "stocaching", "monai")
-OF_COUNTS = ("stock", "memlist", "batches")
-
-
 def python_of(environment: str) -> str:
-    "The Python of an environment."
+    "Return the Python of an environment."
     if not environment:
         return sys.executable
     default = str(ROOT / f".venv-{environment}" / "bin" / "python")
@@ -141,7 +50,7 @@ def python_of(environment: str) -> str:
 
 
 class Sets:
-    "The folders of pictures, made when the first job asks."
+    "Make the folders of pictures when a job first asks for them."
 
     def __init__(self, folder: Path, photographs: int) -> None:
         self.folder, self.photographs = folder, photographs
@@ -163,7 +72,7 @@ class Sets:
         return str(folder / "images")
 
     def _some(self, source: Path, folder: Path, n: int) -> None:
-        "Links to the first n."
+        "Link to the first `n`."
         for name in ("images/a", "images/b", "masks"):
             (folder / name).mkdir(parents=True)
             for file in (source / name).iterdir():
@@ -171,29 +80,8 @@ class Sets:
                     (folder / name / file.name).symlink_to(file)
 
 
-def plan(scale: Scale) -> Iterator[Tuple[str, str, str, int, int, float, int]]:
-    "What is to be run: table, work, system, images, workers, share, warm epochs."
-    for work in ("crops", "common", "digits", "gan", "segmentation", "default"):
-        for workers in (0, 1, 2):
-            for key, entry in SYSTEMS.items():
-                if work in entry.works and workers in entry.workers:
-                    yield work, work, key, getattr(scale, work), workers, 1.0, scale.warm
-    for share in SHARES:
-        for key in OF_SHARES:
-            yield "shares", "common", key, scale.shares, 2, share, 2
-    for n in scale.counts:
-        for key in OF_COUNTS:
-            for workers in (0, 2):
-                yield "counts", "digits", key, n, workers, 1.0, 2
-
-
 def probe() -> float:
-    "Seconds that the machine takes for a little of what all do, decoding and copying: how quick it is just now."
-    import io
-
-    import numpy as np
-    from PIL import Image
-
+    "Return the seconds that ten JPEGs and ten copies take: how fast the machine is at the moment."
     data = io.BytesIO()
     noise = np.random.RandomState(0).randint(0, 255, (24, 32, 3)).astype(np.uint8)
     Image.fromarray(noise).resize((500, 375)).save(data, "JPEG", quality=90)
@@ -209,7 +97,7 @@ def probe() -> float:
 
 
 def ask(entry: Entry, job: Job) -> Dict[str, Any]:
-    "What is measured of a system on a job; or `failed`, and why."
+    "Run one system on one job in its own process; return its figures, or `failed` and the reason."
     command = [python_of(entry.environment), "-W", "ignore", str(HERE / "rivals" / "harness.py")]
     command += [entry.module, entry.cls, json.dumps(job._asdict())]
     environment = {**os.environ, "PYTHONWARNINGS": "ignore"}
@@ -225,7 +113,7 @@ def ask(entry: Entry, job: Job) -> Dict[str, Any]:
 
 
 def absent(environment: str) -> Optional[str]:
-    "Why an environment can't be used; None where it can."
+    "Return the reason why an environment can't be used; None where it can."
     folder = ROOT / f".venv-{environment}"
     named = f"MEMLIST_{environment.upper()}" in os.environ
     if not environment or (named and Path(python_of(environment)).exists()) or (folder / "ready").exists():
@@ -236,7 +124,7 @@ def absent(environment: str) -> Optional[str]:
 
 
 def run(scale: Scale, raw: Path, results: Dict[str, Any], tables: List[str], systems: List[str]) -> None:
-    "Take what is asked for, and put it into `results` and the file at once."
+    "Take these tables of these systems; put each row into `results` and into the file at once."
     missing = {name: absent(name) for name in {entry.environment for entry in SYSTEMS.values()}}
     results["absent"] = {name: why for name, why in missing.items() if why is not None}
     with tempfile.TemporaryDirectory(prefix="memlist-beside-") as folder:
@@ -261,7 +149,7 @@ def run(scale: Scale, raw: Path, results: Dict[str, Any], tables: List[str], sys
 
 
 def brief(row: Dict[str, Any]) -> str:
-    "One row for the terminal."
+    "Write one row for the terminal."
     if "failed" in row:
         return f"FAILED {row['failed']}"
     warm = sorted(epoch["images"] / epoch["seconds"] for epoch in row["warm"])
@@ -270,8 +158,6 @@ def brief(row: Dict[str, Any]) -> str:
 
 
 def main() -> None:
-    import besidepage
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     tables = list(dict.fromkeys(one[0] for one in plan(FULL)))
     parser.add_argument("--quick", action="store_true", help="few images, into a temporary folder")
@@ -287,12 +173,12 @@ def main() -> None:
     if raw.exists() and (given.render or partly):
         results = json.loads(raw.read_text())
     if not given.render:
-        surroundings = measure.surroundings()
+        surroundings = machine.surroundings()
         if not partly:
             results["surroundings"] = surroundings
         run(QUICK if given.quick else FULL, raw, results, given.only or tables, given.system or list(SYSTEMS))
         raw.write_text(json.dumps(results) + "\n")
-    (folder / "README.md").write_text(besidepage.render(results))
+    (folder / "README.md").write_text(page_beside.render(results))
     sys.stdout.write(f"{folder / 'README.md'}\n")
 
 

@@ -1,24 +1,21 @@
-"""How the figures are taken: contenders in turn, medians, proportional memory, cases in processes of their own."""
+"""Measure: contenders in turn, medians, proportional memory, cases in processes of their own."""
 
 import gc
 import json
 import os
-import platform
 import subprocess
 import sys
 import time
-from importlib import metadata
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence
 
 import numpy as np
 
 HERE = Path(__file__).resolve().parent
-PACKAGES = ("memlist", "fastai", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scikit-image")
 
 
 def interleave(contenders: Dict[str, Callable[[int], float]], rounds: int, warm_up: int = 1) -> Dict[str, List[float]]:
-    """Let each contender run once a round, in an order that turns with the round, and collect what they return.
+    """Let each contender run once per round, in an order that rotates, and collect what they return.
 
     A contender is given the number of the round and returns its own time, so that what it prepares is not counted.
     The first `warm_up` rounds are thrown away. Garbage is collected before each run.
@@ -26,7 +23,7 @@ def interleave(contenders: Dict[str, Callable[[int], float]], rounds: int, warm_
     samples: Dict[str, List[float]] = {name: [] for name in contenders}
     names = list(contenders)
     gc.collect()
-    gc.freeze()  # what is there stays; collecting the rest is quick
+    gc.freeze()  # exclude what exists already: collecting the rest is quick
     for k in range(-warm_up, rounds):
         turn = k % len(names)
         for name in names[turn:] + names[:turn]:
@@ -39,7 +36,7 @@ def interleave(contenders: Dict[str, Callable[[int], float]], rounds: int, warm_
 
 
 def exhaust(loader: Iterable[Any]) -> float:
-    "Seconds that one pass over `loader` takes."
+    "Return the seconds that one pass over `loader` takes."
     begun = time.perf_counter()
     for _ in loader:
         pass
@@ -47,32 +44,32 @@ def exhaust(loader: Iterable[Any]) -> float:
 
 
 def case(name: str, samples: Dict[str, List[float]], ratios: List[Dict[str, Any]], **facts: Any) -> Dict[str, Any]:
-    "One line of a table of times: seconds an image of every contender, and the `ratios` to take of them."
+    "Return a line of a table of times: seconds per image of every contender, and the `ratios` to take of them."
     return {"name": name, "samples": samples, "ratios": ratios, **facts}
 
 
 def ratio(what: str, above: str, below: str, bound: Optional[Sequence[Any]] = None) -> Dict[str, Any]:
-    "The time of contender `above` over that of `below`; `bound` is `('<=', 1.3)` or `('>=', 1)`."
+    "Return the order to divide the time of `above` by that of `below`; `bound` is `('<=', 1.3)` or `('>=', 1)`."
     return {"what": what, "above": above, "below": below, "bound": bound}
 
 
 def value(name: str, number: float, unit: str, bound: Optional[Sequence[Any]] = None, **facts: Any) -> Dict[str, Any]:
-    "One line of a table of numbers that are no times."
+    "Return a line of a table of numbers that are not times."
     return {"name": name, "value": number, "unit": unit, "bound": bound, **facts}
 
 
 def spread(values: Sequence[float]) -> List[float]:
-    "Median, 10th and 90th percentile."
+    "Return median, 10th and 90th percentile."
     return [float(np.percentile(values, q)) for q in (50, 10, 90)]
 
 
 def met(number: float, bound: Sequence[Any]) -> bool:
-    "Whether `number` keeps `bound`."
+    "Tell whether `number` keeps `bound`."
     return number <= bound[1] if bound[0] == "<=" else number >= bound[1]
 
 
 def pss(pids: Iterable[int]) -> Dict[str, int]:
-    """Proportional memory of these processes in bytes: a page that k processes map counts 1/k in each.
+    """Return the proportional memory of these processes in bytes: a page that k processes map counts 1/k in each.
 
     `total`, and of that `own`: without the pages of files, which are libraries that other processes share too.
     """
@@ -86,7 +83,7 @@ def pss(pids: Iterable[int]) -> Dict[str, int]:
 
 
 def apart(module: str, function: str, *arguments: Any, **variables: str) -> Any:
-    "What `module.function(*arguments)` returns in a new Python process, with these environment variables set."
+    "Return the result of `module.function(*arguments)` in a new Python process, with these environment variables."
     code = (
         "import json, sys; arguments = json.loads(sys.argv[1]); sys.path.insert(0, arguments.pop()); "
         f"import {module}; print(json.dumps({module}.{function}(*arguments)))"
@@ -99,7 +96,7 @@ def apart(module: str, function: str, *arguments: Any, **variables: str) -> Any:
 
 
 def in_child(function: Callable[[], float]) -> float:
-    """What `function` returns in a forked child.
+    """Return the result of `function` in a forked child.
 
     Its memory is new to it, as in a user's process that loads once: the allocator has no blocks left over from an
     earlier round, which would spare one contender the page faults that the other has.
@@ -119,49 +116,5 @@ def in_child(function: Callable[[], float]) -> float:
 
 
 def say(text: str) -> None:
-    "Progress, on the terminal."
+    "Print a line of progress."
     print(f"[{time.strftime('%H:%M:%S')}] {text}", flush=True)
-
-
-def surroundings() -> Dict[str, Any]:
-    "The machine and the versions that the figures hold for."
-    import torch
-    from PIL import features
-
-    from memlist.store import system
-
-    model = [line for line in _text("/proc/cpuinfo").splitlines() if line.startswith("model name")]
-    memory = [line for line in _text("/proc/meminfo").splitlines() if line.startswith("MemTotal")]
-    pages = _text("/sys/kernel/mm/transparent_hugepage/shmem_enabled")
-    return {
-        "date": time.strftime("%Y-%m-%d %H:%M:%S %Z"),
-        "cpu": model[0].split(":")[1].strip() if model else platform.processor(),
-        "cpus": system.usable_cpus(),
-        "memory_GiB": round(int(memory[0].split()[1]) / 1024**2, 1) if memory else None,
-        "system": f"{platform.system()} {platform.release()}",
-        "libc": " ".join(platform.libc_ver()),
-        "shmem_huge_pages": next((word[1:-1] for word in pages.split() if word[0] == "["), "unknown"),
-        "load_at_start": os.getloadavg()[0],
-        "python": platform.python_version(),
-        "torch_threads": torch.get_num_threads(),
-        "jpeg": ("libjpeg-turbo " if features.check_feature("libjpeg_turbo") else "libjpeg ")
-        + str(features.version_codec("jpg")),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
-        "revision": _revision(HERE.parent / ".git"),
-    }
-
-
-def _text(path: str) -> str:
-    try:
-        return Path(path).read_text()
-    except OSError:
-        return ""
-
-
-def _revision(git: Path) -> Optional[str]:
-    head = _text(str(git / "HEAD")).strip()
-    if not head.startswith("ref: "):
-        return head or None
-    found = _text(str(git / head[5:])).strip()
-    packed = [line.split()[0] for line in _text(str(git / "packed-refs")).splitlines() if line.endswith(" " + head[5:])]
-    return found or (packed[0] if packed else None)

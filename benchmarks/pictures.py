@@ -1,4 +1,4 @@
-"""The pictures that the figures are taken on, made from what scikit-learn and scikit-image ship: no downloads."""
+"""Make the pictures for the benchmarks from those that scikit-learn and scikit-image ship: no downloads."""
 
 import io
 import multiprocessing
@@ -28,14 +28,14 @@ SHIPPED = (
 
 
 def sources() -> List[PIL.Image.Image]:
-    "Colour photographs from inside the two packages."
+    "Return the colour photographs in the two packages."
     images = [PIL.Image.fromarray(array) for array in sklearn.datasets.load_sample_images().images]
     folder = Path(skimage.__file__).parent / "data"
     return images + [PIL.Image.open(folder / name).convert("RGB") for name in SHIPPED]
 
 
 def crops(n: int, noise: float, seed: int = SEED) -> List[PIL.Image.Image]:
-    "`n` crops of 500 × 375 at random places, scales and reflections, with `noise`; the same for the same arguments."
+    "Return `n` crops of 500 × 375 at random places, scales and reflections, with `noise`; `seed` decides them."
     random, found = np.random.RandomState(seed), sources()
     width, height = SIZE
     made = []
@@ -54,7 +54,7 @@ def crops(n: int, noise: float, seed: int = SEED) -> List[PIL.Image.Image]:
 
 
 def photographs(folder: Path, n: int, kilobytes: int) -> Tuple[List[Path], str]:
-    """`n` JPEG files in `folder`, of about `kilobytes` each on average, and a line that describes them.
+    """Write `n` JPEG files of about `kilobytes` each on average; return them and a line that describes them.
 
     One quality serves the whole set, searched on a sample: the files vary as photographs do.
     """
@@ -74,7 +74,7 @@ def _described(files: List[Path], quality: int) -> str:
 
 
 def _quality(sample: List[PIL.Image.Image], kilobytes: int) -> int:
-    "The quality at which these are closest to so many kilobytes on average."
+    "Return the quality at which these are closest to so many kilobytes on average."
 
     def mean(quality: int) -> float:
         return float(np.mean([len(_jpeg(image, quality)) for image in sample]))
@@ -91,10 +91,10 @@ CHUNK = 250
 
 
 def collection(folder: Path, n: int, kilobytes: int) -> str:
-    """`n` distinct JPEGs of about `kilobytes` in `images/a` and `images/b`, a mask of each in `masks`; described.
+    """Write `n` distinct JPEGs of about `kilobytes` into `images/a` and `images/b`, a mask of each into `masks`.
 
-    The same for the same arguments, however many processes make them. Masks are PNGs of eight classes: how bright a
-    place of the picture is, at a coarse scale.
+    The result does not depend on the number of processes. Masks are PNGs of eight classes: the brightness of the
+    picture at a coarse scale. Returns a line that describes them.
     """
     for name in ("images/a", "images/b", "masks"):
         (folder / name).mkdir(parents=True)
@@ -106,7 +106,7 @@ def collection(folder: Path, n: int, kilobytes: int) -> str:
 
 
 def described(folder: Path, kilobytes: int) -> str:
-    "A line on the photographs of `collection`."
+    "Return a line that describes the photographs of `collection`."
     return _described([*folder.glob("images/*/*.jpg")], _quality(crops(60, SETS[kilobytes]), kilobytes))
 
 
@@ -118,7 +118,7 @@ def _part(folder: Path, at: int, n: int, noise: float, quality: int) -> None:
 
 
 def small(folder: Path, n: int) -> str:
-    """`n` PNGs of 28 × 28 in `images/a` and `images/b`: scikit-learn's digits, as photographs of digits differ.
+    """Write `n` PNGs of 28 × 28 into `images/a` and `images/b`: scikit-learn's digits.
 
     Links to a few thousand files: what is measured is the number of images, which are all opened, kept and counted.
     """
@@ -137,7 +137,7 @@ def _jpeg(image: PIL.Image.Image, quality: int) -> bytes:
 
 
 def digits(folder: Path, n: int) -> List[Path]:
-    "`n` PNG files of 28 × 28, scikit-learn's handwritten digits."
+    "Write `n` PNG files of 28 × 28, scikit-learn's handwritten digits."
     folder.mkdir(parents=True)
     arrays = sklearn.datasets.load_digits().images
     files = [folder / f"{i:05}.png" for i in range(n)]
@@ -148,7 +148,7 @@ def digits(folder: Path, n: int) -> List[Path]:
 
 
 def formats(folder: Path) -> Dict[str, List[Path]]:
-    "Two small files, of unlike content and size, of each format that the comparison with stock goes over."
+    "Write two small files, of different content and size, in each format that is compared with stock."
     folder.mkdir(parents=True)
     found: Dict[str, List[Path]] = {}
     small = [sources()[2].resize((41, 30)), sources()[0].resize((33, 36))]

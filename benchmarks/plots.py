@@ -1,8 +1,8 @@
-"""The plots of the documentation, made from the raw samples: `python benchmarks/plots.py` writes results/*.svg.
+"""Draw the plots of the documentation from the raw samples: `python benchmarks/plots.py` writes results/*.svg.
 
-Nothing is drawn that is not in results/figures.json and results/beside.json, but for two bars of arithmetic that
-say so. Bars are medians, whiskers the 10th and 90th percentile. Each bar carries what it shows in the `id` of its SVG
-element, so that a test can tell whether a plot is the one of these samples.
+Everything drawn is in results/figures.json and results/beside.json, except two computed bars, which say so. Bars are
+medians, whiskers the 10th and 90th percentile. Each bar carries what it shows in the `id` of its SVG element, so that a
+test can tell whether a plot shows the committed samples.
 """
 
 from __future__ import annotations
@@ -12,7 +12,10 @@ import re
 from pathlib import Path
 from typing import Any, Dict, List, NamedTuple, Sequence
 
+from answers import best, named, of
 from measure import spread
+from page_beside import TITLES
+from systems import SYSTEMS, WORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"
 
@@ -35,7 +38,7 @@ STYLE = {
 
 
 class Bar(NamedTuple):
-    "One bar: its label and colour, its length, and where its whisker begins and ends."
+    "A bar: its label and colour, its length, and where its whisker begins and ends."
 
     label: str
     colour: str
@@ -45,7 +48,7 @@ class Bar(NamedTuple):
 
 
 class Panel(NamedTuple):
-    "Bars under one scale, in groups that have a heading each."
+    "Bars on one scale, in groups with a heading each."
 
     unit: str
     groups: Dict[str, List[Bar]]
@@ -55,18 +58,18 @@ Plot = List[Panel]
 
 
 def per_second(label: str, colour: str, seconds: Sequence[float]) -> Bar:
-    "Images a second, of samples of seconds an image."
+    "Return a bar of images per second, of samples of seconds per image."
     median, low, high = spread(seconds)
     return Bar(label, colour, 1 / median, 1 / high, 1 / low)
 
 
 def cases(rows: Dict[str, Any], key: str) -> Dict[str, Dict[str, Any]]:
-    "The cases of a row of the figures, by name."
+    "Return the cases of a figure, by name."
     return {case["name"]: case for case in rows[key]["cases"]}
 
 
 def plots(results: Dict[str, Any]) -> Dict[str, Plot]:
-    "Every plot by the name of its file."
+    "Return the plots of the figures, by the name of their file."
     rows = results["rows"]
     return {
         "warm": _warm(rows),
@@ -80,36 +83,34 @@ def plots(results: Dict[str, Any]) -> Dict[str, Plot]:
 
 
 def beside(results: Dict[str, Any]) -> Dict[str, Plot]:
-    "The plots of the page of all systems, from its own raw results."
-    import besidepage
-
+    "Return the plots of the comparison with other loaders, by the name of their file."
     rows = [row for row in results["rows"] if "failed" not in row and not row["wrong"]]
 
     def bar(row: Dict[str, Any], label: str) -> Bar:
-        entry = besidepage.SYSTEMS[row["system"]]
+        entry = SYSTEMS[row["system"]]
         colour = BATCH if "batch_tfms" in entry.name else CACHE if entry.ours else STOCK
         colour = PALE if row["system"] == "limit" else RIVAL if colour == STOCK and row["system"] != "stock" else colour
         return per_second(label, colour, [epoch["seconds"] / epoch["images"] for epoch in row["warm"]])
 
     def plain(row: Dict[str, Any]) -> str:
-        return besidepage.SYSTEMS[row["system"]].name.replace("`", "")
+        return SYSTEMS[row["system"]].name.replace("`", "")
 
     jobs: Dict[str, List[Bar]] = {}
-    for work in besidepage.WORKS[:2]:
-        found = [besidepage.best(besidepage.of(rows, work.key, system=key)) for key in besidepage.SYSTEMS]
-        jobs[work.title] = [bar(row, besidepage.named(row).replace("`", "")) for row in found if row is not None]
+    for work in WORKS[:2]:
+        found = [best(of(rows, work, system=key)) for key in SYSTEMS]
+        jobs[TITLES[work]] = [bar(row, named(row).replace("`", "")) for row in found if row is not None]
     shares: Dict[str, List[Bar]] = {}
-    for row in sorted(besidepage.of(rows, "shares"), key=lambda row: row["share"]):
+    for row in sorted(of(rows, "shares"), key=lambda row: row["share"]):
         shares.setdefault(f"{row['share']:.0%} kept", []).append(bar(row, plain(row)))
     counts: Dict[str, List[Bar]] = {}
-    for row in sorted(besidepage.of(rows, "counts", workers=0), key=lambda row: row["n"]):
+    for row in sorted(of(rows, "counts", workers=0), key=lambda row: row["n"]):
         one = bar(row, plain(row))
         median, low, high = 1e6 / one.median, 1e6 / one.high, 1e6 / one.low
         counts.setdefault(f"{row['n']:,} images", []).append(one._replace(median=median, low=low, high=high))
     return {
-        "beside": [Panel("images a second, warm, at the best number of workers", jobs)],
-        "shares": [Panel("images a second, warm, 2 workers", shares)],
-        "counts": [Panel("microseconds an image of 28x28, warm, no workers", counts)],
+        "beside": [Panel("images per second, warm, at the best number of workers", jobs)],
+        "shares": [Panel("images per second, warm, 2 workers", shares)],
+        "counts": [Panel("microseconds per image of 28x28, warm, no workers", counts)],
     }
 
 
@@ -123,7 +124,7 @@ def _warm(rows: Dict[str, Any]) -> Plot:
         _named(f"JPEGs of {name}"): [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]
         for name, case in cases(rows, "warm").items()
     }
-    return [Panel("images a second, resized to 224", groups)]
+    return [Panel("images per second, resized to 224", groups)]
 
 
 def _transforms(rows: Dict[str, Any]) -> Plot:
@@ -138,7 +139,7 @@ def _transforms(rows: Dict[str, Any]) -> Plot:
     titles = {"500x375 to 224": "photographs, 500x375 to 224", "digits, 28x28": "digits, 28x28"}
     return [
         Panel(
-            "images a second",
+            "images per second",
             {titles[name]: [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]},
         )
         for name, case in cases(rows, "batch_epochs").items()
@@ -151,7 +152,7 @@ def _first(rows: Dict[str, Any]) -> Plot:
         _named(name): [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]
         for name, case in cases(rows, "first").items()
     }
-    return [Panel("images a second, 100 kB photographs", groups)]
+    return [Panel("images per second, 100 kB photographs", groups)]
 
 
 def _ffcv(rows: Dict[str, Any]) -> Plot:
@@ -165,7 +166,7 @@ def _ffcv(rows: Dict[str, Any]) -> Plot:
         name: [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]
         for name, case in cases(rows, "ffcv").items()
     }
-    return [Panel("images a second, 500x375 to 224", groups)]
+    return [Panel("images per second, 500x375 to 224", groups)]
 
 
 def _memory(rows: Dict[str, Any]) -> Plot:
@@ -207,16 +208,42 @@ def _tiny(rows: Dict[str, Any]) -> Plot:
     (case,) = cases(rows, "small").values()
     shown = (("stock", "stock", STOCK), ("dict of bytes", "dict", RIVAL), ("memlist", "memlist", CACHE))
     bars = [per_second(label, colour, case["samples"][key]) for label, key, colour in shown]
-    return [Panel("images a second", {"PNGs of 28x28, one process, no transforms": bars})]
+    return [Panel("images per second", {"PNGs of 28x28, one process, no transforms": bars})]
 
 
 def number(value: float) -> str:
-    "A number as it stands beside its bar."
+    "Write a number next to its bar."
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
+def curves(results: Dict[str, Any], folder: Path) -> Path:
+    "Draw the losses of figure 18 into curves.svg."
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot as plt
+
+    losses = results["rows"]["curves"]["losses"]
+    shown = (
+        ("stock", "stock fastai", 3.5, "#f4a259"),
+        ("stock, noise of 1e-6 added", "stock fastai, noise of 1e-6 added", 1.5, "#9aa5b1"),
+        ("batch_tfms", "memlist, batch_tfms=True", 1.1, "#1d3557"),
+    )
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(7, 3.2))
+        for key, label, width, colour in shown:
+            axes.plot(losses[key], lw=width, color=colour, label=label)
+        axes.set_xlabel("batch")
+        axes.set_ylabel("training loss (smoothed)")
+        axes.legend(frameon=False)
+        figure.tight_layout()
+        path = _saved(figure, folder / "curves.svg")
+        plt.close(figure)
+    return path
+
+
 def mark(name: str, group: str, bar: Bar) -> str:
-    "What the SVG element of a bar is called."
+    "Return the id of a bar's SVG element, which holds what it shows."
     text = re.sub(r"[^\w=.]+", "-", f"{name} {group} {bar.label}")
     return f"{text}={bar.median:.5g}={bar.low:.5g}={bar.high:.5g}"
 
@@ -234,13 +261,16 @@ def draw(name: str, plot: Plot, folder: Path) -> Path:
         figure, every = plt.subplots(1, len(plot), figsize=size, squeeze=False, constrained_layout=True)
         for axes, panel in zip(every[0], plot):
             _draw(axes, name, panel, labelled=axes is every[0][0])
-        path = folder / f"{name}.svg"
-        figure.savefig(path, metadata={"Date": None, "Creator": "benchmarks/plots.py"})
+        path = _saved(figure, folder / f"{name}.svg")
         plt.close(figure)
-    # Trailing blanks are matplotlib's.
-    path.write_text(
-        "\n".join(line.rstrip() for line in path.read_text(encoding="utf-8").splitlines()) + "\n", encoding="utf-8"
-    )
+    return path
+
+
+def _saved(figure: Any, path: Path) -> Path:
+    "Write the SVG without a date and without the blanks that matplotlib leaves at the ends of lines."
+    figure.savefig(path, metadata={"Date": None, "Creator": "benchmarks/plots.py"})
+    lines = path.read_text(encoding="utf-8").splitlines()
+    path.write_text("\n".join(line.rstrip() for line in lines) + "\n", encoding="utf-8")
     return path
 
 
@@ -278,9 +308,10 @@ def _ticks() -> Any:
 
 
 def main(folder: Path = RESULTS) -> List[Path]:
-    "Draw them all."
+    "Draw every plot."
     figures, others = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("figures", "beside"))
-    return [draw(name, plot, folder) for name, plot in {**plots(figures), **beside(others)}.items()]
+    drawn = [draw(name, plot, folder) for name, plot in {**plots(figures), **beside(others)}.items()]
+    return [*drawn, curves(figures, folder)]
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
-"""The page that compares: what is checked of every system, and that the page is what the raw figures say."""
+"""The benchmarks: pages and plots show the committed figures, and every system is checked to do its job."""
 
 from __future__ import annotations
 
+import ast
+import html
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, List, Tuple
+from typing import Any, Dict, List, Set, Tuple
 
 import pytest
 import torch
@@ -23,7 +26,7 @@ def benchmarks(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture(scope="module")
 def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
-    "As the benchmark makes them."
+    "Make photographs as the benchmark does."
     folder = tmp_path_factory.mktemp("photographs")
     code = f"import sys; sys.path.insert(0, {str(BENCHMARKS)!r}); import pictures, pathlib"
     code += f"; pictures.collection(pathlib.Path({str(folder)!r}), 70, 100)"
@@ -31,23 +34,132 @@ def photographs(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(folder / "images")
 
 
-def test_the_page_is_what_the_raw_figures_say(benchmarks: None) -> None:
-    import besidepage
+def raw(name: str) -> Any:
+    "Return the committed figures of a page."
+    return json.loads((BENCHMARKS / f"results/{name}.json").read_text("utf-8"))
 
-    results = json.loads((BENCHMARKS / "results/beside.json").read_text("utf-8"))
-    page = (BENCHMARKS / "README.md").read_text("utf-8")
-    assert besidepage.render(results) == page, "python benchmarks/beside.py --render"
+
+# -- pages and plots ------------------------------------------------------------------------------------------
+
+
+def test_pages_are_made_of_the_committed_figures(benchmarks: None) -> None:
+    import page_beside
+    import page_figures
+    import page_gpu
+
+    pages = {"figures": page_figures, "beside": page_beside, "gpu": page_gpu}
+    for name, page in pages.items():
+        committed = (BENCHMARKS / f"{'README' if name == 'beside' else name}.md").read_text("utf-8")
+        assert page.render(raw(name)) == committed, f"python benchmarks/{name}.py --render"
+        assert "A quick run" not in committed and not re.search(r"\$\w|<!--", committed)
+
+
+def test_a_page_of_some_figures_has_their_sections_only(benchmarks: None) -> None:
+    import page_figures
+
+    results = raw("figures")
+    results["rows"] = {"hit": results["rows"]["hit"]}
+    results["surroundings"]["quick"] = True
+    page = page_figures.render(results)
+    assert "## 3. " in page and "## 4. " not in page and "A quick run" in page
+    assert page.count("Missed:") == 1 and "plain dict" not in page
+
+
+def test_the_template_of_a_page(benchmarks: None) -> None:
+    from page import fill, sections
+
+    text = "# Title\n\n<!-- if odd -->\nOdd: $odd.\n\n<!-- end -->\n## One\n\nTarget: ≤ 1.\n\n$one\n\n## Two\n\n$two\n"
+    assert fill(text, {"one": "1"}) == "# Title\n\n## One\n\nTarget: ≤ 1.\n\n1\n"
+    assert fill(text, {"odd": 3, "two": "2"}) == "# Title\n\nOdd: 3.\n\n## Two\n\n2\n"
+    assert sections(text) == [("One", "≤ 1", {"one"}), ("Two", "", {"two"})]
+
+
+def test_every_figure_has_a_section_and_a_target_is_judged(benchmarks: None) -> None:
+    import figures
+    from page import sections, template
+
+    found = {key: section for section in sections(template("figures")) for key in section.names}
+    for key in (*figures.FIGURES, "pss", "purge"):
+        assert key in figures.SEVERAL or {key, f"{key}_notes"} <= found[key].names
+    for key, row in raw("figures")["rows"].items():
+        judged = [*row["cases"], *(ratio for case in row["cases"] for ratio in case.get("ratios", ()))]
+        assert bool(found[key].target) == any(one.get("bound") for one in judged), key
+
+
+def test_one_figure_is_taken(benchmarks: None, tmp_path: Path) -> None:
+    import figures
+
+    results: Dict[str, Any] = {"rows": {}}
+    figures.run(["small"], figures.QUICK, results, tmp_path / "figures.json")
+    assert json.loads((tmp_path / "figures.json").read_text()) == results
+    (case,) = results["rows"]["small"]["cases"]
+    assert set(case["samples"]) == {"memlist", "dict", "stock"} and all(map(min, case["samples"].values()))
+
+
+def test_what_is_slower_comes_first_and_is_complete(benchmarks: None) -> None:
+    import page_beside
+    from answers import contests, named
+    from systems import SYSTEMS
+
+    results, page = raw("beside"), (BENCHMARKS / "README.md").read_text("utf-8")
     assert not results["quick"]
     for row in results["rows"]:
         assert row.get("wrong") is None, row
-    for key, entry in besidepage.SYSTEMS.items():
+    for key, entry in SYSTEMS.items():
         assert entry.environment in results["absent"] or key in results["versions"], key
-    # Losses come first, and all of them.
-    assert page.index("## Where memlist loses first") < page.index("## Warm epochs")
-    rows = [row for row in results["rows"] if "failed" not in row]
-    for work, name, ours, others, ratio in besidepage._contests(rows):
-        line = f"| {work.title} | {name} | {besidepage.named(ours)} | {besidepage.named(others)} | {ratio:.2f} |"
-        assert (line in page) == (ratio < 1)
+    assert page.index("## Where memlist is slower") < page.index("## Warm epochs")
+    for one in contests([row for row in results["rows"] if "failed" not in row]):
+        title = page_beside.TITLES[one.work]
+        line = f"| {title} | {one.figure} | {named(one.ours)} | {named(one.other)} | {one.ratio:.2f} |"
+        assert (line in page) == (one.ratio < 1)
+
+
+def test_the_plots_show_the_committed_figures(benchmarks: None, tmp_path: Path) -> None:
+    import plots
+
+    wanted = {**plots.plots(raw("figures")), **plots.beside(raw("beside"))}
+    drawn = {path.stem: path for path in plots.main(tmp_path)}
+    pages = "".join(page.read_text("utf-8") for page in (*ROOT.glob("docs/*.md"), *BENCHMARKS.glob("*.md")))
+    assert set(drawn) == {*wanted, "curves"}
+    for name, plot in wanted.items():
+        bars = [(group, bar) for panel in plot for group, bars in panel.groups.items() for bar in bars]
+        ids = {plots.mark(name, group, bar) for group, bar in bars}
+        assert len(ids) == len(bars)
+        numbers = sorted(plots.number(bar.median) for _, bar in bars)
+        for path in (drawn[name], BENCHMARKS / f"results/{name}.svg"):
+            svg = path.read_text(encoding="utf-8")
+            assert {found for found in re.findall(r'id="([^"]*)"', svg) if "=" in found} == ids, f"make {path} anew"
+            texts = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
+            assert all(texts.count(number) >= numbers.count(number) for number in numbers)
+            assert not re.search(r"<dc:date>", svg)
+        assert f"results/{name}.svg)" in pages
+
+
+# -- modules --------------------------------------------------------------------------------------------------
+
+
+def imports_of(file: Path) -> Set[str]:
+    "List the modules that a file imports, inside functions as well."
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {name.name for name in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            found.add(str(node.module))
+    return found
+
+
+def test_the_modules_form_no_circle() -> None:
+    files = {file.stem: file for folder in (BENCHMARKS, BENCHMARKS / "rivals") for file in folder.glob("*.py")}
+    left = {name: imports_of(file) & set(files) for name, file in files.items()}
+    while left:
+        ready = [name for name, wanted in left.items() if not wanted & set(left)]
+        assert ready, f"a circle among {sorted(left)}"
+        for name in ready:
+            del left[name]
+
+
+# -- systems --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls, work", [("Memlist", "common"), ("Reduced", "segmentation"), ("Batches", "gan")])
@@ -62,7 +174,7 @@ def test_a_system_in_a_process_of_its_own(photographs: str, tmp_path: Path, cls:
     assert found["peak"] > found["bare"] > 0 and found["versions"]["memlist"]
 
 
-def test_a_system_that_does_other_work_is_found_out(benchmarks: None, photographs: str) -> None:
+def test_a_system_that_does_another_job_is_noticed(benchmarks: None, photographs: str) -> None:
     from harness import BATCH, Job, System, wrong
     from PIL import Image
     from torchvision.transforms import functional as F
@@ -80,7 +192,7 @@ def test_a_system_that_does_other_work_is_found_out(benchmarks: None, photograph
 
     x, y = batch(list(range(BATCH)))
     assert wrong(system, (x, y)) is None
-    assert "is" in str(wrong(system, (x, y.flip(0))))  # images that are others'
+    assert "is" in str(wrong(system, (x, y.flip(0))))  # images of other files
     assert "is" in str(wrong(system, (x * torch.tensor(std).view(3, 1, 1), y)))  # not normalised
     assert "float64" in str(wrong(system, (x.double(), y)))
     assert "images of" in str(wrong(system, batch(list(range(BATCH)), 223)))
@@ -93,13 +205,13 @@ def test_a_system_that_does_other_work_is_found_out(benchmarks: None, photograph
     assert "noise" in str(wrong(noise, (x, x)))
 
 
-def test_first_epochs_count_all_that_comes_before(benchmarks: None) -> None:
-    import besidepage
+def test_cold_figures_include_all_that_comes_before(benchmarks: None) -> None:
+    import answers
 
     epochs = [{"seconds": s, "first": s / 10, "images": 100} for s in (4.0, 2.0, 1.0)]
     row: Dict[str, Any] = {"made": 1.0, "prepared": 5.0, "cold": epochs[0], "warm": epochs, "n": 100}
-    assert besidepage.cold(row) == 10 and besidepage.first(row) == 6.4
-    assert besidepage.warm(row) == 50 and besidepage.first_warm(row) == 0.2
+    assert answers.cold(row) == 10 and answers.first(row) == 6.4
+    assert answers.warm(row) == 50 and answers.first_warm(row) == 0.2
 
 
 def test_memory_is_that_of_the_whole_tree(benchmarks: None) -> None:
@@ -116,10 +228,10 @@ def test_memory_is_that_of_the_whole_tree(benchmarks: None) -> None:
 
 
 def test_a_plan_has_every_system_on_every_job_that_it_can_do(benchmarks: None) -> None:
-    import beside
+    from systems import FULL, SYSTEMS, plan
 
-    planned = list(beside.plan(beside.FULL))
+    planned = list(plan(FULL))
     assert len(planned) == len(set(planned))
-    for key, entry in beside.SYSTEMS.items():
+    for key, entry in SYSTEMS.items():
         for work in entry.works:
-            assert {one[4] for one in planned if one[0] == work and one[2] == key} == set(entry.workers)
+            assert {one.workers for one in planned if one.table == work and one.system == key} == set(entry.workers)

@@ -1,9 +1,7 @@
-"""The documentation: its code runs, its links lead somewhere, its plots show the committed figures."""
+"""The documentation: its code runs, its links lead somewhere."""
 
 from __future__ import annotations
 
-import html
-import json
 import re
 import warnings
 from pathlib import Path
@@ -126,27 +124,3 @@ def test_the_reference_has_all_commands(capsys: Any) -> None:
         assert row, command
         for option in re.findall(r"--\w+", usage(command)):
             assert option == "--help" or option in row[1]
-
-
-def test_the_plots_show_the_committed_figures(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    import plots
-
-    raw = ROOT / "benchmarks/results"
-    figures, beside = (json.loads((raw / f"{name}.json").read_text("utf-8")) for name in ("figures", "beside"))
-    wanted = {**plots.plots(figures), **plots.beside(beside)}
-    drawn = {path.stem: path for path in plots.main(tmp_path)}
-    pages = "".join(text_of(page) for page in PAGES)
-    assert set(drawn) == set(wanted)
-    for name, plot in wanted.items():
-        bars = [(group, bar) for panel in plot for group, bars in panel.groups.items() for bar in bars]
-        ids = {plots.mark(name, group, bar) for group, bar in bars}
-        assert len(ids) == len(bars)
-        numbers = sorted(plots.number(bar.median) for _, bar in bars)
-        for path in (drawn[name], ROOT / f"benchmarks/results/{name}.svg"):
-            svg = path.read_text(encoding="utf-8")
-            assert {found for found in re.findall(r'id="([^"]*)"', svg) if "=" in found} == ids, f"make {path} anew"
-            texts = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
-            assert all(texts.count(number) >= numbers.count(number) for number in numbers)
-            assert not re.search(r"<dc:date>", svg)
-        assert f"results/{name}.svg)" in pages

@@ -1,4 +1,4 @@
-"""Everything that is a fastai 1 list: stock, the forum's two snippets, memlist."""
+"""Measure fastai 1 lists: stock, the forum's two snippets, memlist."""
 
 from pathlib import Path
 from typing import Any, ClassVar, Dict, Iterator, List, Optional, Tuple
@@ -51,7 +51,7 @@ class Stock(System):
         self.data = self.bunch(labelled.transform(self.transforms(), size=self.work.size, tfm_y=self.both()))
 
     def keywords(self) -> Dict[str, Any]:
-        "Of the list."
+        "Return the keywords of the list."
         return {}
 
     def both(self) -> bool:
@@ -80,13 +80,13 @@ class Stock(System):
         del self.data
 
 
-# -- the forum's ----------------------------------------------------------------------------------------------
+# -- the forum -----------------------------------------------------------------------------------------------
 
 
 class DictList(SegmentationItemList):
-    """The first snippet: a dict of the class, filled in `open`, of fastai's float images.
+    """Rebuild the first snippet: a dict of the class, filled in `open`, of fastai's float images.
 
-    On `SegmentationItemList`, so that it serves pairs too; without a label class it is an `ImageList`.
+    Its base is `SegmentationItemList`, so that it serves pairs too; without a label class that is an `ImageList`.
     """
 
     kept: ClassVar[Dict[str, Image]] = {}
@@ -104,7 +104,7 @@ class DictPairs(DictList):
 
 
 class Snippet(Stock):
-    "Masks and image targets are labels, which the snippet has no class for: those are opened from disk."
+    "Use the first snippet. It has no class for labels, so masks and image targets are opened from disk."
 
     lists = (DictList, DictPairs, GANItemList)
 
@@ -114,7 +114,7 @@ class Snippet(Stock):
 
 
 class LoadedList(ImageList):
-    "The second snippet: all images in a list, read by position; its second branch, not reachable there, mended."
+    "Rebuild the second snippet: all images in a list, read by position. Its unreachable second branch is fixed."
 
     images: Optional[List[Image]] = None
 
@@ -153,7 +153,7 @@ class LoadSnippet(Stock):
 
 
 class Memlist(Stock):
-    "The class names exchanged, nothing else: filled as images are first opened."
+    "Use memlist by changing the class names only: the cache is filled as images are first opened."
 
     packages = ("memlist", *Stock.packages)
     lists = (MemoryImageList, MemorySegmentationItemList, MemoryGANItemList)
@@ -171,21 +171,21 @@ class Memlist(Stock):
 
 
 class Loaded(Memlist):
-    "And `load_data()` before the first epoch."
+    "Call `load_data()` before the first epoch."
 
     def prepare(self) -> None:
         self.data.load_data(progress=False)
 
 
 class Batches(Loaded):
-    "And transforms made a batch at a time."
+    "Make transforms a batch at a time as well."
 
     packages = ("numba", *Memlist.packages)
     batch_tfms = True
 
 
 class Reduced(Batches):
-    "And pictures kept with their shorter side reduced to what is trained on."
+    "Keep pictures reduced, the shorter side to the size that is trained on."
 
     def keywords(self) -> Dict[str, Any]:
         return {**super().keywords(), "max_size": self.work.size}

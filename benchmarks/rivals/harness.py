@@ -1,7 +1,7 @@
-"""One system on one job, in a process and an environment of its own: `python harness.py MODULE CLASS JOB`.
+"""Measure one system on one job, in an environment of its own: `python harness.py MODULE CLASS JOB`.
 
-JOB is a `Job` as JSON. Prints one line of JSON: what `measure` returns. Needs NumPy and what the system's
-module imports, no more; the driver, beside.py, calls it and keeps the answers.
+JOB is a `Job` as JSON. Prints one line of JSON: what `measure` returns. Needs only NumPy and what the system's
+module imports; beside.py starts it and keeps the answers.
 """
 
 import gc
@@ -24,18 +24,18 @@ HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
 
 class Work(NamedTuple):
-    "What a batch of a job is: everybody makes the same."
+    "The contents of a batch of a job, the same for every system."
 
     size: int
     #: Mirrored with a probability of a half.
     flip: bool = True
-    #: Cut a random part of half to all of the area, at a ratio of 0.75 to 1.33, where others cut the middle square.
+    #: Crop a random half to all of the area, at a ratio of 0.75 to 1.33, instead of the middle square.
     crops: bool = False
     #: fastai's `get_transforms()`.
     default: bool = False
-    #: A mask beside each image, made alike, int64.
+    #: Each image has a mask, transformed alike, int64.
     masks: bool = False
-    #: So many values of noise an image as the input; the image is the target.
+    #: So many values of noise per image are the input; the image is the target.
     noise: int = 0
     stats: Tuple[Tuple[float, ...], Tuple[float, ...]] = IMAGENET
 
@@ -51,24 +51,24 @@ WORKS: Dict[str, Work] = {
 
 
 class Job(NamedTuple):
-    "What is asked of one process."
+    "One job for one process."
 
     work: str
     #: The pictures: NNNNN.jpg or .png in the folders `a` and `b`; their masks are in `masks` beside this one.
     folder: str
-    #: For what the system writes: empty, deleted afterwards.
+    #: An empty folder for the system's own files, deleted afterwards.
     scratch: str
     n: int
     workers: int
-    #: The part of the images that it may keep.
+    #: The share of the images that it may keep.
     share: float = 1.0
     warm: int = 5
-    #: Seconds after which no further warm epoch is begun; two there are in any case.
+    #: Seconds after which no further warm epoch begins; two run in any case.
     enough: float = 75.0
 
 
 class System:
-    """One system on one job. Made, it has looked at the list of files at most; batches come from `epoch`.
+    """Do one job with one system. The constructor may read the list of files; batches come from `epoch`.
 
     Batches are pairs of inputs, float32, and targets; `places` says in which files they are found. `workers` is a
     number that a system has, 0 to 2: processes for torch's loaders, threads where it has those.
@@ -84,24 +84,24 @@ class System:
         self.files = files_of(job)
 
     def prepare(self) -> None:
-        "What has to be done before the first epoch."
+        "Do what has to be done before the first epoch."
 
     def epoch(self) -> Iterator[Tuple[Any, Any]]:
-        "The batches of one pass."
+        "Give the batches of one pass."
         raise NotImplementedError
 
     def release(self) -> None:
-        "Give the memory back, as its documentation says."
+        "Return the memory, as the system's documentation describes."
 
 
 def files_of(job: Job) -> List[Path]:
-    "The pictures of a job, the n first."
+    "List the first n pictures of a job."
     found = sorted(file for kind in ("a", "b") for file in Path(job.folder, kind).iterdir())
     return sorted(found, key=lambda file: file.name)[: job.n]
 
 
 def mask_of(file: Path) -> Path:
-    "The mask of a picture."
+    "Return the mask of a picture."
     return file.parents[2] / "masks" / f"{file.stem}.png"
 
 
@@ -109,7 +109,7 @@ def mask_of(file: Path) -> Path:
 
 
 def tree(pid: int) -> List[int]:
-    "A process and all that come from it."
+    "List a process and its descendants."
     found = [pid]
     for task in Path(f"/proc/{pid}/task").iterdir():
         try:
@@ -122,7 +122,7 @@ def tree(pid: int) -> List[int]:
 
 
 def pss() -> int:
-    "Proportional memory of this process and all of its own, in bytes: a page that k of them map counts 1/k in each."
+    "Return the proportional memory of this process and its descendants, in bytes."
     total = 0
     for pid in tree(os.getpid()):
         try:
@@ -143,9 +143,9 @@ class Epoch(NamedTuple):
 
 
 def timed(system: System, look: bool) -> Tuple[Epoch, int, Any]:
-    """One pass: its time, the memory at its last batch, and that batch.
+    """Run one pass; return its time, the memory at its last batch, and that batch.
 
-    The clock stands while memory is looked at: all batches have been made then, and workers have nothing to do.
+    The clock stops while memory is measured: all batches have been made then, and workers have nothing to do.
     """
     gc.collect()
     last, images, found, first, kept = system.job.n // BATCH, 0, 0, 0.0, None
@@ -164,7 +164,7 @@ def timed(system: System, look: bool) -> Tuple[Epoch, int, Any]:
 
 
 def measure(make: Any, job: Job) -> Dict[str, Any]:
-    "All that is measured of one system on one job."
+    "Return every figure of one system on one job."
     bare = pss()
     begun = time.perf_counter()
     system = make(job)
@@ -201,7 +201,7 @@ def measure(make: Any, job: Job) -> Dict[str, Any]:
 
 
 def wrong(system: System, batch: Any) -> Optional[str]:
-    """What is wrong with a batch; None if nothing is.
+    """Return what is wrong with a batch; None if nothing is.
 
     Its shape and type, and its mean colours against those of the files, by Pillow's own resize: a system that made
     less of the work, or delivered another image, would not pass.
@@ -239,13 +239,13 @@ def wrong(system: System, batch: Any) -> Optional[str]:
 
 
 def versions(packages: Tuple[str, ...]) -> Dict[str, str]:
-    "Of Python and of the packages."
+    "Return the versions of Python and of the packages."
     return {"python": platform.python_version(), **{name: metadata.version(name) for name in packages}}
 
 
 def main() -> None:
     module, name, job = sys.argv[1], sys.argv[2], Job(**json.loads(sys.argv[3]))
-    # Libraries print here and there: what is no answer goes to stderr.
+    # Libraries print to stdout too: only the answer may go there.
     answer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     begun = time.perf_counter()
@@ -254,7 +254,7 @@ def main() -> None:
     found = measure(make, job)
     print(json.dumps({**found, "imported": imported, "versions": versions(make.packages)}), file=answer, flush=True)
     answer.close()
-    os._exit(0)  # some leave threads that never end
+    os._exit(0)  # some libraries leave threads that never end
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""MONAI's `CacheDataset`, as its guide to fast training has it."""
+"""Measure MONAI's `CacheDataset`, set up as in its guide to fast training."""
 
 from typing import Any, Iterator, List, Tuple
 
@@ -12,9 +12,9 @@ SIDE = 375
 
 
 class Monai(System):
-    """All that is the same in every epoch is done once and kept, floats; the flip is drawn on each read.
+    """Keep floats after all that is the same in every epoch; draw the flip on each read.
 
-    As the guide says: no metadata, no copy of what is kept, and, where there are no workers, `ThreadDataLoader`,
+    As in the guide: no metadata, no copy of what is kept and, where there are no workers, `ThreadDataLoader`,
     which makes batches on a thread ahead of the caller.
     """
 

@@ -1,4 +1,4 @@
-"""`tf.data` with `cache()`, in the order that its performance guide gives."""
+"""Measure `tf.data` with `cache()`, in the order that its performance guide gives."""
 
 import os
 from typing import Any, Iterator, Tuple

@@ -1,4 +1,4 @@
-"""What works with torch's own datasets and loaders: `ImageFolder`, stocaching, tensordict; and the limit, `memcpy`."""
+"""Measure what uses torch's datasets and loaders: `ImageFolder`, stocaching, tensordict; and the limit, `memcpy`."""
 
 import random
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +16,14 @@ from torchvision.transforms import v2
 
 
 def fixed(work: Any) -> v2.Transform:
-    "What is the same in every epoch: the middle square, at the size that is asked for, in bytes."
+    "Return what is the same in every epoch: the middle square, at the size of the job, in bytes."
     if work.crops:
         return v2.ToImage()
     return v2.Compose([v2.ToImage(), v2.Resize(work.size, antialias=True), v2.CenterCrop(work.size)])
 
 
 def drawn(work: Any) -> v2.Transform:
-    "What is drawn for each image, and floats at the end."
+    "Return what is random for each image, and the conversion to floats."
     steps: List[Any] = []
     if work.crops:
         steps.append(v2.RandomResizedCrop(work.size, scale=(0.5, 1.0), ratio=(0.75, 1.33), antialias=True))
@@ -34,7 +34,7 @@ def drawn(work: Any) -> v2.Transform:
 
 
 class Opened(Dataset):  # type: ignore[type-arg]
-    "Opened from disk in every epoch, by what torchvision has."
+    "Open images from disk in every epoch, with torchvision."
 
     def __init__(self, system: System) -> None:
         self.files, self.work = system.files, system.work
@@ -44,7 +44,7 @@ class Opened(Dataset):  # type: ignore[type-arg]
         return len(self.files)
 
     def decoded(self, i: int) -> Tuple[Any, Any]:
-        "The image in bytes, channels first, and its target."
+        "Return the image in bytes, channels first, and its target."
         from torchvision import tv_tensors
 
         with Image.open(self.files[i]) as image:
@@ -55,7 +55,7 @@ class Opened(Dataset):  # type: ignore[type-arg]
         return self.fixed(x), i
 
     def made(self, x: Any, target: Any) -> Tuple[Any, Any]:
-        "What is drawn, done."
+        "Apply the random transforms."
         if self.work.masks:
             x, target = self.drawn(x, target)
             return x, target.long()
@@ -86,7 +86,7 @@ class TorchSystem(System):
 
 
 class Folder(ImageFolder):
-    "torchvision's, with an image's place for its class."
+    "Return the number of an image instead of its class."
 
     def __getitem__(self, i: int) -> Tuple[Any, Any]:
         file = self.samples[i][0]
@@ -94,9 +94,9 @@ class Folder(ImageFolder):
 
 
 class Torchvision(TorchSystem):
-    """`ImageFolder`, as torchvision's reference scripts for training set it up.
+    """Use `ImageFolder` as torchvision's reference scripts for training do.
 
-    It has no masks and no noise: those jobs are done by a dataset as its tutorials have one.
+    It has no masks and no noise: a dataset like the one in its tutorials does those jobs.
     """
 
     def dataset(self) -> Any:
@@ -109,7 +109,7 @@ class Torchvision(TorchSystem):
 
 
 class Cached(Opened):
-    "Bytes after all that is fixed, in memory that workers share: filled as images are first opened."
+    "Keep bytes after the fixed transforms in memory that workers share, filled as images are first opened."
 
     def __init__(self, system: System) -> None:
         super().__init__(system)
@@ -149,7 +149,7 @@ class Stocaching(TorchSystem):
 
 
 class Collated:
-    "A batch out of the memory map at once: flips and floats on whole tensors."
+    "Make a batch from the memory map at once: flips and floats on whole tensors."
 
     def __init__(self, work: Any) -> None:
         self.work = work
@@ -169,9 +169,9 @@ class Collated:
 
 
 class Tensordict(TorchSystem):
-    """`MemoryMappedTensor`s in a file, filled once, as its tutorial on memory-mapped datasets does.
+    """Keep `MemoryMappedTensor`s in a file, filled once, as in its tutorial on memory-mapped datasets.
 
-    The tutorial's loader asks for all of a batch's indices at once, and its collating gets them as one `TensorDict`.
+    The tutorial's loader asks for all indices of a batch at once, and `collate_fn` gets one `TensorDict`.
     """
 
     packages = ("tensordict", *TorchSystem.packages)
@@ -201,7 +201,7 @@ class Tensordict(TorchSystem):
 
 
 class Plain(Dataset):  # type: ignore[type-arg]
-    "Bytes and targets of a dataset."
+    "Return bytes and targets of a dataset."
 
     def __init__(self, opened: Opened) -> None:
         self.opened = opened
@@ -218,9 +218,9 @@ class Plain(Dataset):  # type: ignore[type-arg]
 
 
 class Limit(System):
-    """The bytes of a batch, floats made beforehand, copied into one block of memory by `memcpy`.
+    """Copy the floats of a batch, made in advance, into one block of memory by `memcpy`.
 
-    On as many threads as there are CPUs. Whoever keeps bytes reads a quarter of it, and may pass it.
+    Two threads copy. A system that keeps bytes reads a quarter of that, and may be faster.
     """
 
     packages = ("numpy", "torch")

@@ -1,4 +1,4 @@
-"""Figures 2 and 7 to 9: misses by workers, proportional memory, the index, and what a purge gives back."""
+"""Figures 2 and 7 to 9: misses of workers, proportional memory, the index, and the memory that a purge returns."""
 
 import gc
 import multiprocessing
@@ -8,7 +8,9 @@ from typing import Any, Dict, Iterator, List, Tuple
 
 import numpy as np
 import torch
+from bunches import label
 from fastai.vision import ImageList
+from inputs import Inputs
 from measure import apart, pss, value
 from torch.utils.data import DataLoader, Dataset
 
@@ -28,10 +30,10 @@ def _files(folder: str, n: int) -> List[Path]:
 
 
 def misses(start: str, folder: str, n: int) -> Dict[str, int]:
-    "Misses of two epochs with two workers that fill lazily, and of one after `load_data()`; a process of its own."
+    "Count misses of two epochs that fill lazily and of one after `load_data()`. Runs in a process of its own."
     multiprocessing.set_start_method(start, force=True)
     il = MemoryImageList(_files(folder, n), path=folder)
-    labelled = il.split_none().label_from_func(lambda file: int(file.stem) % 2).transform(None, size=32)
+    labelled = il.split_none().label_from_func(label).transform(None, size=32)
     data = labelled.databunch(bs=16, num_workers=2, no_check=True, device=torch.device("cpu"))
     misses = [0]
     for k in range(3):
@@ -45,22 +47,22 @@ def misses(start: str, folder: str, n: int) -> Dict[str, int]:
     return {"first": first, "second": second, "loaded": after_load}
 
 
-def missing(folder: str, n: int) -> Dict[str, Any]:
-    "Figure 2."
-    cases = []
+def missing(inputs: Inputs) -> Dict[str, Any]:
+    "Figure 2: count the misses of an epoch that follows one by other workers, and of one after `load_data()`."
+    n, folder, cases = inputs.scale.photographs // 2, str(inputs.files()[0].parent), []
     for start in STARTS:
-        found = apart("memory", "misses", start, folder, n)
+        found = apart("figure_memory", "misses", start, folder, n)
         cases.append(value(f"{start}, first epoch (each image is decoded once)", found["first"], "misses"))
         cases.append(value(f"{start}, second epoch", found["second"], "misses", ("<=", 0)))
         cases.append(value(f"{start}, first epoch after load_data()", found["loaded"], "misses", ("<=", 0)))
-    return {"cases": cases, "notes": [f"{n} photographs, 2 workers, an epoch opens every image."]}
+    return {"cases": cases, "notes": [f"{n} photographs, 2 workers, every epoch opens every image."]}
 
 
 # -- figures 7 and 9 ----------------------------------------------------------------------------------------
 
 
 class Opens(Dataset):
-    "Opens images and returns nothing to speak of, so that batches are no part of the memory that is measured."
+    "Open images and return one number each, so that batches are no part of the memory that is measured."
 
     def __init__(self, ll: Any) -> None:
         self.ll = ll
@@ -73,10 +75,10 @@ class Opens(Dataset):
 
 
 class Watched:
-    "A loader's iterator and its live workers: it reads on when told, and says what all the processes take."
+    "Read on with live workers when told, and measure the memory of all the processes."
 
     def __init__(self, il: Any, order: List[int]) -> None:
-        self.ll = il.split_none().label_from_func(lambda file: int(file.stem) % 2).train
+        self.ll = il.split_none().label_from_func(label).train
         gc.collect()
         gc.freeze()  # else the first collection in a forked worker copies every object that it looks at
         self.batches = iter(DataLoader(Opens(self.ll), BATCH, sampler=order, num_workers=WORKERS))
@@ -86,18 +88,18 @@ class Watched:
             next(self.batches)
 
     def pss(self) -> Dict[str, int]:
-        "Of main process and workers, once the workers have run out of orders and wait."
+        "Return the memory of main process and workers, once the workers have nothing left to do."
         time.sleep(1)
         return pss(["self", *(worker.pid for worker in self.batches._workers)])
 
 
-# glibc keeps freed blocks of megabytes for itself, tens of MB a process, and how many is a matter of luck and not of
+# glibc keeps freed blocks, tens of MB per process, and how many depends on chance, not on
 # the dataset. With these thresholds fixed (by default they grow) it returns them at once, on both sides.
 TIDY = {"MALLOC_MMAP_THRESHOLD_": "131072", "MALLOC_TRIM_THRESHOLD_": "131072", "MALLOC_ARENA_MAX": "2"}
 
 
 def loaded(start: str, folder: str, n: int) -> Dict[str, Any]:
-    "Before `load_data()`, after it, and after a purge, with the same live workers all along; a process of its own."
+    "Measure before and after `load_data()` and after a purge, with the same workers. A process of its own."
     multiprocessing.set_start_method(start, force=True)
     il = MemoryImageList(_files(folder, n), path=folder, lazy=False)
     watched = Watched(il, [i % n for i in range(4 * n + AHEAD)])
@@ -119,7 +121,7 @@ def loaded(start: str, folder: str, n: int) -> Dict[str, Any]:
 
 
 def filled(start: str, folder: str, n: int, in_memory: bool) -> Dict[str, Any]:
-    "After two epochs, filled by the workers; or the same with the stock list. A process of its own."
+    "Measure after two epochs that the workers fill, or with the stock list. Runs in a process of its own."
     multiprocessing.set_start_method(start, force=True)
     il = (MemoryImageList if in_memory else ImageList)(_files(folder, n), path=folder)
     watched = Watched(il, [i % n for i in range(2 * n + AHEAD)])
@@ -127,16 +129,19 @@ def filled(start: str, folder: str, n: int, in_memory: bool) -> Dict[str, Any]:
     return {"pss": watched.pss(), "nbytes": il.cache_info().nbytes if in_memory else 0}
 
 
-def proportional(folder: str, n: int, repeats: int) -> Tuple[Dict[str, Any], Dict[str, Any]]:
-    "Figures 7 and 9, medians of `repeats` runs; and one run with the allocator as it comes."
-    added, left = [], []
+def proportional(inputs: Inputs) -> Dict[str, Any]:
+    "Figures 7 and 9, from the same processes: medians of several runs, and one run with the allocator's defaults."
+    n, repeats = inputs.scale.memory, inputs.scale.repeats
+    folder = str(inputs.files(n)[0].parent)
+    added: List[Dict[str, Any]] = []
+    left: List[Dict[str, Any]] = []
     for start in STARTS:
-        runs = [apart("memory", "loaded", start, folder, n, **TIDY) for _ in range(repeats)]
+        runs = [apart("figure_memory", "loaded", start, folder, n, **TIDY) for _ in range(repeats)]
         fills = [
-            [apart("memory", "filled", start, folder, n, in_memory, **TIDY) for in_memory in (False, True)]
+            [apart("figure_memory", "filled", start, folder, n, in_memory, **TIDY) for in_memory in (False, True)]
             for _ in range(repeats)
         ]
-        as_is = apart("memory", "loaded", start, folder, n)
+        as_is = apart("figure_memory", "loaded", start, folder, n)
         nbytes = as_is["nbytes"]
         assert all(run["nbytes"] == nbytes and run["cached"] == n and run["hits"] >= n for run in [*runs, as_is])
         assert all(fill[1]["nbytes"] == nbytes for fill in fills)
@@ -153,21 +158,21 @@ def proportional(folder: str, n: int, repeats: int) -> Tuple[Dict[str, Any], Dic
             median("filled by the workers", [_added(fill, "total") / nbytes for fill in fills], OF, bound),
             median("load_data(), without the pages of files", [moved("full", run, "own") for run in runs], OF),
             median("filled by the workers, without the pages of files", [_added(f, "own") / nbytes for f in fills], OF),
-            median("what the system has given the store", [run["store"]["full"] / nbytes for run in runs], OF),
-            median("load_data(), allocator as it comes", [moved("full", as_is)], OF),
+            median("memory that the system gave the store", [run["store"]["full"] / nbytes for run in runs], OF),
+            median("load_data(), with the allocator's defaults", [moved("full", as_is)], OF),
         ]
         bound = "<=", 0.01
         held = [(run["store"]["after"] - run["store"]["before"]) / nbytes for run in runs]
         left += [
             median("right after purge()", [moved("emptied", run) for run in runs], OF, bound),
             median("after another epoch from disk", [moved("after", run) for run in runs], OF, bound),
-            median("what the system has given the store", held, OF, bound),
+            median("memory that the system gave the store", held, OF, bound),
             median("right after purge(), no pages of files", [moved("emptied", run, "own") for run in runs], OF),
-            median("right after purge(), allocator as it comes", [moved("emptied", as_is)], OF),
-            median("what purge() takes", [run["purge"] for run in runs], "s"),
+            median("right after purge(), with the allocator's defaults", [moved("emptied", as_is)], OF),
+            median("time that purge() takes", [run["purge"] for run in runs], "s"),
         ]
     note = f"{n} photographs, {nbytes / 1e6:.0f} MB of pixels; main process and {WORKERS} workers; runs: {repeats}."
-    return {"cases": added, "notes": [note]}, {"cases": left, "notes": [note]}
+    return {"pss": {"cases": added, "notes": [note]}, "purge": {"cases": left, "notes": [note]}}
 
 
 OF = "of the dataset"
@@ -189,17 +194,17 @@ def growth(nbytes: int, counts: Tuple[int, ...]) -> Iterator[Tuple[int, float, f
         yield n, store.taken / n - nbytes, store.allocated() / n - nbytes
 
 
-def index_bytes(counts: Tuple[int, ...]) -> Dict[str, Any]:
-    "Figure 8: at round numbers, and at the worst number of records on the way, from the first round one on."
-    cases = []
+def index(inputs: Inputs) -> Dict[str, Any]:
+    "Figure 8: count the bytes per record at round numbers of records, and at the worst number in between."
+    counts, cases = inputs.scale.records, []
     for nbytes, what in ((784, "28x28 bytes"), (97, "97 bytes, the worst alignment")):
         rows = list(growth(nbytes, counts))
         for n in counts:
             _, taken, given = rows[n - 1]
             cases.append(value(f"{n:,} records of {what}", max(taken, given), "bytes", ("<=", 128), taken=taken))
         worst = max(rows[counts[0] - 1 :], key=lambda row: max(row[1:]))
-        name = f"worst on the way, at {worst[0]:,} records of {what}"
+        name = f"worst in between, at {worst[0]:,} records of {what}"
         cases.append(value(name, max(worst[1:]), "bytes", ("<=", 128), taken=worst[1]))
         ten = rows[9]
         cases.append(value(f"10 records of {what}", max(ten[1:]), "bytes", None, taken=ten[1]))
-    return {"cases": cases, "notes": ["The larger of what the store counts and what the system has given it."]}
+    return {"cases": cases, "notes": ["The larger of what the store counts and what the system gave it."]}

@@ -1,24 +1,23 @@
-"""Figures 10 to 12: a `cache_file` opened again, warm epochs from it, and what two processes over it take."""
+"""Figures 10 to 12: a `cache_file` opened again, warm epochs from it, and the memory of two processes over it."""
 
 import json
 import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict
 
 import torch
+from bunches import BATCH, bunch, epoch, same_items
 from fastai.vision import ImageList
+from inputs import Inputs
 from measure import HERE, apart, case, interleave, ratio, say, value
-from speed import bunch, epoch, same_items
 
 from memlist import ImageStore, MemoryImageList
 
-BATCH = 64
-
 
 class InFile(MemoryImageList):
-    "A `MemoryImageList` over the file that `file` names: `bunch` knows no keywords of lists."
+    "Keep the cache in the file that `file` names: `bunch` passes no keywords to a list."
 
     file = ""
 
@@ -30,13 +29,13 @@ class InFile(MemoryImageList):
 
 
 def fill(folder: str, cache_file: str) -> Dict[str, int]:
-    "Decode all of `folder` into the file; a process of its own."
+    "Decode all of `folder` into the file. Runs in a process of its own."
     il = MemoryImageList.from_folder(folder, presort=True, cache_file=cache_file).load_data(progress=False)
     return {"nbytes": il.cache_info().nbytes, "images": len(il)}
 
 
 def reopen(folder: str, cache_file: str, drop: bool) -> Dict[str, float]:
-    "Open the file in this new process and serve one batch of 64; with `drop`, none of it is in memory."
+    "Open the file in this new process and make one batch; `drop` first drops its pages from memory."
     if drop:
         ImageStore(cache_file=cache_file).purge()
     files = sorted(Path(folder).iterdir())
@@ -44,33 +43,34 @@ def reopen(folder: str, cache_file: str, drop: bool) -> Dict[str, float]:
     store = ImageStore(cache_file=cache_file)
     opened = time.perf_counter() - begun
     InFile.file = cache_file
-    data = bunch(InFile, files, None, 0)
+    data = bunch(InFile, files, None, 0, normalised=False)
     built = time.perf_counter() - begun
     batch = next(iter(data.train_dl))[0]
     total = time.perf_counter() - begun
     info = data.cache_info()
     assert len(batch) == BATCH and info.misses == 0 and info.hits >= BATCH and data.train_ds.x.store is store
     begun = time.perf_counter()
-    stock = bunch(ImageList, files, None, 0)
+    stock = bunch(ImageList, files, None, 0, normalised=False)
     next(iter(stock.train_dl))
     return {"open": opened, "bunch": built - opened, "total": total, "stock": time.perf_counter() - begun}
 
 
-def reopening(files: List[Path], folder: Path, n: int, repeats: int) -> Dict[str, Any]:
-    "Figure 10: `n` links to the photographs, so that the file has as many records."
+def reopened(inputs: Inputs) -> Dict[str, Any]:
+    "Figure 10: open a file of many records (links to the photographs) in new processes."
+    files, folder, n, repeats = inputs.files(), inputs.folder, inputs.scale.reopened, inputs.scale.epochs + 1
     many = folder / "many"
     many.mkdir()
     for i in range(n):
         (many / f"{i:05}.jpg").symlink_to(files[i % len(files)])
     cache_file = str(folder / "photographs.cache")
-    made = apart("named", "fill", str(many), cache_file)
+    made = apart("figure_files", "fill", str(many), cache_file)
     say(f"a file of {made['nbytes'] / 1e9:.2f} GB")
     cases = []
     for drop, what in ((False, "in the page cache"), (True, "dropped from memory first")):
-        runs = [apart("named", "reopen", str(many), cache_file, drop) for _ in range(repeats)]
+        runs = [apart("figure_files", "reopen", str(many), cache_file, drop) for _ in range(repeats)]
         for key, name in (
             ("total", "open, build the bunch, serve the first batch"),
-            ("open", "of that: open the file"),
+            ("open", "opening the file alone"),
             ("stock", "stock's bunch and first batch"),
         ):
             samples = sorted(run[key] for run in runs)
@@ -86,20 +86,20 @@ def reopening(files: List[Path], folder: Path, n: int, repeats: int) -> Dict[str
 # -- figure 11 ----------------------------------------------------------------------------------------------
 
 
-def warm_from_file(files: List[Path], folder: Path, rounds: int) -> Dict[str, Any]:
-    "Figure 11: warm epochs over a file and over anonymous memory, in turn; and a file's first epoch of a session."
-    InFile.file = str(folder / "warm.cache")
-    cases, before = [], None
+def from_file(inputs: Inputs) -> Dict[str, Any]:
+    "Figure 11: time warm epochs over a file and over anonymous memory, in turn."
+    files, cases = inputs.files(), []
+    InFile.file = str(inputs.folder / "warm.cache")
     for workers in (0, 2):
-        data = {"file": bunch(InFile, files, None, workers)}
+        data = {"file": bunch(InFile, files, None, workers, normalised=False)}
         anonymous = MemoryImageList
-        data["memory"] = bunch(_with_store(anonymous, ImageStore()), files, None, workers)
+        data["memory"] = bunch(_with_store(anonymous, ImageStore()), files, None, workers, normalised=False)
         for one in data.values():
             one.load_data(progress=False)
         assert data["file"].train_ds.x.store is not data["memory"].train_ds.x.store
         assert same_items(data["file"], data["memory"])
         before = [one.cache_info().misses for one in data.values()]
-        samples = interleave({name: epoch(one) for name, one in data.items()}, rounds)
+        samples = interleave({name: epoch(one) for name, one in data.items()}, inputs.scale.epochs * 4)
         assert before == [one.cache_info().misses for one in data.values()]
         ratios = [ratio("images/s over anonymous memory's", "memory", "file", (">=", 0.95))]
         cases.append(case(f"100 kB, {workers} workers", samples, ratios))
@@ -115,7 +115,7 @@ def _with_store(cls: type, store: ImageStore) -> Any:
 
 
 def rank(folder: str, cache_file: str) -> None:
-    "Read every image twice (what a process fills it has not mapped yet), say so, and wait for the word to end."
+    "Read every image twice (a process has not mapped what it fills), print that, and wait until told to end."
     torch.set_num_threads(1)
     il = MemoryImageList.from_folder(folder, presort=True, cache_file=cache_file)
     for i in [*range(len(il)), *range(len(il))]:
@@ -125,7 +125,7 @@ def rank(folder: str, cache_file: str) -> None:
 
 
 def mapped(pid: int, cache_file: str) -> Dict[str, int]:
-    "Bytes of the file that the process has mapped, and its proportional share of them."
+    "Return the bytes of the file that the process has mapped, and its proportional share of them."
     found, inside = {"Rss": 0, "Pss": 0}, False
     for line in Path(f"/proc/{pid}/smaps").read_text().splitlines():
         if not line.split(" ", 1)[0].endswith(":"):
@@ -135,10 +135,11 @@ def mapped(pid: int, cache_file: str) -> Dict[str, int]:
     return found
 
 
-def ranks(files: List[Path], folder: Path) -> Dict[str, Any]:
-    "Figure 12: one process that has read all of a file, and then a second one beside it."
+def ranks(inputs: Inputs) -> Dict[str, Any]:
+    "Figure 12: measure a process that has read all of a file, and then a second one as well."
+    files, folder = inputs.files(), inputs.folder
     cache_file = str((folder / "ranks.cache").resolve())
-    source = f"import sys; sys.path.insert(0, {str(HERE)!r}); import named; named.rank(*sys.argv[1:])"
+    source = f"import sys; sys.path.insert(0, {str(HERE)!r}); import figure_files; figure_files.rank(*sys.argv[1:])"
     command = [sys.executable, "-W", "ignore", "-c", source, str(files[0].parent), cache_file]
     running, said = [], []
     sums = []

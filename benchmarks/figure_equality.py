@@ -1,4 +1,4 @@
-"""Figure 1: every item of every twin against the stock class, over formats, modes, workers and start methods."""
+"""Figure 1: every item of every in-memory list against its stock class, over formats, modes, workers, start methods."""
 
 import hashlib
 import itertools
@@ -20,6 +20,8 @@ from fastai.vision import (
     get_transforms,
 )
 from fastai.vision.gan import GANItemList
+from inputs import Inputs
+from measure import apart, value
 from pictures import formats
 from torch.utils.data import DataLoader, Dataset
 
@@ -37,7 +39,7 @@ def _name(file: Path) -> str:
 
 
 def _other(file: Path) -> Path:
-    "An image target: the other file of the same format, which has another size."
+    "Return an image target: the other file of the same format, which has another size."
     return file.with_name(file.name.replace("_0.", "_9.").replace("_1.", "_0.").replace("_9.", "_1."))
 
 
@@ -105,7 +107,7 @@ TWINS: Dict[str, Tuple[type, type, Label, Any, Any]] = {
 
 
 def label_list(twin: str, in_memory: bool, mode: str, tfms: bool, files: List[Path], folder: Path) -> Any:
-    "The train set of `twin` or of its stock class over `files`."
+    "Return the train set of `twin` or of its stock class over `files`."
     stock, memory, label, stock_target, target = TWINS[twin]
     il = (memory if in_memory else stock)(files, path=folder, convert_mode=mode)
     train = label(il.split_none(), mode, target if in_memory else stock_target).train
@@ -118,7 +120,7 @@ def label_list(twin: str, in_memory: bool, mode: str, tfms: bool, files: List[Pa
 
 
 def describe(thing: Any) -> Any:
-    "All that can be told apart about an item: type, repr, and of tensors dtype, shape, strides and bits."
+    "Describe an item so that any difference shows: type, repr, and of tensors dtype, shape, strides and bits."
     kind = f"{type(thing).__module__}.{type(thing).__qualname__}"
     if isinstance(thing, torch.Tensor):
         bits = hashlib.sha1(thing.contiguous().numpy().tobytes()).hexdigest()
@@ -133,7 +135,7 @@ def describe(thing: Any) -> Any:
 
 
 class Described(Dataset):
-    "What the items of label lists look like inside the process that reads them; an error is a description too."
+    "Describe the items of label lists in the process that reads them; an error is a description too."
 
     def __init__(self, lists: List[Any]) -> None:
         self.lists = lists
@@ -158,7 +160,7 @@ def seed_worker(number: int) -> None:
 
 
 def descriptions(dataset: Dataset, workers: int) -> List[str]:
-    "One epoch in order, under the one seed."
+    "Return the descriptions of one epoch, in order, under one seed."
     random.seed(SEED)
     np.random.seed(SEED)
     torch.manual_seed(SEED)
@@ -167,7 +169,7 @@ def descriptions(dataset: Dataset, workers: int) -> List[str]:
 
 
 def compare(start: str, workers: int) -> Dict[str, Any]:
-    "All twins, formats and modes in one loader a side and epoch; workers are slow to start, and more so by spawn."
+    "Compare all lists, formats and modes, in one loader per side and epoch because workers start slowly."
     multiprocessing.set_start_method(start, force=True)
     torch.set_num_threads(1)
     with tempfile.TemporaryDirectory() as folder:
@@ -198,3 +200,18 @@ def compare(start: str, workers: int) -> Dict[str, Any]:
         "misses_by_epoch": np.diff([0, *misses]).tolist(),
         "unequal": [[*name, text] for name, text in unequal.items()],
     }
+
+
+def equal(inputs: Inputs) -> Dict[str, Any]:
+    "Figure 1: compare in the main process, in forked and in spawned workers."
+    cases, notes = [], []
+    for start, workers in (("fork", 0), ("fork", 2), ("spawn", 2)):
+        found = apart("figure_equality", "compare", start, workers)
+        name = f"{workers} workers" + f", {start}" * (workers > 0)
+        count = found["combinations"]
+        facts = {"of": count, "items": found["items"], "different": found["unequal"][:20]}
+        cases.append(value(name, len(found["unequal"]), f"of {count} combinations differ", ("<=", 0), **facts))
+        misses = " and ".join(map(str, found["misses_by_epoch"]))
+        raised = f", {found['raised_in_stock']} of them errors in stock too" if found["raised_in_stock"] else ""
+        notes.append(f"{name}: {found['items']:,} items compared{raised}; misses in the two epochs: {misses}.")
+    return {"cases": cases, "notes": notes}

@@ -1,0 +1,65 @@
+"""Give every figure its files and its sizes."""
+
+from pathlib import Path
+from typing import Dict, List, NamedTuple, Tuple
+
+import pictures
+from measure import say
+
+
+class Scale(NamedTuple):
+    "How many images and rounds."
+
+    photographs: int
+    epochs: int
+    blocks: int
+    memory: int
+    repeats: int
+    records: Tuple[int, ...]
+    small: int
+    reopened: int
+    digits: int
+    raw: int
+
+
+FULL = Scale(384, 4, 40, 1008, 1, (1_000, 10_000, 100_000), 1000, 3600, 4096, 1024)
+QUICK = Scale(128, 2, 4, 128, 1, (1_000, 2_000, 5_000), 100, 200, 256, 128)
+
+
+class Photographs(NamedTuple):
+    "A set of JPEGs, and a line that describes it."
+
+    files: List[Path]
+    description: str
+
+
+class Inputs:
+    "The files in one temporary folder, each set made when a figure first asks for it."
+
+    def __init__(self, folder: Path, scale: Scale) -> None:
+        self.folder, self.scale = folder, scale
+        self._photographs: Dict[Tuple[int, int], Photographs] = {}
+        self._digits: Dict[int, List[Path]] = {}
+
+    def photographs(self, kilobytes: int, n: int = 0) -> Photographs:
+        "Return `n` photographs (by default the scale's number) of so many kilobytes on average."
+        key = kilobytes, n or self.scale.photographs
+        if key not in self._photographs:
+            say(f"making {key[1]} photographs of {kilobytes} kB")
+            made = pictures.photographs(self.folder / f"{kilobytes}kB-{key[1]}", key[1], kilobytes)
+            self._photographs[key] = Photographs(*made)
+        return self._photographs[key]
+
+    def files(self, n: int = 0) -> List[Path]:
+        "Return the files of the usual set, 100 kB each."
+        return self.photographs(100, n).files
+
+    def sets(self) -> Dict[int, Photographs]:
+        "Return a set of each size of file, by kilobytes."
+        return {kilobytes: self.photographs(kilobytes) for kilobytes in pictures.SETS}
+
+    def digits(self, n: int) -> List[Path]:
+        "Return `n` PNG files of 28x28."
+        if n not in self._digits:
+            self._digits[n] = pictures.digits(self.folder / f"digits-{n}", n)
+        return self._digits[n]
