@@ -1,4 +1,4 @@
-"""Where the modules of memlist 0.1 have gone: pickles of data bunches and learners that were saved then name them."""
+"""The modules of memlist 0.1 by their former names, which pickles that were saved then use."""
 
 from __future__ import annotations
 

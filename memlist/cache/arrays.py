@@ -1,4 +1,4 @@
-"""How an array of any strides is kept in the fewest bytes that restore it bit for bit.
+"""Arrays of any strides, in the fewest bytes that restore them bit for bit.
 
 The tag of its record says how. Bits 0 to 2: the values were floats that uint8 / 255 restores; floats that are whole
 numbers; a layout precedes the bytes. Bits 6 to 10: the order of the axes in memory. All others are the caller's.

@@ -50,7 +50,7 @@ class Decoded(NamedTuple):
 
 
 class Decoder(Protocol):
-    """What `ImageCache` asks of a decoder.
+    """Say how items are decoded, and how images are made of their records: the protocol of a decoder.
 
     `one_for_all`: what is decoded is the result of one function of the user's. A reason why one image is not kept holds
     for all of them, and the function may hold on to what it returned.
@@ -147,7 +147,7 @@ class PillowDecoder:
         return made._replace(image=self.after(image) if self.whole else self.image(np.asarray(image)))
 
     def pieces(self, item: Any) -> Decoded:
-        "As `open`, without an image. Leave the warning filters alone: threads share them, and the caller has set them."
+        "Decode without making an image, nor setting warning filters: threads share these, and the caller has set them."
         return self._pieces(*self._decode(item))
 
     def image(self, pixels: np.ndarray) -> Any:

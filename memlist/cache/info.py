@@ -1,4 +1,4 @@
-"""What `cache_info` and `loaded` answer, and what `load_data` raises."""
+"""`CacheInfo`, the answer of `cache_info`, and `ImageLoadError`, the error of `load_data`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from .jobs import Job
 
 
 class CacheInfo(NamedTuple):
-    """How many images are cached, and how the store stands.
+    """Tell how many images are cached, and how full the store is.
 
     `cached` of `total` distinct images that the object would open are in memory. The store, which is shared with every
     list over the same path, holds `nbytes` of at most `max_ram`, and has served `hits` and `misses` in all processes.

@@ -1,8 +1,7 @@
 """Plain values as bytes and back: what Pillow keeps in `Image.info`, without pickle.
 
 Lists, tuples, dicts, strings, bytes, numbers, booleans, None and Pillow's rationals (TIFF's resolutions), of exactly
-these types, survive the round trip; anything else raises TypeError on the way in, and bytes that are none of ours raise
-ValueError on the way out.
+these types, can be written. Anything else raises TypeError; bytes that `dumps` did not write raise ValueError.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _TAGS = {
 
 
 def dumps(value: Any) -> bytes:
-    "`value` as bytes; TypeError names a type that is not plain."
+    "Return `value` as bytes; raise TypeError, which names the type, for one that is not plain."
     parts: List[bytes] = []
     _dump(value, parts)
     return b"".join(parts)
@@ -58,7 +57,7 @@ def _text(value: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    "The value that `dumps` made `data` of."
+    "Return the value that `dumps` made `data` of; raise ValueError for other bytes."
     try:
         value, end = _load(data, 0)
     except (struct.error, UnicodeDecodeError, RecursionError, TypeError) as error:

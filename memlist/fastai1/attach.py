@@ -1,7 +1,7 @@
-"""What memlist adds to fastai's own classes, by assignment, as fastai itself does with `presize`.
+"""The methods that memlist adds to fastai's own classes, by assignment, as fastai itself does with `presize`.
 
-Every name works when only the inputs, only the targets or one part of a `MixedItemList` is in memory, since then most
-of the classes involved are fastai's.
+They are needed there since only the inputs, only the targets or one part of a `MixedItemList` may be in memory: most
+classes involved are fastai's then.
 """
 
 from __future__ import annotations
@@ -37,18 +37,18 @@ def _lists_or_error(self: Any) -> List[InMemory]:
 
 
 def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> Any:
-    """Decode every image of train, valid and test, inputs and image targets, that is not cached yet; returns `self`.
+    """Decode every image of train, valid and test, inputs and image targets, that is not cached; return `self`.
 
-    See `memlist.loading.load_data` for the arguments, the errors and the cost.
+    See `memlist.cache.filling.load_data` for the arguments, the errors and the cost.
     """
     work.load_data(_lists_or_error(self), n_workers, progress, on_error)
     return self
 
 
 def _purge(self: Any, file: bool = False) -> int:
-    """Give the memory of the stores behind these lists back to the system, in every process; the bytes freed.
+    """Give the memory of these lists' stores back to the system, in every process; return the bytes freed.
 
-    A `cache_file` keeps what it holds, unless `file` asks to empty it, too.
+    A `cache_file` keeps what it holds, unless `file` asks to empty it.
     """
     if isinstance(self, DataBunch):
         release(self)
@@ -56,12 +56,12 @@ def _purge(self: Any, file: bool = False) -> int:
 
 
 def _cache_info(self: Any) -> CacheInfo:
-    "How many of the distinct images of these lists are cached, and how their store stands."
+    "Return how many of the distinct images of these lists are cached, and how full their store is."
     return work.cache_info(_lists_or_error(self))
 
 
 def _loaded(self: Any) -> bool:
-    "True when every image that these lists would open is cached."
+    "Return whether every image that these lists would open is cached."
     return work.is_loaded(lists_of(self))
 
 
@@ -73,10 +73,10 @@ _stock_get_state: Callable[..., Dict[str, Any]] = LabelList.get_state
 
 
 def _getitem(self: Any, idxs: Any) -> Any:
-    """A single `(x, y)`, or a `LabelList` of a range, as in fastai, but for one copy.
+    """Return one `(x, y)`, or a `LabelList` of a range, as fastai does, with one copy less.
 
-    `apply_tfms` begins with a clone. An image that was made from the store for this very call has no other owner, and
-    this is the only place that knows.
+    `apply_tfms` begins with a clone. An image that was made from the store for this call has no other owner, and only
+    this function knows that.
     """
     idxs = try_int(idxs)
     in_memory = isinstance(self.x, InMemory) or isinstance(self.y, InMemory)
@@ -112,9 +112,9 @@ def _apply(item: Any, own: bool, tfms: Any, kwargs: Dict[str, Any]) -> Any:
 
 
 def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -> Any:
-    """A `DataBunch`, as in fastai; its lists have their stores before any worker is forked.
+    """Make a `DataBunch`, as fastai does; its lists have their stores before any worker is forked.
 
-    `batch_tfms`: transforms are done a batch at a time, under the same draws: see `memlist.batches`.
+    `batch_tfms`: apply transforms a batch at a time, with the same random draws; see `memlist.fastai1`.
     """
     for il in lists_of(self):
         _ = il.store
@@ -128,14 +128,14 @@ def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -
 
 
 def _add_test(self: Any, *args: Any, **kwargs: Any) -> None:
-    "Add a test set, as in fastai; its loader is of the kind that the others are."
+    "Add a test set, as fastai does; its loader is of the same kind as the others."
     _stock_add_test(self, *args, **kwargs)
     if isinstance(self.valid_dl, BatchDeviceDataLoader):
         self.test_dl = self.valid_dl.like(self.test_dl)
 
 
 def _get_state(self: Any, **kwargs: Any) -> Dict[str, Any]:
-    "The minimal state for export, in the names of fastai's own classes: it loads where memlist is not installed."
+    "Return the minimal state for export, by the names of fastai's classes: it loads where memlist is not installed."
     state = _stock_get_state(self, **kwargs)
     for name in ("x", "y"):
         state[f"{name}_cls"] = stock_class(state[f"{name}_cls"])
@@ -145,7 +145,7 @@ def _get_state(self: Any, **kwargs: Any) -> Dict[str, Any]:
 
 
 def _without_list(processor: Any) -> Any:
-    "A processor without the in-memory list it was made for: fastai's base class keeps that and never asks for it."
+    "Return a processor without the in-memory list it was made for, which fastai keeps and never asks for."
     if not parts(getattr(processor, "ref_ds", None)):
         return processor
     processor = copy.copy(processor)
@@ -154,7 +154,7 @@ def _without_list(processor: Any) -> Any:
 
 
 def _export(self: Any, file: Any = "export.pkl", destroy: bool = False) -> None:
-    "Export the learner, as in fastai, but for our callback: its class would be asked for where the file is loaded."
+    "Export the learner, as fastai does, without our callback: loading the file would need its class."
     everything = self.callbacks, self.callback_fns
     self.callbacks = [callback for callback in self.callbacks if not isinstance(callback, DataWait)]
     self.callback_fns = [make for make in self.callback_fns if getattr(make, "func", make) is not DataWait]

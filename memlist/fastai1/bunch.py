@@ -36,7 +36,7 @@ class MemoryImageDataBunch(ImageDataBunch):
     def create_from_ll(
         cls, lls: LabelLists, *args: Any, batch_tfms: bool = False, **kwargs: Any
     ) -> MemoryImageDataBunch:
-        "As fastai's; `batch_tfms` as for `databunch`."
+        "Make a data bunch as fastai does; `batch_tfms` as for `databunch`."
         if not checked(batch_tfms):
             return super().create_from_ll(lls, *args, **kwargs)
         given = inspect.signature(super().create_from_ll).bind(lls, *args, **kwargs).arguments

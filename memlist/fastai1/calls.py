@@ -1,7 +1,7 @@
-"""What a call into a user's code has to do with the calls that come back out of it.
+"""Calls into a user's code, and the calls that come back out of it.
 
-fastai calls a user's `get`, which calls our `open`, which may call the user's `open`: nothing can be handed through
-that code as an argument. So a `Call` goes along in a context variable, one per list and call.
+fastai calls a user's `get`, which calls our `open`, which may call the user's `open`. Nothing can be passed through
+that code as an argument. So a `Call` is kept in a context variable, one per list and call.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The in-memory twins of fastai's image lists, and which lists a thing of fastai's holds."""
+"""The in-memory twins of fastai's image lists; `lists_of` finds those that a data bunch or a split holds."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class MemoryGANItemList(InMemory, GANItemList):
 
 
 def stock_class(cls: type) -> type:
-    """The class that `cls` is the in-memory twin of; `cls` itself if it has code of its own.
+    """Return the class that `cls` is the in-memory twin of; `cls` itself if it has code of its own.
 
     An exported learner names it, so that it loads where memlist is not installed.
     """
@@ -76,7 +76,7 @@ def _own_code(cls: type) -> bool:
 
 
 def parts(*lists: Any) -> List[InMemory]:
-    "The in-memory lists among `lists`, those inside a `MixedItemList` included, each once."
+    "Return the in-memory lists among `lists`, those inside a `MixedItemList` included, each once."
     found: List[InMemory] = []
     for il in lists:
         inner = parts(*getattr(il, "item_lists", ()))
@@ -87,7 +87,7 @@ def parts(*lists: Any) -> List[InMemory]:
 
 
 def lists_of(data: Any, sets_of_a_bunch: Sequence[str] = ("train_ds", "valid_ds", "test_ds")) -> List[InMemory]:
-    "The in-memory lists of a list, of what a split or a label call returns, or of a `DataBunch`: inputs and targets."
+    "Return the in-memory lists of a list, of what a split or a label call returns, or of a `DataBunch`."
     if isinstance(data, DataBunch):
         sets = [getattr(data, name, None) for name in sets_of_a_bunch]  # it may be without one of them
     elif isinstance(data, ItemLists):

@@ -1,4 +1,4 @@
-"""What the lists say, each message once per store: by `warn_user`, or after `load_data` when that is running."""
+"""The messages of lists, each said once per store: as a warning, or after `load_data` while that is running."""
 
 from __future__ import annotations
 

@@ -159,16 +159,16 @@ class InMemory(Serving):
 
     @property
     def lazy(self) -> bool:
-        "Whether opening an image fills the store."
+        "Return whether opening an image fills the store."
         return self._lazy is None or bool(self._lazy)
 
     @property
     def store(self) -> ImageStore:
-        "The `ImageStore` of this list: its family's, that of its `x`, or that of its `path`."
+        "Return the `ImageStore` of this list: its family's, that of its `x`, or that of its `path`."
         return self.images().store
 
     def _shared(self) -> ImageStore:
-        "The store of what fastai's own `open` opens: that of its `x`, or of its `path`."
+        "Return the store of what fastai's own `open` opens: that of its `x`, or of its `path`."
         x = self.x
         if self._store is None or (x is not None and not self._final):  # labels are made first and given their x then
             if isinstance(x, InMemory) and self.max_ram is None and self.cache_file is None:
@@ -229,28 +229,28 @@ class InMemory(Serving):
         return plain and self.opens_its_items()
 
     def _function(self) -> Callable[[Any], Any]:
-        "The `open` whose results are cached: the last one written, without our cache around it."
+        "Return the `open` whose results are cached: the last one written, without our cache around it."
         own = type(self).open
         if own is InMemory.open:
             return super().open  # type: ignore[no-any-return]
         return types.MethodType(inside(own) if hasattr(own, "_in_memory") else own, self)
 
     def opens_its_items(self) -> bool:
-        "Whether `get` is fastai's own, and with it what is opened: exactly `items[i]`, by the class's `open`."
+        "Return whether `get` is fastai's own: it opens exactly `items[i]`, by the class's `open`."
         known, get = vars(self), getattr(super().get, "__func__", None)
         return get is ImageList.get and type(self).get is InMemory.get and "open" not in known and "get" not in known
 
     def known_by_running(self) -> bool:
-        "Whether only running a `get` of a user's own tells what is opened."
+        "Return whether `get` is the user's own, so that only running it tells what is opened."
         own = "get" in vars(self) or str(self._get().__module__).split(".")[0] not in LIBRARIES
         return own and self._comes_here() and not self.opens_its_items()
 
     def _get(self) -> Any:
-        "The `get` of this list's class, past our own around it."
+        "Return the `get` of this list's class that is not ours."
         return next(vars(base)["get"] for base in type(self).__mro__ if "get" in vars(base) and base is not InMemory)
 
     def _comes_here(self) -> bool:
-        "Whether the `open` that `get` calls is ours; one that was assigned to a class or list later is not."
+        "Return whether the `open` that `get` calls is ours; one that was assigned to a class or list later is not."
         return "open" not in vars(self) and (type(self).open is InMemory.open or hasattr(type(self).open, "_in_memory"))
 
     def runs_code(self) -> bool:
@@ -258,7 +258,7 @@ class InMemory(Serving):
         return self.known_by_running() or (self._comes_here() and stock_open(self._function()) is None)
 
     def load_data(self, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> InMemory:
-        "Decode every image not yet cached; see `memlist.loading.load_data`."
+        "Decode every image that is not cached; see `memlist.cache.filling.load_data`. Return the list."
         call = current(self)
         if call is not None and call.opening:
             raise RuntimeError(
@@ -268,19 +268,19 @@ class InMemory(Serving):
         return self
 
     def purge(self, file: bool = False) -> int:
-        """Give the store's memory back to the system, in every process; the bytes freed.
+        """Give the store's memory back to the system, in every process; return the bytes freed.
 
-        A `cache_file` keeps what it holds, unless `file` asks to empty it, too.
+        A `cache_file` keeps what it holds, unless `file` asks to empty it.
         """
         return work.purge([self], file)
 
     def cache_info(self) -> CacheInfo:
-        "How many of this list's images are cached, and how the store stands."
+        "Return how many of this list's images are cached, and how full the store is."
         return work.cache_info([self])
 
     @property
     def loaded(self) -> bool:
-        "True when every image that this list would open is cached."
+        "Return whether every image that this list would open is cached."
         return work.is_loaded([self])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
@@ -291,7 +291,7 @@ class InMemory(Serving):
 
 
 def labelled(make: Callable[..., LabelList], x: ItemList, y: ItemList, **kwargs: Any) -> LabelList:
-    "The hook that fastai labels a list with: targets that name no settings of their own take those of their inputs."
+    "Label a list, as fastai does; targets that name no settings of their own take those of their inputs."
     if isinstance(x, InMemory) and isinstance(y, InMemory):
         if y._lazy is None:
             y._lazy = x._lazy

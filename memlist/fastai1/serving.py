@@ -1,4 +1,4 @@
-"""How a list serves an image: from the cache of what its `open` returns, inside a `get` that may be a user's own."""
+"""Serving one image: from the cache of what `open` returns, inside a `get` that may be a user's own."""
 
 from __future__ import annotations
 

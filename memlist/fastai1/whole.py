@@ -101,7 +101,7 @@ class Whole:
         return self._decoded(item, keep, random)
 
     def pieces(self, item: Any) -> Decoded:
-        "As `open`. If the code is random, leave what it would draw to the first read."
+        "Decode for the records alone. If the code is random, leave what it would draw to the first read."
         random = self.family.judge.before(self.call, item) if self.family.pixels.rule != 0 else ""
         return Decoded(None, reason=random) if random else self._decoded(item, True, random)
 

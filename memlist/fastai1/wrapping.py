@@ -1,4 +1,4 @@
-"""What `InMemory` puts around the methods of a class that is written over it."""
+"""The wrappers that `InMemory` puts around the methods of a class that is written over it."""
 
 from __future__ import annotations
 
