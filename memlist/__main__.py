@@ -23,8 +23,8 @@ from .cache.progress import duration
 from .fastai1 import compat
 from .fastai1.lists import MemoryImageList
 from .store import cachefile, system
+from .store.budget import DEFAULT_SHARE, format_size
 from .store.store import ImageStore
-from .store.system import format_size
 
 # Of a folder, how many headers are read and how many images are decoded for an estimate.
 HEADERS, DECODED = 2000, 48
@@ -81,10 +81,10 @@ def plan(folder: str, size: Optional[int]) -> int:
         return 1
     sampled = f" (from {len(sizes):,} headers)" if len(sizes) + bad < len(files) else ""
     print(f"{len(files):,} images under {folder}" + (f", {bad} of {len(sizes) + bad} can't be opened" if bad else ""))
-    room = int(system.DEFAULT_SHARE * system.available_memory())
+    room = int(DEFAULT_SHARE * system.available_memory())
     disk = format_size(system.disk_available(os.path.abspath(folder)))
     print(f"{disk} of room on the disk of that folder, where a cache_file might be")
-    print(f"{format_size(room)} may be used: {system.DEFAULT_SHARE:.0%} of the memory that is available here")
+    print(f"{format_size(room)} may be used: {DEFAULT_SHARE:.0%} of the memory that is available here")
     for most in (None, size) if size else (None,):
         need = round(sum(_bytes(one, most) for one in sizes) / len(sizes) * (len(files) - bad))
         fits = "all of it fits" if need <= room else f"{100 * room // need} % of it fits"
@@ -114,7 +114,7 @@ def _sizes(files: Sequence[str]) -> Tuple[List[Tuple[int, int]], int]:
 def _seconds(files: Sequence[str], most: Optional[int]) -> float:
     "How long `load_data()` would take for `files`: measured on an even sample of them, with as many threads."
     sample = list(files[:: max(1, len(files) // DECODED)])[:DECODED]
-    store = ImageStore(system.DEFAULT_SHARE)
+    store = ImageStore(DEFAULT_SHARE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         il = MemoryImageList(sample, path="/", store=store, max_size=most)

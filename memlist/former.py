@@ -10,7 +10,7 @@ from typing import Any, Dict, Tuple
 #: Former module, and the modules that have its names now.
 MOVED: Dict[str, Tuple[str, ...]] = {
     "attach": ("fastai1.attach",),
-    "backing": ("store.region",),
+    "backing": ("store.region", "store.lock", "store.descriptor", "store.trust"),
     "batches": ("fastai1.batches",),
     "buffers": ("batch.buffers",),
     "cachefile": ("store.cachefile",),
@@ -22,7 +22,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "geometry": ("fastai1.geometry",),
     "kernels": ("batch.kernels",),
     "keys": ("cache.keys",),
-    "limits": ("store.system",),
+    "limits": ("store.system", "store.budget"),
     "lists": ("fastai1.lists",),
     "loading": ("cache.filling",),
     "plain": ("cache.plain",),

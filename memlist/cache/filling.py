@@ -26,6 +26,7 @@ from typing import (
 import PIL.Image
 
 from ..store import system
+from ..store.budget import format_size
 from . import forks
 from .decode import Stock, random_states, restore_states
 from .progress import progress, say
@@ -73,7 +74,7 @@ class CacheInfo(NamedTuple):
 
     def _said(self) -> List[Tuple[str, str, float]]:
         "What there is to say: a name, a text, and the share in [0, 1] that it speaks of."
-        size, most = system.format_size(self.nbytes), system.format_size(self.max_ram)
+        size, most = format_size(self.nbytes), format_size(self.max_ram)
         reads = self.hits + self.misses
         pairs = list(zip(self[::2], (self.total, self.max_ram, reads)))
         shares = [part / whole if whole else 0.0 for part, whole in pairs]
@@ -245,14 +246,14 @@ class Fill:
             return
         need = expected_bytes(jobs)
         room = max(0, store.budget() - store.taken)
-        most = system.format_size(room)
+        most = format_size(room)
         if need is None:
             text = f"load_data: {len(jobs):,} images, of a size that only opening them tells; {most} may be used"
         elif need <= room:
-            text = f"load_data: {len(jobs):,} images, about {system.format_size(need)} decoded; {most} may be used"
+            text = f"load_data: {len(jobs):,} images, about {format_size(need)} decoded; {most} may be used"
         else:
             text = (
-                f"load_data: {len(jobs):,} images, about {system.format_size(need)} decoded, but {most} may be used "
+                f"load_data: {len(jobs):,} images, about {format_size(need)} decoded, but {most} may be used "
                 f"(max_ram={store.rule!r}): about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
             )
         if self.progress or (need is not None and need > room):

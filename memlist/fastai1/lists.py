@@ -51,9 +51,9 @@ from ..cache.filling import (
     purge,
     warn_user,
 )
-from ..store import system
-from ..store.store import ImageStore, Source, store_for
-from ..store.system import MaxRam
+from ..store.budget import MaxRam, format_size, parse_max_ram
+from ..store.source import Source
+from ..store.store import ImageStore, store_for
 
 # The packages whose `get` is not a user's own.
 LIBRARIES = ("fastai", "memlist")
@@ -177,7 +177,7 @@ class InMemory(ItemList):
         store: Optional[ImageStore] = None,
         **kwargs: Any,
     ) -> None:
-        system.parse_max_ram(max_ram)  # a wrong value is an error here, not at the first image
+        parse_max_ram(max_ram)  # a wrong value is an error here, not at the first image
         _check_class(type(self))
         super().__init__(*args, **kwargs)
         self._lazy, self.max_ram, self._store, self._final = lazy, max_ram, store, store is not None
@@ -300,7 +300,7 @@ class InMemory(ItemList):
         if not self._comes_here():
             self._say_replaced()
         if self.max_ram is not None and info.nbytes > info.max_ram:
-            held, most = (system.format_size(size) for size in info[1:3])
+            held, most = (format_size(size) for size in info[1:3])
             text = (
                 f"{named(self)}: with max_ram={self.max_ram!r} its store may take {most}, and it holds {held} already: "
             )
@@ -935,11 +935,11 @@ def full_message(il: Any, lists: Sequence[Any], info: CacheInfo) -> str:
     where, help = "in memory", "less memory in other processes"
     if file is not None:
         where, help = f"in {file}", "more room on its disk"
-    held, most = system.format_size(info.nbytes), system.format_size(info.max_ram)
+    held, most = format_size(info.nbytes), format_size(info.max_ram)
     need_text, jobs = "", [Job(one, item, i, ()) for one in plain(lists) for i, item in enumerate(one.items)]
     need = expected_bytes(jobs) if jobs else None
     if need is not None:  # a file may be an input and a target
-        size = system.format_size(need * info.total / len(jobs))
+        size = format_size(need * info.total / len(jobs))
         need_text = f"; these {info.total:,} take about {size}"
     return (
         f"{named(il)}: {info.cached} of {info.total} images are {where} ({100 * info.cached // max(1, info.total)} %), "

@@ -17,7 +17,8 @@ from typing import Any, Dict, Iterable, Iterator, Tuple
 
 import numpy as np
 
-from .region import PAGE, Lock, fcntl
+from .lock import Lock, fcntl
+from .system import PAGE
 
 # The first words (uint64) of the header page, which never change: what wrote the file, in which order of bytes and
 # with which size of page, who it is, and a checksum of these four.

@@ -1,4 +1,4 @@
-"""Where a store's bytes live: one growing region that many processes map, and the lock beside it.
+"""Where a store's bytes live: one growing region that many processes map.
 
 On Linux the region is a `memfd`: memory with a descriptor and no name. It takes no space in /dev/shm, nothing is left
 when the last process ends however it ends, a forked process inherits it, a spawned one is sent its descriptor, and a
@@ -10,75 +10,25 @@ kind, `named`, is a file that stays (see `cachefile`).
 from __future__ import annotations
 
 import ctypes
-import errno
 import mmap
 import os
 import sys
-import tempfile
-import threading
-import time
-from contextlib import contextmanager, suppress
-from multiprocessing import reduction
-from types import ModuleType
-from typing import Any, Iterator, List, Optional, Tuple
-from weakref import finalize
+from contextlib import suppress
+from typing import List, Optional, Tuple
 
 import numpy as np
 
 from . import system
+from .descriptor import anonymous
+from .system import PAGE
 
-fcntl: Optional[ModuleType]
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-PAGE = mmap.PAGESIZE
 # A sparse segment costs nothing but address space, and each one costs a descriptor: few and large.
 SEGMENT = 1 << 30
 # A file is really allocated as it grows, so that a full disk is an error and not a SIGBUS: small steps. One that stays
 # begins with less, and doubles.
 FILE_SEGMENT, NAMED_SEGMENT = 64 << 20, 1 << 20
-# How long, in seconds, a process waits for another that decodes the same image.
-MOST_PATIENCE = 10
 # Of the address space that a limit leaves, the share that mappings may take.
 ADDRESS_SHARE = 0.5
-
-
-def default_kind() -> str:
-    "`'memfd'` where the system has it, else `'file'`; the environment variable MEMLIST_BACKING overrides."
-    kind = os.environ.get("MEMLIST_BACKING") or ("memfd" if _has_memfd() else "file")
-    if kind not in ("memfd", "file"):
-        raise ValueError(f"MEMLIST_BACKING={kind!r}: use 'memfd' or 'file'")
-    return kind
-
-
-def _has_memfd() -> bool:
-    "A Python may know the call where the kernel, or a sandbox, refuses it."
-    try:
-        os.close(os.memfd_create("memlist-probe"))
-    except AttributeError:
-        return False
-    except OSError as error:
-        return error.errno not in (errno.ENOSYS, errno.EPERM)
-    return True
-
-
-def _anonymous(kind: str, name: str) -> int:
-    "A descriptor of a new, empty file without a name, of `kind` 'memfd' or 'file'."
-    if kind == "memfd":
-        return os.memfd_create(f"memlist-{name}")
-    if os.name == "nt":  # pragma: no cover - an open file can't be unlinked there; it goes with its last handle
-        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_BINARY | os.O_TEMPORARY  # type: ignore[attr-defined]
-        return os.open(tempfile.mktemp(prefix=f"memlist-{name}-"), flags)
-    fd, path = tempfile.mkstemp(prefix=f"memlist-{name}-")
-    os.unlink(path)
-    return fd
-
-
-def _send(fd: int) -> Any:
-    "`fd` in a form that travels inside the pickle of a process being spawned."
-    return reduction.DupFd(fd) if hasattr(reduction, "DupFd") else reduction.DupHandle(fd, 0)  # type: ignore
 
 
 class Region:
@@ -89,7 +39,7 @@ class Region:
 
     def __init__(self, kind: str, fd: Optional[int] = None) -> None:
         self.kind = kind
-        self.fd = _anonymous(kind, "data") if fd is None else fd
+        self.fd = anonymous(kind, "data") if fd is None else fd
         self.ends: List[int] = []
         self.maps: List[mmap.mmap] = []
         self.words: List[memoryview] = []
@@ -245,146 +195,3 @@ class Region:
         "Unmap what nobody views any more and close the descriptor."
         self.forget(0)
         os.close(self.fd)
-
-
-class Lock:
-    """One mutex for the threads of a process and all processes, on a descriptor and file of its own.
-
-    The processes' part is an `fcntl` record lock, which the kernel drops with its holder, so a killed process never
-    leaves it held. Two traps decide the shape: closing *any* descriptor of a file drops the process's locks on it,
-    hence the own file; and a record lock does not exclude threads of one process, hence the thread lock, which is
-    made anew after a fork (its holder may not exist in the child).
-
-    The descriptor is closed with the last reference, since two stores may come to share a named lock.
-    """
-
-    def __init__(self, kind: str, fd: Optional[int] = None) -> None:
-        self.fd = _anonymous(kind, "lock") if fd is None else fd
-        self._closed = finalize(self, os.close, self.fd)
-        self._closed.atexit = False
-        self.after_fork()
-
-    def after_fork(self) -> None:
-        self.threads = threading.Lock()
-        self.owner = 0
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        "Hold the mutex: byte 0 of the lock file."
-        me = threading.get_ident()
-        if self.owner == me:  # waiting for ourselves would be for ever
-            raise RuntimeError("a signal handler or finalizer can't write to a store that its own thread is writing to")
-        with self.threads:
-            try:
-                self.owner = me
-                self._lock(0, wait=True)
-                yield
-            finally:  # also where Ctrl-C strikes before we know that we have it
-                self._surely_unlock(0)
-                self.owner = 0
-
-    def claim(self, first: int, last: int) -> Optional[int]:
-        "Take one free byte of `[first, last)` for the life of this process; None when all are taken."
-        return next((byte for byte in range(first, last) if self._lock(byte, wait=False)), None)
-
-    @contextmanager
-    def claimed(self, byte: int, wait: bool) -> Iterator[bool]:
-        """Hold `byte` against other processes, not threads; whether that could be.
-
-        Who waits does so for `MOST_PATIENCE` seconds at most: a claim saves work and guards nothing, so neither
-        processes that wait for one another nor one that was stopped may hold up anybody.
-        """
-        pause, until = 0.0005, time.monotonic() + MOST_PATIENCE
-        try:
-            mine = self._lock(byte, wait=False)
-            while wait and not mine and time.monotonic() < until:
-                time.sleep(pause)
-                pause = min(2 * pause, 0.02)
-                mine = self._lock(byte, wait=False)
-            yield mine
-        finally:
-            self._surely_unlock(byte)
-
-    def _surely_unlock(self, byte: int) -> None:
-        "Unlock, and only then let a Ctrl-C through that strikes meanwhile."
-        struck: Optional[BaseException] = None
-        while True:
-            try:
-                self._unlock(byte)
-                break
-            except OSError:
-                raise
-            except BaseException as error:
-                struck = error
-        if struck is not None:
-            raise struck
-
-    def _lock(self, byte: int, wait: bool) -> bool:
-        if fcntl is not None:
-            while True:
-                try:
-                    fcntl.lockf(self.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)
-                    return True
-                except (BlockingIOError, PermissionError):
-                    return False
-                except OSError as error:
-                    # The kernel takes all threads of a process for one owner, and sees cycles where there are none.
-                    if error.errno != errno.EDEADLK:
-                        raise
-                    time.sleep(0.001)
-        import msvcrt  # pragma: no cover
-
-        while True:  # pragma: no cover - LK_LOCK gives up after ten seconds
-            os.lseek(self.fd, byte, os.SEEK_SET)
-            try:
-                msvcrt.locking(self.fd, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore
-                return True
-            except OSError:
-                if not wait:
-                    return False
-
-    def _unlock(self, byte: int) -> None:
-        if fcntl is not None:
-            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, byte)
-        else:  # pragma: no cover
-            import msvcrt
-
-            os.lseek(self.fd, byte, os.SEEK_SET)
-            msvcrt.locking(self.fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
-
-    def close(self) -> None:
-        self._closed()
-
-
-class Looks:
-    """When each record was last verified, shared by this process and its children: eight bytes per record.
-
-    Read and written by system calls of less than a microsecond, so that it needs no room in anybody's address space.
-    """
-
-    def __init__(self, fd: Optional[int] = None) -> None:
-        self.fd = _anonymous(default_kind(), "looks") if fd is None else fd
-
-    def when(self, number: int) -> int:
-        "Return the time (`time.monotonic_ns`) that `add` was called with; 0 if it never was."
-        if not hasattr(os, "pread"):  # pragma: no cover - Windows: looked at every time
-            return 0
-        return int.from_bytes(os.pread(self.fd, 8, 8 * number), sys.byteorder)
-
-    def add(self, number: int, when: int = 0) -> None:
-        "Note that record `number` was right at the time `when`; a `when` of 0 is the beginning of time."
-        with suppress(OSError, AttributeError):  # no room, or Windows: it is looked at again next time
-            os.pwrite(self.fd, max(1, when).to_bytes(8, sys.byteorder), 8 * number)
-
-    def close(self) -> None:
-        os.close(self.fd)
-
-
-def send(region: Region, lock: Lock, looks: Looks) -> Tuple[str, Any, Any, Any]:
-    "The descriptors for a process being spawned."
-    return region.kind, _send(region.fd), _send(lock.fd), _send(looks.fd)
-
-
-def receive(kind: str, data: Any, lock: Any, looks: Any) -> Tuple[Region, Lock, Looks]:
-    "What `send` sent, in the spawned process."
-    return Region(kind, data.detach()), Lock(kind, lock.detach()), Looks(looks.detach())

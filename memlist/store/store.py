@@ -41,10 +41,15 @@ from weakref import WeakValueDictionary, finalize
 
 import numpy as np
 
-from . import cachefile, system
+from . import budget, cachefile, system
+from .budget import MaxRam, parse_max_ram
 from .cachefile import CHECKSUM, CacheFileError
-from .region import PAGE, Lock, Looks, Region, default_kind, receive, send
-from .system import MaxRam, parse_max_ram
+from .descriptor import default_kind, sendable
+from .lock import Lock
+from .region import Region
+from .source import NO_LIMIT, NO_SOURCE, Source
+from .system import PAGE
+from .trust import Looks
 
 # Words (uint64) of the header page, after those that `cachefile` recognises a file by. The words from GENERATION to
 # ORDINAL and the ends of the segments say what the log is; STATE is their checksum in a named file.
@@ -56,7 +61,6 @@ MAX_BYTES, SHARE, SESSION, RELEASES, LOCK_FILE = range(ORDINAL + 1, ORDINAL + 6)
 COUNTERS, N_COUNTERS = LOCK_FILE + 1, 64
 ENDS = COUNTERS + 2 * (N_COUNTERS + 1)
 MAX_SEGMENTS = PAGE // 8 - ENDS
-NO_LIMIT = (1 << 64) - 1
 # A slot of the index: the offset of a block, in units of 16 bytes, below 16 bits of its digest.
 OFFSET = (1 << 48) - 1
 MOST_BITS = 40  # of an index table's size
@@ -80,38 +84,6 @@ DTYPES = tuple(np.dtype(t) for t in ("u1", "b1", "i1", "u2", "i2", "u4", "i4", "
 FIRST_TABLE_BITS = 9
 # How stale the reading of available memory may get while a cache fills.
 LOOK_AGAIN_SECONDS, LOOK_AGAIN_BYTES = 0.25, 32 << 20
-
-
-class Source(NamedTuple):
-    """The file that a record was made from: size in bytes, time of modification in ns, and its path.
-
-    `looked` is the time (`time.monotonic_ns`) just before size and time were read. Only a named file keeps the path.
-    """
-
-    size: int
-    mtime_ns: int
-    path: bytes = b""
-    looked: int = 0
-
-    @classmethod
-    def of(cls, item: Any) -> Optional[Source]:
-        "Look at the file that `item` names; None where it names none. Costs a system call."
-        if not isinstance(item, (str, bytes, os.PathLike)):
-            return None
-        looked = time.monotonic_ns()
-        try:
-            stat = os.stat(item)
-        except (OSError, ValueError):
-            return None
-        return cls(stat.st_size, stat.st_mtime_ns, os.path.abspath(os.fsencode(item)), looked)
-
-    @property
-    def version(self) -> Tuple[int, int]:
-        "Return what is stored to recognise the file: its size, and its time wrapped to 64 bits."
-        return self.size, (self.mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
-
-
-NO_SOURCE = Source(NO_LIMIT, 0)
 
 
 Budget = Tuple[Optional[int], float]
@@ -1008,9 +980,9 @@ class ImageStore:
 
     def set_max_ram(self, max_ram: MaxRam) -> None:
         "Set the budget for every process, from now on; what is already held stays."
-        budget = parse_max_ram(max_ram)
+        parsed = parse_max_ram(max_ram)
         with self._held():
-            self._set_budget(budget)
+            self._set_budget(parsed)
 
     def _set_budget(self, budget: Tuple[Optional[int], float]) -> None:
         most, share = budget
@@ -1024,7 +996,7 @@ class ImageStore:
         if self._head[MAX_BYTES] != NO_LIMIT:
             return self._head[MAX_BYTES]
         share: float = struct.unpack("<d", self._head[SHARE].to_bytes(8, "little"))[0]
-        return None if share == system.DEFAULT_SHARE else share
+        return None if share == budget.DEFAULT_SHARE else share
 
     @property
     def taken(self) -> int:
@@ -1042,8 +1014,8 @@ class ImageStore:
         # A file is given room before it is used.
         reachable = (taken if self._marks is None else max(taken, self.allocated())) + self._available()
         limit = int(share * reachable) if most is None else most
-        kept = system.RESERVE_SHARE if self._marks is None else system.DISK_RESERVE_SHARE
-        return min(limit, reachable - min(system.RESERVE_BYTES, int(kept * reachable)))
+        kept = budget.RESERVE_SHARE if self._marks is None else budget.DISK_RESERVE_SHARE
+        return min(limit, reachable - min(budget.RESERVE_BYTES, int(kept * reachable)))
 
     def _fits(self, nbytes: int) -> bool:
         when, budget, taken = self._looked
@@ -1119,7 +1091,7 @@ class ImageStore:
 
     def __repr__(self) -> str:
         info = self.info()
-        size, most = system.format_size(info.nbytes), system.format_size(info.max_ram)
+        size, most = budget.format_size(info.nbytes), budget.format_size(info.max_ram)
         return f"ImageStore({info.records} records, {size} of {most}, {info.hits} hits, {info.misses} misses)"
 
     def __copy__(self) -> ImageStore:
@@ -1166,6 +1138,16 @@ def _open_here(path: str) -> Optional[ImageStore]:
         return None
     which = f"{status.st_dev}:{status.st_ino}:"
     return next((store for store in list(_STORES.values()) if store.uid.startswith(which)), None)
+
+
+def send(region: Region, lock: Lock, looks: Looks) -> Tuple[str, Any, Any, Any]:
+    "The descriptors for a process being spawned."
+    return region.kind, sendable(region.fd), sendable(lock.fd), sendable(looks.fd)
+
+
+def receive(kind: str, data: Any, lock: Any, looks: Any) -> Tuple[Region, Lock, Looks]:
+    "What `send` sent, in the spawned process."
+    return Region(kind, data.detach()), Lock(kind, lock.detach()), Looks(looks.detach())
 
 
 def _received(uid: str, told: Dict[str, Any], available: Callable[[], int], kind: str, *sent: Any) -> ImageStore:

@@ -24,11 +24,11 @@ import pytest
 from conftest import Opens, assert_same_bunches, assert_same_item, epoch, in_child, many, photo
 from fastai.basic_data import load_data
 from fastai.vision import ImageList
-from memlist.store.region import PAGE
 
 import memlist as m
 from memlist import CacheFileError, ImageStore, __main__
-from memlist.store import cachefile, region, store, system
+from memlist.store import cachefile, lock, region, store, system
+from memlist.store.region import PAGE
 
 
 def picture(i: int) -> np.ndarray:
@@ -824,7 +824,7 @@ def test_who_waits_for_a_claim_does_so_for_a_while(tmp_path: Path, monkeypatch: 
             os.write(into, b"1" if mine else b"0")
             signal.pause()
     assert os.read(out, 1) == b"1"
-    monkeypatch.setattr(region, "MOST_PATIENCE", 0.05)
+    monkeypatch.setattr(lock, "MOST_PATIENCE", 0.05)
     with images.claimed(b"k") as mine:
         assert not mine
     with images.claimed(b"k", wait=True) as mine:

@@ -22,10 +22,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
-from memlist.store.region import PAGE
 
 from memlist import ImageStore
-from memlist.store import store, system
+from memlist.store import budget, region, store, system
+from memlist.store.region import PAGE
 
 KINDS = ["memfd", "file", "named"]
 Make = Callable[..., ImageStore]
@@ -165,7 +165,7 @@ def test_who_began_before_a_purge_publishes_nothing() -> None:
     [("8GB", 8 * 10**9), ("500MiB", 500 << 20), ("1.5 kb", 1500), ("12", 12), ("2T", 2 * 10**12), (7, 7), (0, 0)],
 )
 def test_sizes_as_people_write_them(text: Any, nbytes: int) -> None:
-    assert system.parse_max_ram(text) == (nbytes, 1.0)
+    assert budget.parse_max_ram(text) == (nbytes, 1.0)
 
 
 @pytest.mark.parametrize("value", ["lots", "", "-1GB", "8 GB of RAM", "i", -5, 0.0, 1.5, -0.1, float("nan"), True, [1]])
