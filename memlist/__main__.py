@@ -22,9 +22,9 @@ from .cache.decode import reduced
 from .cache.progress import duration
 from .fastai1 import compat
 from .fastai1.lists import MemoryImageList
-from .store import cachefile, system
+from .store import ImageStore, cachefile, system
 from .store.budget import DEFAULT_SHARE, format_size
-from .store.store import ImageStore
+from .store.layout import FORMAT
 
 # Of a folder, how many headers are read and how many images are decoded for an estimate.
 HEADERS, DECODED = 2000, 48
@@ -36,7 +36,7 @@ def info(path: str) -> int:
     store = _existing(path)
     records, nbytes, most, _, _ = store.info()
     sources = store.sources()
-    print(f"{store.cache_file}: memlist cache file, format {cachefile.FORMAT[-1:].decode()}")
+    print(f"{store.cache_file}: memlist cache file, format {FORMAT[-1:].decode()}")
     print(f"  {records:,} records, {format_size(nbytes)} of pixels")
     if sources:
         print(f"  made from images under {os.path.commonpath([os.path.dirname(source) for source in sources])}")
@@ -127,7 +127,7 @@ def _existing(path: str) -> ImageStore:
     "The store over a file that is there: none is made for a mistyped name."
     if not os.path.exists(path):
         raise cachefile.CacheFileError(path, "does not exist.")
-    return ImageStore(cache_file=path)
+    return ImageStore.open(path)
 
 
 def versions() -> str:

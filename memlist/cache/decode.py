@@ -25,7 +25,7 @@ from fastai.vision import image as fastai_image
 from fastai.vision.data import ImageList, SegmentationLabelList
 from fastai.vision.image import Image, ImageSegment, pil2tensor
 
-from ..store.store import DTYPES
+from ..store.layout import DTYPES
 from . import keys, plain
 
 _PLAIN_ATTRIBUTES = {"_px", "_logit_px", "_flow", "_affine_mat", "sample_kwargs"}
@@ -167,7 +167,7 @@ class Stock:
 
     def fresh(self, record: Any, item: Any) -> bool:
         "Return whether `record` is of the file `item` as it is, or was since `since`; asks the store once per record."
-        number = int.from_bytes(record.block[64:68], "little")
+        number = record.number
         if number < len(self.seen) and self.seen[number]:
             return True
         if not self.store.fresh(record, item, self.since):

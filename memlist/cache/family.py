@@ -16,7 +16,7 @@ from weakref import WeakSet, ref
 
 import numpy as np
 
-from ..store.store import PURGE, ImageStore
+from ..store import ImageStore
 from . import forks, plain
 from .decode import DIFFERS, DRAWS, VARIES, packed, parts, random_states, restore_states, same_states
 
@@ -134,7 +134,7 @@ class Family:
         return None if answer is None else self.random()
 
     def _round(self) -> int:
-        return self.own.generation // PURGE
+        return self.own.purges
 
     # -- what a user's `get` opens ----------------------------------------------------------------------------
 

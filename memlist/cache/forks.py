@@ -13,7 +13,7 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 import torch
 
-from ..store.store import _STORES
+from ..store.registry import stores
 
 # Seconds that a question may take a forked process. It may wait for ever for a lock that a thread of ours held.
 PATIENCE = 5
@@ -133,7 +133,7 @@ def own_offsets() -> None:
 
     Over a fork they are shared: one that seeks and reads would move all others. Files that only ever append are left.
     """
-    ours = {fd for store in list(_STORES.values()) for fd in store.descriptors()}
+    ours = {fd for store in stores() for fd in store.descriptors()}
     for fd in set(_descriptors()) - ours:
         with contextlib.suppress(OSError, ImportError):
             import fcntl

@@ -51,9 +51,8 @@ from ..cache.filling import (
     purge,
     warn_user,
 )
+from ..store import ImageStore, Source, store_for
 from ..store.budget import MaxRam, format_size, parse_max_ram
-from ..store.source import Source
-from ..store.store import ImageStore, store_for
 
 # The packages whose `get` is not a user's own.
 LIBRARIES = ("fastai", "memlist")

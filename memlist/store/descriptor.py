@@ -10,7 +10,7 @@ from typing import Any
 
 
 def default_kind() -> str:
-    "`'memfd'` where the system has it, else `'file'`; the environment variable MEMLIST_BACKING overrides."
+    "Return `'memfd'` where the system has it, else `'file'`; the environment variable MEMLIST_BACKING overrides."
     kind = os.environ.get("MEMLIST_BACKING") or ("memfd" if _has_memfd() else "file")
     if kind not in ("memfd", "file"):
         raise ValueError(f"MEMLIST_BACKING={kind!r}: use 'memfd' or 'file'")
@@ -18,7 +18,7 @@ def default_kind() -> str:
 
 
 def _has_memfd() -> bool:
-    "A Python may know the call where the kernel, or a sandbox, refuses it."
+    "Try the call: Python may have it where the kernel, or a sandbox, refuses it."
     try:
         os.close(os.memfd_create("memlist-probe"))
     except AttributeError:
@@ -29,7 +29,7 @@ def _has_memfd() -> bool:
 
 
 def anonymous(kind: str, name: str) -> int:
-    "A descriptor of a new, empty file without a name, of `kind` 'memfd' or 'file'."
+    "Return a descriptor of a new, empty file without a name, of `kind` 'memfd' or 'file'."
     if kind == "memfd":
         return os.memfd_create(f"memlist-{name}")
     if os.name == "nt":  # pragma: no cover - an open file can't be unlinked there; it goes with its last handle
@@ -41,5 +41,5 @@ def anonymous(kind: str, name: str) -> int:
 
 
 def sendable(fd: int) -> Any:
-    "`fd` in a form that travels inside the pickle of a process being spawned."
+    "Wrap `fd` so that it travels inside the pickle of a process being spawned; `detach` unwraps it there."
     return reduction.DupFd(fd) if hasattr(reduction, "DupFd") else reduction.DupHandle(fd, 0)  # type: ignore

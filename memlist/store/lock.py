@@ -1,4 +1,7 @@
-"""The mutex of a store, and claims on keys."""
+"""The locks of a store: one mutex for all writers, and claims that save work.
+
+They are bytes of a lock file: byte 0 is the mutex, then comes one byte per pair of counters, then one per key.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Iterator, Optional
+from typing import Callable, Iterator, Optional
 from weakref import finalize
 
 from .descriptor import anonymous
@@ -19,19 +22,24 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# How long, in seconds, a process waits for another that decodes the same image.
+# How long, in seconds, a process waits for another one that decodes the same image.
 MOST_PATIENCE = 10
+MUTEX, KEYS, N_KEYS = 0, 1 << 20, 1 << 40
+
+
+def _nothing() -> None:
+    pass
 
 
 class Lock:
-    """One mutex for the threads of a process and all processes, on a descriptor and file of its own.
+    """Exclude both the threads of this process and all other processes.
 
-    The processes' part is an `fcntl` record lock, which the kernel drops with its holder, so a killed process never
-    leaves it held. Two traps decide the shape: closing *any* descriptor of a file drops the process's locks on it,
-    hence the own file; and a record lock does not exclude threads of one process, hence the thread lock, which is
-    made anew after a fork (its holder may not exist in the child).
+    Processes exclude each other by an `fcntl` record lock. The kernel drops it when its holder ends, so a killed
+    process never leaves it held. Such locks have two traps. Closing *any* descriptor of a file drops all locks that the
+    process has on it, so the lock has a file of its own. And they do not exclude threads of one process, so there is a
+    thread lock besides; it is made anew after a fork, because its holder may not exist in the child.
 
-    The descriptor is closed with the last reference, since two stores may come to share a named lock.
+    The descriptor is closed with the last reference, because two stores may share the lock of a named file.
     """
 
     def __init__(self, kind: str, fd: Optional[int] = None) -> None:
@@ -41,36 +49,39 @@ class Lock:
         self.after_fork()
 
     def after_fork(self) -> None:
+        "Make the thread lock anew, in this process or in a child."
         self.threads = threading.Lock()
         self.owner = 0
 
     @contextmanager
-    def held(self) -> Iterator[None]:
-        "Hold the mutex: byte 0 of the lock file."
+    def held(self, begin: Callable[[], None] = _nothing, finish: Callable[[], None] = _nothing) -> Iterator[None]:
+        "Hold the mutex. `begin` is called once it is held, and `finish` before it is released, but for an exception."
         me = threading.get_ident()
-        if self.owner == me:  # waiting for ourselves would be for ever
+        if self.owner == me:  # it would wait for itself for ever
             raise RuntimeError("a signal handler or finalizer can't write to a store that its own thread is writing to")
         with self.threads:
             try:
                 self.owner = me
-                self._lock(0, wait=True)
+                self._lock(MUTEX, wait=True)
+                begin()
                 yield
-            finally:  # also where Ctrl-C strikes before we know that we have it
-                self._surely_unlock(0)
+                finish()
+            finally:  # also where Ctrl-C arrives before we know that we have it
+                self._surely_unlock(MUTEX)
                 self.owner = 0
 
-    def claim(self, first: int, last: int) -> Optional[int]:
-        "Take one free byte of `[first, last)` for the life of this process; None when all are taken."
-        return next((byte for byte in range(first, last) if self._lock(byte, wait=False)), None)
+    def claim_one(self, n: int) -> Optional[int]:
+        "Take one of the numbers `range(n)` for the life of this process; None when all are taken."
+        return next((i for i in range(n) if self._lock(MUTEX + 1 + i, wait=False)), None)
 
     @contextmanager
-    def claimed(self, byte: int, wait: bool) -> Iterator[bool]:
-        """Hold `byte` against other processes, not threads; whether that could be.
+    def claimed(self, hash_: int, wait: bool) -> Iterator[bool]:
+        """Claim a key, by its hash, against other processes (not threads); yields whether that succeeded.
 
-        Who waits does so for `MOST_PATIENCE` seconds at most: a claim saves work and guards nothing, so neither
-        processes that wait for one another nor one that was stopped may hold up anybody.
+        Waits for `MOST_PATIENCE` seconds at most. A claim saves work and guards nothing, so processes that wait for
+        each other, or for one that was stopped, must be able to go on.
         """
-        pause, until = 0.0005, time.monotonic() + MOST_PATIENCE
+        byte, pause, until = KEYS + hash_ % N_KEYS, 0.0005, time.monotonic() + MOST_PATIENCE
         try:
             mine = self._lock(byte, wait=False)
             while wait and not mine and time.monotonic() < until:
@@ -82,7 +93,7 @@ class Lock:
             self._surely_unlock(byte)
 
     def _surely_unlock(self, byte: int) -> None:
-        "Unlock, and only then let a Ctrl-C through that strikes meanwhile."
+        "Unlock, and only then raise a Ctrl-C that arrives meanwhile."
         struck: Optional[BaseException] = None
         while True:
             try:
@@ -104,7 +115,7 @@ class Lock:
                 except (BlockingIOError, PermissionError):
                     return False
                 except OSError as error:
-                    # The kernel takes all threads of a process for one owner, and sees cycles where there are none.
+                    # The kernel takes all threads of a process for one owner, and may see a deadlock where none is.
                     if error.errno != errno.EDEADLK:
                         raise
                     time.sleep(0.001)
@@ -129,4 +140,5 @@ class Lock:
             msvcrt.locking(self.fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
 
     def close(self) -> None:
+        "Close the descriptor."
         self._closed()

@@ -6,12 +6,11 @@ import os
 import time
 from typing import Any, NamedTuple, Optional, Tuple
 
-# The size that stands for no file.
-NO_LIMIT = (1 << 64) - 1
+from .layout import NO_FILE
 
 
 class Source(NamedTuple):
-    """The file that a record was made from: size in bytes, time of modification in ns, and its path.
+    """The file that a record was made from: its size in bytes, its time of modification in ns, and its path.
 
     `looked` is the time (`time.monotonic_ns`) just before size and time were read. Only a named file keeps the path.
     """
@@ -23,7 +22,7 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, item: Any) -> Optional[Source]:
-        "Look at the file that `item` names; None where it names none. Costs a system call."
+        "Look at the file that `item` names; return None where it names none. Costs a system call."
         if not isinstance(item, (str, bytes, os.PathLike)):
             return None
         looked = time.monotonic_ns()
@@ -35,8 +34,8 @@ class Source(NamedTuple):
 
     @property
     def version(self) -> Tuple[int, int]:
-        "Return what is stored to recognise the file: its size, and its time wrapped to 64 bits."
+        "What is stored to recognise the file: its size, and its time wrapped to 64 bits."
         return self.size, (self.mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
 
 
-NO_SOURCE = Source(NO_LIMIT, 0)
+NO_SOURCE = Source(NO_FILE, 0)

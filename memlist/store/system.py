@@ -1,6 +1,6 @@
-"""What this process may use: memory, address space, file size and CPUs, container limits included.
+"""What this process may use: memory, address space, file size, disk and CPUs, with the limits of containers.
 
-Every reader returns a number now; nothing is cached, because other processes come and go while a cache fills.
+Nothing is cached, because other processes come and go while a cache fills.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ def _read(path: Path) -> Optional[str]:
 
 
 def _cgroup_dirs(controller: str, root: Path, proc: Path) -> Iterator[Tuple[Path, int]]:
-    """The directories of this process's cgroup and of those above it, each with its version, 2 or 1.
+    """Yield the directories of this process's cgroup and of those above it, each with its version, 2 or 1.
 
-    Inside a container the path in /proc/self/cgroup may be the host's and absent here; then only the root
+    Inside a container the path in /proc/self/cgroup may be the host's and not exist here. Then only the root
     directory exists, which is the container's own.
     """
     for line in (_read(proc) or "").splitlines():
@@ -54,10 +54,10 @@ def _stat(folder: Path) -> Dict[str, int]:
 
 
 def cgroup_available(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> Optional[int]:
-    """Bytes left under the tightest cgroup limit, v1 or v2, of this process; None where there is no limit.
+    """Return the bytes left under the tightest cgroup limit, v1 or v2, of this process; None without a limit.
 
-    File pages count as free, since the kernel drops them before it kills; shared memory, ours included, is
-    not among them (it is swap-backed).
+    File pages count as free, because the kernel drops them before it kills. Shared memory, such as a store, is not
+    among them.
     """
     found = []
     for folder, version in _cgroup_dirs("memory", root, proc):
@@ -76,7 +76,7 @@ def cgroup_available(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/pr
 
 
 def address_space_left() -> Optional[int]:
-    "Bytes left under `ulimit -v` (RLIMIT_AS); None without such a limit or off Linux."
+    "Return the bytes left under `ulimit -v` (RLIMIT_AS); None without such a limit or off Linux."
     try:
         import resource
 
@@ -90,7 +90,7 @@ def address_space_left() -> Optional[int]:
 
 
 def file_size_limit() -> Optional[int]:
-    "The largest file this process may make, in bytes (`ulimit -f`, RLIMIT_FSIZE); None without a limit."
+    "Return the size of the largest file that this process may make (`ulimit -f`, RLIMIT_FSIZE); None without a limit."
     try:
         import resource
     except ImportError:
@@ -100,15 +100,15 @@ def file_size_limit() -> Optional[int]:
 
 
 def available_memory() -> int:
-    "Bytes that could be taken now without swapping or being killed: the host's and every container's limit."
+    "Return how many bytes can be taken now without swapping or being killed, in the host and in every container."
     host = int(psutil.virtual_memory().available)
     inside = cgroup_available()
     return host if inside is None else min(host, inside)
 
 
 def disk_available(path: str) -> int:
-    "Bytes that the disk of the file `path` can still give; where that disk is itself memory, no more than memory can."
-    folder = os.path.dirname(path)  # of a file that was deleted, too
+    "Return how many bytes the disk of the file `path` has free; no more than memory has, if that disk is memory."
+    folder = os.path.dirname(path)  # the file itself may have been deleted
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
@@ -117,14 +117,14 @@ def disk_available(path: str) -> int:
 
 
 def is_memory(path: str) -> bool:
-    "Whether what lies at `path` is on no disk but in memory (tmpfs)."
+    "Return whether `path` is on a file system that is kept in memory (tmpfs)."
     real = os.path.join(os.path.realpath(path), "")
     mounts = [m for m in psutil.disk_partitions(all=True) if real.startswith(os.path.join(m.mountpoint, ""))]
     return bool(mounts) and max(mounts, key=lambda m: len(m.mountpoint)).fstype in ("tmpfs", "ramfs")
 
 
 def usable_cpus() -> int:
-    "CPUs this process may run on: its affinity, and its cgroup v2 quota rounded up; 1 at least."
+    "Return how many CPUs this process may use: its affinity and its cgroup v2 quota, rounded up; at least 1."
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:

@@ -33,6 +33,7 @@ from fastai.vision import Image, ImageImageList, ImageList, ImageSegment, Segmen
 
 import memlist as m
 from memlist.cache import forks
+from memlist.store import registry
 
 
 class Shades(ImageList):
@@ -141,7 +142,7 @@ def test_memory_is_freed_with_the_last_of_a_family(cls: Any, numbers: Path) -> N
     assert part.loaded and part.store.uid == uid
     del part  # at once: nothing waits for the garbage collector
     assert len(os.listdir("/proc/self/fd")) < descriptors
-    assert not any(store.uid == uid for store in list(m.store._STORES.values()))
+    assert not any(store.uid == uid for store in registry.stores())
 
 
 def test_targets_of_a_users_own_open(numbers: Path) -> None:
@@ -1333,7 +1334,7 @@ def test_a_list_built_later_looks_at_each_file_once(numbers: Path, monkeypatch: 
     assert_same_item(older[3], stock[3])
     looks: List[Any] = []
     stat = os.stat
-    monkeypatch.setattr(m.store.os, "stat", lambda path, **kw: (looks.append(str(path)), stat(path, **kw))[1])
+    monkeypatch.setattr(os, "stat", lambda path, **kw: (looks.append(str(path)), stat(path, **kw))[1])
     rest = [i for i in range(12) if i != 5]
     for _ in range(2):
         for i in rest:

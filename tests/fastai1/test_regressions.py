@@ -24,8 +24,8 @@ from conftest import assert_same_item, noise, photo, seed
 from fastai.vision import Image, ImageList, LabelList, open_image, open_mask
 
 import memlist as m
-from memlist.store import store
-from memlist.store.region import PAGE
+from memlist.store import store_for
+from memlist.store.system import PAGE
 
 
 def both(photos: Path, ours: Any, stock: Any, **kwargs: Any) -> Any:
@@ -263,7 +263,7 @@ def test_an_after_open_of_nothing(nothing: Any, photos: Path) -> None:
 def test_an_empty_store_is_found_again() -> None:
     import pickle
 
-    first = store.store_for("/somewhere/else")
+    first = store_for("/somewhere/else")
     data = pickle.dumps(first).replace(first.uid.encode(), b"0" * 32)  # as from another session
     assert pickle.loads(data) is first and bool(first)
 
@@ -326,7 +326,7 @@ import atexit
 import numpy as np
 images = []
 atexit.register(lambda: print(images[0].get(b"a").array.sum(), images[0].put(b"b", np.zeros(3))))
-from memlist.store.store import ImageStore
+from memlist.store import ImageStore
 images.append(ImageStore()); images[0].put(b"a", np.ones(5))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)

@@ -21,14 +21,15 @@ from typing import Any, Callable, List
 import numpy as np
 import PIL.Image
 import pytest
+import torch
 from conftest import Opens, assert_same_bunches, assert_same_item, epoch, in_child, many, photo
 from fastai.basic_data import load_data
-from fastai.vision import ImageList
+from fastai.vision import Image, ImageList
 
 import memlist as m
 from memlist import CacheFileError, ImageStore, __main__
-from memlist.store import cachefile, lock, region, store, system
-from memlist.store.region import PAGE
+from memlist.store import layout, lock, region, registry, system, trust
+from memlist.store.system import PAGE
 
 
 def picture(i: int) -> np.ndarray:
@@ -36,7 +37,7 @@ def picture(i: int) -> np.ndarray:
 
 
 def filled(path: Path, n: int = 60) -> ImageStore:
-    images = ImageStore(cache_file=path)
+    images = ImageStore.open(path)
     for i in range(n):
         assert images.put(b"%d" % i, picture(i), tag=i)
     return images
@@ -98,16 +99,16 @@ def test_one_file_by_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
     for name in ("cache", "./cache", "link", str(tmp_path / "cache"), tmp_path / "cache", "~/cache"):
-        assert ImageStore(cache_file=name) is images
-    assert ImageStore("1MB", cache_file="cache") is images and images.rule == 1_000_000
+        assert ImageStore.open(name) is images
+    assert ImageStore.open("cache", "1MB") is images and images.rule == 1_000_000
 
 
 def test_counts_and_warnings_are_a_sessions_and_the_budget_is_not_kept(tmp_path: Path) -> None:
-    images = ImageStore("2MB", cache_file=tmp_path / "cache")
+    images = ImageStore.open(tmp_path / "cache", "2MB")
     images.count(True)
     assert images.note(b"full") and not images.note(b"full")
     del images
-    images = ImageStore(cache_file=tmp_path / "cache")
+    images = ImageStore.open(tmp_path / "cache")
     assert images.info()[3:] == (0, 0) and images.rule is None and not images.noted(b"full")
     assert 0 < images.info().max_ram <= os.statvfs(tmp_path).f_bavail * os.statvfs(tmp_path).f_frsize
 
@@ -140,13 +141,13 @@ class Looks:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sums, self.stats = 0, 0
-        fault = ImageStore._fault
+        fault = trust.FileTrust.fault
 
         def counting(*args: Any) -> str:
             self.sums += 1
             return fault(*args)
 
-        monkeypatch.setattr(ImageStore, "_fault", counting)
+        monkeypatch.setattr(trust.FileTrust, "fault", counting)
 
 
 def test_a_record_is_looked_at_once_in_a_session(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -217,7 +218,7 @@ def test_a_source_that_changed_between_sessions(photos: Path, tmp_path: Path, ho
 def test_pixels_that_rot_are_decoded_again(photos: Path, tmp_path: Path) -> None:
     make = lambda cls, **kw: cls.from_folder(photos, presort=True, **kw)  # noqa: E731
     il = make(m.MemoryImageList, cache_file=tmp_path / "cache").load_data(progress=False)
-    offset = il.store._find(store._digest(next(iter(il.jobs())).keys[0]))[0] + store.BLOCK.size + 100
+    offset = il.store._index.find(layout.digest_of(next(iter(il.jobs())).keys[0]))[0] + layout.BLOCK_BYTES + 100
     del il
     with open(tmp_path / "cache", "r+b") as file:
         file.seek(offset)
@@ -233,7 +234,7 @@ def test_pixels_that_rot_are_decoded_again(photos: Path, tmp_path: Path) -> None
 def test_items_that_are_no_files_and_opens_of_ones_own(tmp_path: Path) -> None:
     class Numbers(ImageList):
         def open(self, fn: Any) -> Any:
-            return m.lists.Image(m.lists.torch.full((3, 4, 5), float(fn) / 255))
+            return Image(torch.full((3, 4, 5), float(fn) / 255))
 
     class MemoryNumbers(m.InMemory, Numbers):
         cache_version = "1"
@@ -255,7 +256,7 @@ def test_check_names_what_is_wrong_and_fix_drops_it(photos: Path, tmp_path: Path
     change(files[0], "replaced")
     change(files[1], "deleted")
     keys = [job.keys[0] for job in il.jobs()]
-    offset = images._find(store._digest(keys[2]))[0]
+    offset = images._index.find(layout.digest_of(keys[2]))[0]
     segment, at = images._region.locate(offset)
     images._region.maps[segment][at + 200] ^= 1
     found = {Path(problem.path).name: problem.what for problem in images.check()}
@@ -266,14 +267,14 @@ def test_check_names_what_is_wrong_and_fix_drops_it(photos: Path, tmp_path: Path
     }
     assert len(images) == 24 and len(images.check(fix=True)) == 3
     assert images.check() == [] and len(images) == 21
-    offset = images._find(store._digest(keys[5]))[0]
+    offset = images._index.find(layout.digest_of(keys[5]))[0]
     segment, at = images._region.locate(offset)
     images._region.maps[segment][at + 9] ^= 1  # in a header: what lies behind it is found all the same
-    images._head[store.RECORDS] -= 1
+    images._header.records -= 1
     found = [problem.what for problem in images.check(fix=True)]
     assert len(found) == 1 and "bytes of the log" in found[0]
     assert images.check() == [] and len(images) == 20
-    images._head[store.NBYTES] += 5
+    images._header.nbytes += 5
     assert [problem.what for problem in images.check(fix=True)] == ["the counts in its header are wrong"]
     assert images.check() == []
     stock = ImageList(files, path=photos)
@@ -285,13 +286,13 @@ def test_check_names_what_is_wrong_and_fix_drops_it(photos: Path, tmp_path: Path
 
 
 def rewritten(path: Path, **words: int) -> None:
-    page = np.frombuffer(path.read_bytes()[:PAGE], np.uint64).copy()
-    for name, value in words.items():
-        page[getattr(cachefile, name)] = value
-    if "CHECKSUM" not in words:
-        page[cachefile.CHECKSUM] = cachefile._checksum(dict(enumerate(page.tolist())))
+    page = bytearray(path.read_bytes()[:PAGE])
+    header = layout.Header.of_page(page)
+    for name, value in {"checksum": 0, **words}.items():
+        setattr(header, name, value)
+    header.checksum = words.get("checksum", header.identity_checksum())
     with open(path, "r+b") as file:
-        file.write(page.tobytes())
+        file.write(page)
 
 
 def foreign(path: Path, what: str) -> None:
@@ -315,12 +316,12 @@ def foreign(path: Path, what: str) -> None:
         elif what == "version":
             path.write_bytes(b"memlist9" + path.read_bytes()[8:])
         elif what == "order":
-            swapped = int.from_bytes(cachefile.BYTE_ORDER.to_bytes(8, "little"), "big")
-            rewritten(path, ORDER=swapped)
+            swapped = int.from_bytes(layout.BYTE_ORDER.to_bytes(8, "little"), "big")
+            rewritten(path, byte_order=swapped)
         elif what == "pages":
-            rewritten(path, PAGE_SIZE=65536)
+            rewritten(path, page_size=65536)
         elif what == "damaged":
-            rewritten(path, CHECKSUM=1)
+            rewritten(path, checksum=1)
 
 
 @pytest.mark.parametrize(
@@ -372,9 +373,9 @@ def test_a_small_cache_takes_little_disk(tmp_path: Path) -> None:
 
 def test_a_folder_that_is_not_there_and_an_empty_file(tmp_path: Path) -> None:
     with pytest.raises(CacheFileError, match="Make its folder first"):
-        ImageStore(cache_file=tmp_path / "no" / "cache")
+        ImageStore.open(tmp_path / "no" / "cache")
     (tmp_path / "empty").touch()
-    assert ImageStore(cache_file=tmp_path / "empty").put(b"a", picture(1))
+    assert ImageStore.open(tmp_path / "empty").put(b"a", picture(1))
 
 
 def test_nothing_is_unpickled(tmp_path: Path, photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -394,7 +395,7 @@ def test_nothing_is_unpickled(tmp_path: Path, photos: Path, monkeypatch: pytest.
 
 def test_a_file_cut_off_anywhere_serves_what_is_whole(tmp_path: Path) -> None:
     whole = filled(tmp_path / "whole")
-    end = whole._head[store.TAIL]
+    end = whole._header.tail
     del whole
     data = (tmp_path / "whole").read_bytes()
     counts = []
@@ -403,7 +404,7 @@ def test_a_file_cut_off_anywhere_serves_what_is_whole(tmp_path: Path) -> None:
         path.write_bytes(data[:size])
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
-            images = ImageStore(cache_file=path)
+            images = ImageStore.open(path)
         counts.append(right(images))
         if counts[-1] < 60:
             assert f"was cut off or damaged: {len(images)} records" in str(caught[0].message)
@@ -416,15 +417,15 @@ def test_a_file_cut_off_anywhere_serves_what_is_whole(tmp_path: Path) -> None:
 @pytest.mark.parametrize("ordinal", [(1 << 63) + 5, (1 << 64) - 1])
 def test_a_number_of_records_beyond_all_counting(tmp_path: Path, ordinal: int) -> None:
     path = tmp_path / "cache"
-    images = ImageStore(cache_file=path)
+    images = ImageStore.open(path)
     assert images.put(b"old", picture(3))
     del images
     with open(path, "r+b") as file:
-        file.seek(8 * store.ORDINAL)
+        file.seek(8 * layout.ORDINAL)
         file.write(ordinal.to_bytes(8, sys.byteorder))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        images = ImageStore(cache_file=path)
+        images = ImageStore.open(path)
     assert images.put(b"new", picture(9)) and images.put(b"newer", picture(5))
     for key, fill in ((b"old", 3), (b"new", 9), (b"newer", 5)):
         assert (images.get(key).array == fill).all()  # type: ignore[union-attr]
@@ -435,14 +436,14 @@ def test_a_number_of_records_beyond_all_counting(tmp_path: Path, ordinal: int) -
 def test_damage_is_an_error_or_a_miss_and_never_a_wrong_pixel(tmp_path: Path, where: str, rounds: int) -> None:
     whole = filled(tmp_path / "whole", 460)  # the index has been outgrown once
     assert whole.put(b"0", picture(0), tag=0, replace=True)
-    tail, index = whole._head[store.TAIL], (whole._head[store.INDEX] >> 8 << 4) + store.BLOCK.size
+    tail, index = whole._header.tail, layout.table_offset(whole._header.index) + layout.BLOCK_BYTES
     del whole
     data = (tmp_path / "whole").read_bytes()[: tail + 2 * PAGE]
     draw, refused, counts = random.Random(where), 0, []
     path = tmp_path / "cache"
     span = {
         "header": (0, PAGE),
-        "state": (8 * store.BUSY, 8 * store.ENDS + 16),
+        "state": (8 * layout.BUSY, 8 * layout.ENDS + 16),
         "index": (index, index + 8192),
         "records": (PAGE, tail),
         "anywhere": (0, len(data)),
@@ -462,13 +463,14 @@ def test_damage_is_an_error_or_a_miss_and_never_a_wrong_pixel(tmp_path: Path, wh
                 number = draw.choice([0, 1, 16, PAGE, tail, 1 << 32, (1 << 64) - 1, draw.getrandbits(64)])
                 bad[at // 8 * 8 : at // 8 * 8 + 8] = number.to_bytes(8, "little")
         if where == "state":  # somebody who knows the format: the checksum is right
-            bad[8 * store.STATE : 8 * store.STATE + 8] = store._state(bytes(bad[:PAGE])).to_bytes(8, sys.byteorder)
+            state = layout.Header.of_page(bytes(bad[:PAGE])).state_checksum()
+            bad[8 * layout.STATE : 8 * layout.STATE + 8] = state.to_bytes(8, sys.byteorder)
         del bad[len(data) :]
         path.write_bytes(bad)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             try:
-                images = ImageStore(cache_file=path)
+                images = ImageStore.open(path)
             except CacheFileError:
                 refused += 1
                 continue
@@ -488,27 +490,28 @@ def test_damage_is_an_error_or_a_miss_and_never_a_wrong_pixel(tmp_path: Path, wh
 def test_headers_of_somebody_who_knows_the_format(tmp_path: Path) -> None:
     "Lengths, shapes and dtypes that lie, under right checksums."
     whole = filled(tmp_path / "whole", 20)
-    offset = whole._find(store._digest(b"7"))[0]  # type: ignore[index]
-    block = whole._find(store._digest(b"7"))[1]  # type: ignore[index]
+    offset = whole._index.find(layout.digest_of(b"7"))[0]  # type: ignore[index]
+    block = whole._index.find(layout.digest_of(b"7"))[1]  # type: ignore[index]
     del whole
     data = (tmp_path / "whole").read_bytes()
-    fields: List[Any] = list(store.BLOCK.unpack(block))
+    form = struct.Struct("<4sBBBx16sQ4IQqIIII")
+    fields: List[Any] = list(form.unpack(block))
     for field, value in [
-        (1, 0), (1, 9), (1, store.GAP), (1, store.TABLE), (2, 12), (2, 255), (3, 5), (3, 255), (5, 0), (5, 1 << 62),
+        (1, 0), (1, 9), (1, layout.GAP), (1, layout.TABLE), (2, 12), (2, 255), (3, 5), (3, 255), (5, 0), (5, 1 << 62),
         (5, 99), (6, 1 << 31), (6, 0), (7, 1 << 20), (9, 7), (10, 5), (12, (1 << 32) - 1), (14, 5),
     ]:  # fmt: skip
-        lying = store.BLOCK.pack(*fields[:field], value, *fields[field + 1 :])[:-4]
+        lying = form.pack(*fields[:field], value, *fields[field + 1 :])[:-4]
         lying += zlib.crc32(lying).to_bytes(4, "little")
         path = tmp_path / "cache"
-        path.write_bytes(data[:offset] + lying + data[offset + store.BLOCK.size :])
+        path.write_bytes(data[:offset] + lying + data[offset + layout.BLOCK_BYTES :])
         for busy in (False, True):
             if busy:
                 with open(path, "r+b") as file:
-                    file.seek(8 * store.BUSY)
+                    file.seek(8 * layout.BUSY)
                     file.write(struct.pack("=Q", 1))
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
-                images = ImageStore(cache_file=path)
+                images = ImageStore.open(path)
             assert right(images, 7) == 7
             record = images.get(b"7")
             if record is not None:  # a shape that the same bytes have as well can't be told from the right one
@@ -559,13 +562,13 @@ def test_many_who_open_a_new_file_at_once_agree(tmp_path: Path) -> None:
         path = tmp_path / f"cache{round_}"
 
         def task(i: int, path: Path = path) -> None:
-            images = ImageStore(cache_file=path)
+            images = ImageStore.open(path)
             for j in range(50):
                 assert images.put(b"%d %d" % (i, j), picture(i))
                 assert images.put(b"%d" % j, picture(j), tag=j)
 
         at_once(6, task)
-        images = ImageStore(cache_file=path)
+        images = ImageStore.open(path)
         assert len(images) == 350 and images.check() == [] and right(images, 50) == 50
 
 
@@ -599,12 +602,12 @@ def test_processes_that_load_one_file_share_the_work(tmp_path: Path) -> None:
 
 def test_a_damaged_file_in_use_is_not_mended_under_its_users(tmp_path: Path) -> None:
     images = filled(tmp_path / "cache")
-    images._head[store.STATE] ^= 1
+    images._header.state ^= 1
 
     def child() -> None:
-        store._STORES.clear()  # as a process that was not forked
+        registry.STORES.clear()  # as a process that was not forked
         with pytest.raises(CacheFileError, match="damaged while other processes use it"):
-            ImageStore(cache_file=tmp_path / "cache")
+            ImageStore.open(tmp_path / "cache")
 
     assert in_child(child) == 0
     assert right(images) == 60
@@ -617,11 +620,11 @@ def test_a_writer_that_is_killed_beside_others_keeps_nobody_out(tmp_path: Path) 
         with images._held():
             os.kill(os.getpid(), signal.SIGKILL)
 
-    assert os.WTERMSIG(in_child(killed)) == signal.SIGKILL and images._head[store.BUSY]
+    assert os.WTERMSIG(in_child(killed)) == signal.SIGKILL and images._header.busy
 
     def newcomer() -> None:
-        store._STORES.clear()  # as a process that was not forked
-        again = ImageStore(cache_file=tmp_path / "cache")
+        registry.STORES.clear()  # as a process that was not forked
+        again = ImageStore.open(tmp_path / "cache")
         assert again is not images and right(again) == 60 and again.put(b"new", picture(1))
 
     assert in_child(newcomer) == 0
@@ -629,7 +632,7 @@ def test_a_writer_that_is_killed_beside_others_keeps_nobody_out(tmp_path: Path) 
 
 
 def test_the_budget_bounds_the_file_itself(tmp_path: Path) -> None:
-    images = ImageStore("5MB", cache_file=tmp_path / "cache")
+    images = ImageStore.open(tmp_path / "cache", "5MB")
     while images.put(b"%d" % len(images), np.zeros(100_000, np.uint8)):
         assert images.allocated() <= 5_000_000 + 4 * PAGE
     assert 40 <= len(images) <= 50
@@ -679,7 +682,7 @@ def test_purge_returns_the_memory_and_keeps_the_file(tmp_path: Path, opens: Open
 
 def test_a_file_that_was_emptied_shrinks_when_it_is_next_opened(tmp_path: Path) -> None:
     filled(tmp_path / "cache").purge(file=True)
-    images = ImageStore(cache_file=tmp_path / "cache")
+    images = ImageStore.open(tmp_path / "cache")
     assert os.path.getsize(tmp_path / "cache") == PAGE and len(images) == 0
     assert images.put(b"a", picture(1)) and images.get(b"a") is not None
 
@@ -725,7 +728,7 @@ def test_threads_that_open_one_file_get_one_store(tmp_path: Path) -> None:
 
     def task() -> None:
         barrier.wait()
-        found.append(ImageStore(cache_file=tmp_path / "cache"))
+        found.append(ImageStore.open(tmp_path / "cache"))
 
     threads = [threading.Thread(target=task) for _ in range(6)]
     for thread in threads:
@@ -736,14 +739,14 @@ def test_threads_that_open_one_file_get_one_store(tmp_path: Path) -> None:
 
 
 def test_a_full_cache_that_is_mended_keeps_its_records(tmp_path: Path) -> None:
-    images = ImageStore("3MB", cache_file=tmp_path / "cache")
+    images = ImageStore.open(tmp_path / "cache", "3MB")
     while images.put(b"%d" % len(images), np.full(3000, len(images) % 251, np.uint8)):
         pass
     n = len(images)
     assert n > 800
-    images._head[store.BUSY] = 1  # as a killed writer leaves it
+    images._header.busy = 1  # as a killed writer leaves it
     del images
-    images = ImageStore("3MB", cache_file=tmp_path / "cache")
+    images = ImageStore.open(tmp_path / "cache", "3MB")
     assert len(images) == n and images.check() == []
     assert all((images.get(b"%d" % i).array == i % 251).all() for i in range(n))  # type: ignore[union-attr]
 
@@ -752,7 +755,7 @@ def test_records_that_no_index_has_room_for_wait_for_the_next_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = filled(tmp_path / "cache")
-    images._head[store.BUSY] = 1
+    images._header.busy = 1
     del images
 
     def full(*args: Any) -> None:
@@ -760,10 +763,10 @@ def test_records_that_no_index_has_room_for_wait_for_the_next_session(
 
     with monkeypatch.context() as patch:
         patch.setattr(region.Region, "reserve", full)  # a disk that is full to the last byte
-        images = ImageStore(cache_file=tmp_path / "cache")
+        images = ImageStore.open(tmp_path / "cache")
         assert right(images) == 0 and not images.put(b"new", picture(1))
         del images
-    images = ImageStore(cache_file=tmp_path / "cache")
+    images = ImageStore.open(tmp_path / "cache")
     assert right(images) == 60 and images.check() == []
 
 
@@ -789,29 +792,29 @@ def test_a_lock_file_that_is_deleted_keeps_newcomers_out(tmp_path: Path) -> None
     (tmp_path / "cache.lock").unlink()
 
     def newcomer() -> None:
-        store._STORES.clear()
+        registry.STORES.clear()
         with pytest.raises(CacheFileError, match="in use under another lock file"):
-            ImageStore(cache_file=tmp_path / "cache")
+            ImageStore.open(tmp_path / "cache")
 
     assert in_child(newcomer) == 0 and right(images) == 60
     del images
-    assert right(ImageStore(cache_file=tmp_path / "cache")) == 60  # nobody uses it any more
+    assert right(ImageStore.open(tmp_path / "cache")) == 60  # nobody uses it any more
 
 
 def test_of_two_records_of_a_key_the_later_written_counts(tmp_path: Path) -> None:
     "Wherever they lie: a purge that was killed may leave an old one behind its successor."
-    images = ImageStore(cache_file=tmp_path / "cache")
+    images = ImageStore.open(tmp_path / "cache")
     images.put(b"first", np.zeros(1_000, np.uint8))
     images.put(b"k", np.full(1000, 1, np.uint8))
-    images._head[store.INDEX], images._head[store.TAIL] = 0, PAGE
-    images._head[store.GENERATION] += store.PURGE
-    images._head[store.RECORDS] = images._head[store.NBYTES] = images._head[store.SLOTS] = 0
+    images._header.index, images._header.tail = 0, PAGE
+    images._header.generation += layout.PURGE
+    images._header.records = images._header.nbytes = images._header.slots = 0
     images.put(b"k", np.full(100, 2, np.uint8))
-    images._head[store.BUSY] = 1
+    images._header.busy = 1
     del images
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        images = ImageStore(cache_file=tmp_path / "cache")
+        images = ImageStore.open(tmp_path / "cache")
     assert (images.get(b"k").array == 2).all()  # type: ignore[union-attr]
 
 

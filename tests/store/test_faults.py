@@ -23,11 +23,13 @@ import torch
 from conftest import assert_same_bunches, assert_same_item, epoch, in_child, many, photo
 from fastai.basic_train import Learner
 from fastai.vision import ImageList
+from kills import kill_after_lines
 
 import memlist as m
 from memlist import ImageStore
-from memlist.store import store, system
-from memlist.store.region import PAGE
+from memlist.cache import decode
+from memlist.store import system
+from memlist.store.system import PAGE
 
 
 def lists(cls: Any, folder: Path, **kwargs: Any) -> Any:
@@ -40,21 +42,6 @@ def bunch(cls: Any, folder: Path, workers: int = 2, **kwargs: Any) -> Any:
 
 
 # -- killed -----------------------------------------------------------------------------------------------------
-
-
-def kill_after_lines(n: int) -> None:
-    "SIGKILL this process after `n` more lines of the store's own code: anywhere in it."
-    count = [0]
-
-    def trace(frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename == store.__file__:
-            count[0] += 1
-            if count[0] == n:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-        return None
-
-    sys.settrace(trace)
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -255,7 +242,7 @@ def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: 
             assert_same_bunches(data, stock)
         # Others take the last of it: holes that were punched can't be filled again, and that is no SIGBUS.
         images = data.train_ds.x.store
-        images._available = lambda: 1 << 40  # so that it is the disk that refuses
+        images._budget.available = lambda: 1 << 40  # so that it is the disk that refuses
         assert data.purge(file=True) > 0
         with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as other:
             while True:
@@ -277,7 +264,7 @@ def test_a_disk_with_no_room_at_all(tmp_path: Path) -> None:
             while True:
                 other.write(bytes(4096))
         with pytest.raises(m.CacheFileError, match="not even an empty cache has room"):
-            ImageStore(cache_file=disk / "cache")
+            ImageStore.open(disk / "cache")
 
 
 def test_other_processes_take_the_memory_while_it_fills(tmp_path: Path) -> None:
@@ -285,19 +272,19 @@ def test_other_processes_take_the_memory_while_it_fills(tmp_path: Path) -> None:
     folder = many(tmp_path / "many", 60, 100)
     left = [1_000_000_000]
     il = lists(m.MemoryImageList, folder, store=ImageStore(available=lambda: left[0]))
-    decode = m.decode.Stock._decode
+    stock_decode = decode.Stock._decode
 
     def eaten(self: Any, item: Any) -> Any:
         left[0] -= 60_000_000
-        il.store._looked = (-1e9, 0, 0)  # as if a quarter of a second had passed
-        return decode(self, item)
+        il.store._budget.look_again()  # as if a quarter of a second had passed
+        return stock_decode(self, item)
 
-    m.decode.Stock._decode = eaten  # type: ignore[method-assign]
+    decode.Stock._decode = eaten  # type: ignore[method-assign]
     try:
         with pytest.warns(UserWarning, match="images are in memory"):
             il.load_data(progress=False, n_workers=0)
     finally:
-        m.decode.Stock._decode = decode  # type: ignore[method-assign]
+        decode.Stock._decode = stock_decode  # type: ignore[method-assign]
     assert 3 <= il.cache_info().cached <= 17
     stock = lists(ImageList, folder)
     for i in range(60):
@@ -472,7 +459,7 @@ def test_stores_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
     gc.collect()
     before = footprint()
     for i in range(60):
-        images = ImageStore(cache_file=tmp_path / f"{i % 3}")
+        images = ImageStore.open(tmp_path / f"{i % 3}")
         images.put(b"%d" % i, np.zeros(100_000, np.uint8))
         images.get(b"%d" % i)
         images.check()

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from functools import partial
 from pathlib import Path
 from typing import Any, Callable, Dict, List, Tuple
 
@@ -22,10 +23,11 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from kills import kill_after_lines, moments
 
 from memlist import ImageStore
-from memlist.store import budget, region, store, system
-from memlist.store.region import PAGE
+from memlist.store import budget, layout, region, store_for, system
+from memlist.store.system import PAGE
 
 KINDS = ["memfd", "file", "named"]
 Make = Callable[..., ImageStore]
@@ -43,7 +45,7 @@ def make(kind: str, tmp_path: Path) -> Make:
 
     def made(*args: Any, **kwargs: Any) -> ImageStore:
         if kind == "named":
-            return ImageStore(*args, cache_file=tmp_path / f"{next(count)}.cache", **kwargs)
+            return ImageStore.open(tmp_path / f"{next(count)}.cache", *args, **kwargs)
         return ImageStore(*args, kind=kind, **kwargs)
 
     return made
@@ -195,10 +197,10 @@ def test_a_share_is_of_what_is_available_and_looked_at_again() -> None:
     assert images.budget() == pytest.approx(500_000_000, rel=0.01)
     assert images.put(b"a", picture(1))
     free[0] = 0  # others took it
-    images._looked = (-1e9, 0, 0)
+    images._budget.look_again()
     assert not images.put(b"b", picture(1))
     free[0] = 1_000_000_000
-    images._looked = (-1e9, 0, 0)
+    images._budget.look_again()
     assert images.put(b"b", picture(1))
 
 
@@ -235,13 +237,12 @@ def test_container_limits(tmp_path: Any, files: Dict[str, str], left: Any) -> No
 LIMITED = """
 import resource, sys
 import numpy as np
-from memlist.store.store import ImageStore
-from memlist.store import system
+from memlist.store import ImageStore
 what, room, kind = sys.argv[1], int(sys.argv[2]), sys.argv[3]
 if what == "AS":
     room += int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
 resource.setrlimit(getattr(resource, "RLIMIT_" + what), (room, room))
-images = ImageStore(cache_file=sys.argv[4]) if kind == "named" else ImageStore(kind=kind)
+images = ImageStore.open(sys.argv[4]) if kind == "named" else ImageStore(kind=kind)
 array = np.zeros((1000, 1000), np.uint8)
 kept = 0
 while kept < 400 and images.put(b"%d" % kept, array + kept % 256):
@@ -309,7 +310,7 @@ def test_counts_are_exact_over_more_processes_than_counters() -> None:
     images = ImageStore()
     for _ in range(3):
         pids = []
-        for _ in range(store.N_COUNTERS // 2):
+        for _ in range(layout.N_COUNTERS // 2):
             pid = os.fork()
             if not pid:
                 for _ in range(20):
@@ -318,7 +319,7 @@ def test_counts_are_exact_over_more_processes_than_counters() -> None:
             pids.append(pid)
         for pid in pids:
             os.waitpid(pid, 0)
-    assert images.info().hits == 3 * (store.N_COUNTERS // 2) * 20
+    assert images.info().hits == 3 * (layout.N_COUNTERS // 2) * 20
 
 
 def test_threads_of_one_process(make: Make) -> None:
@@ -388,29 +389,34 @@ def test_a_killed_writer_leaves_no_lock_and_no_wrong_record(kills: int) -> None:
     )
 
 
-def test_every_moment_of_a_put_is_safe_to_die_at(monkeypatch: pytest.MonkeyPatch) -> None:
-    "Kill the writer at each write to the header, to the index and to the log in turn."
-    for step in range(60):
-        images = ImageStore()
-        for i in range((4 << store.FIRST_TABLE_BITS) // 5):  # the next put grows the index
-            images.put(key(i), picture(i))
+def _nearly_full() -> ImageStore:
+    "A store of which the next record makes the index grow."
+    images = ImageStore()
+    for i in range((4 << layout.FIRST_TABLE_BITS) // 5):
+        images.put(key(i), picture(i))
+    return images
+
+
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.full)])
+def test_every_moment_of_a_put_is_safe_to_die_at(every: int) -> None:
+    "Kill the writer at each line of the store's code: before and after each write to the header, index and log."
+
+    def write(images: ImageStore) -> None:
+        images.put(key(7), np.zeros(5000, np.uint8), replace=True)
+        images.put(b"new", picture(9))
+
+    points = moments(partial(write, _nearly_full()))
+    assert len(points) > 200
+    for lines in points[::every]:
+        images = _nearly_full()
         before = images.info()
         pid = os.fork()
         if not pid:
-            count = [0]
-
-            def trace(frame: Any, event: str, arg: Any, count: List[int] = count, step: int = step) -> Any:
-                if frame.f_code.co_filename == store.__file__ and event == "line":
-                    count[0] += 1
-                    if count[0] == step * 4:
-                        os.kill(os.getpid(), signal.SIGKILL)
-                return trace
-
-            sys.settrace(trace)
-            images.put(key(7), np.zeros(5000, np.uint8), replace=True)
-            images.put(b"new", picture(9))
+            kill_after_lines(lines)
+            write(images)
             os._exit(0)
-        os.waitpid(pid, 0)
+        status = os.waitpid(pid, 0)[1]
+        assert os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
         assert images.put(b"after", picture(11))
         assert np.array_equal(images.get(b"after").array, picture(11))  # type: ignore[union-attr]
         changed = images.get(key(7)).array  # type: ignore[union-attr]
@@ -466,13 +472,13 @@ def test_pickles_hold_the_address_and_no_pixels() -> None:
 
 
 def test_one_store_a_place_for_as_long_as_somebody_holds_it() -> None:
-    first = store.store_for("/here")
-    assert store.store_for("/here") is first and store.store_for("/there") is not first
-    assert store.store_for("/here", "2GB") is first and first.rule == 2_000_000_000
+    first = store_for("/here")
+    assert store_for("/here") is first and store_for("/there") is not first
+    assert store_for("/here", "2GB") is first and first.rule == 2_000_000_000
     uid = first.uid
     del first
     gc.collect()
-    assert store.store_for("/here").uid != uid
+    assert store_for("/here").uid != uid
 
 
 def _descriptors() -> int:
@@ -526,7 +532,7 @@ def test_records_in_several_segments(monkeypatch: pytest.MonkeyPatch, make: Make
         array = images.get(key(i)).array  # type: ignore[union-attr]
         assert len(array) == size and (array == i).all()
     nbytes = images.info().nbytes
-    images._head[store.BUSY] = 1  # as a killed writer leaves it: the walk finds every record
+    images._header.busy = 1  # as a killed writer leaves it: the walk finds every record
     assert images.put(b"x", picture(1))
     assert images.info().records == len(sizes) + 1 and images.info().nbytes == nbytes + picture(1).nbytes
     images.purge(file=True)
@@ -576,7 +582,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def die_and_recount(self) -> None:
-        self.images._head[store.BUSY] = 1
+        self.images._header.busy = 1
 
     @precondition(lambda self: self.model)
     @rule()
@@ -601,7 +607,7 @@ class NamedModel(Model):
     "The same over a named file, that is left, reopened, and left by a killed process, too."
 
     def open(self) -> ImageStore:
-        return ImageStore("3MB", cache_file=os.path.join(self.folder.name, "cache"))
+        return ImageStore.open(os.path.join(self.folder.name, "cache"), "3MB")
 
     @rule()
     def reopen(self) -> None:
@@ -610,7 +616,7 @@ class NamedModel(Model):
 
     @rule()
     def die_and_reopen(self) -> None:
-        self.images._head[store.BUSY] = 1
+        self.images._header.busy = 1
         self.reopen()
 
     @rule()
@@ -622,7 +628,7 @@ class NamedModel(Model):
         "A bit of the file changes while nobody has it open: the record is gone, and no other."
         if not self.model.get(k, (b"", 0))[0]:
             return
-        offset = self.images._find(store._digest(k))[0] + store.BLOCK.size  # type: ignore[index]
+        offset = self.images._index.find(layout.digest_of(k))[0] + layout.BLOCK_BYTES  # type: ignore[index]
         offset += at % len(self.model[k][0])
         del self.images
         with open(os.path.join(self.folder.name, "cache"), "r+b") as file:
