@@ -13,7 +13,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "backing": ("store.region", "store.lock", "store.descriptor", "store.trust"),
     "batches": ("fastai1.batches",),
     "buffers": ("batch.buffers",),
-    "cachefile": ("store.cachefile",),
+    "cachefile": ("store.cachefile", "store.layout"),
     "comparing": ("timing.comparing",),
     "decode": ("cache.decode",),
     "draws": ("fastai1.draws",),

@@ -137,7 +137,6 @@ class DiskBudget(Budget):
     reserve_share = DISK_RESERVE_SHARE
 
     def bound_segment(self, size: int, need: int) -> int:
-        "Return the size of a new segment for records that wants `size` bytes and needs `need`; 0 if there may be none."
         room = (self.total() + 2 * PAGE - self.region.allocated()) // PAGE * PAGE
         return min(size, room) if room >= need else 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import threading
-from typing import Optional
 
 from .layout import N_COUNTERS, Header, counter
 from .lock import Lock
@@ -19,18 +18,21 @@ class Counters:
     def after_fork(self) -> None:
         "Take a pair of its own for this process at its next count."
         self._threads = threading.Lock()
-        self._shared = False
-        self._first: Optional[int] = None
+        self._mine, self._none_free = 0, False
 
     def count(self, hit: bool, n: int = 1) -> None:
         "Count `n` reads, as hits or misses."
         with self._threads:
-            if self._first is None:
-                pair = self.lock.claim_one(N_COUNTERS)
-                self._shared = pair is None
-                self._first = counter(N_COUNTERS if pair is None else pair)
-            if not self._shared:
-                self.header.words[self._first + (not hit)] += n
+            mine = self._mine or self._claim()
+            if mine:
+                self.header.words[mine + (not hit)] += n
                 return
         with self.lock.held():
-            self.header.words[self._first + (not hit)] += n
+            self.header.words[counter(N_COUNTERS) + (not hit)] += n
+
+    def _claim(self) -> int:
+        "Take a free pair, and return the number of its first word; 0 where there is none."
+        if not self._none_free:
+            pair = self.lock.claim_one(N_COUNTERS)
+            self._mine, self._none_free = 0 if pair is None else counter(pair), pair is None
+        return self._mine

@@ -32,7 +32,6 @@ from .layout import (
 )
 from .log import Entry, Log
 
-
 # What `Header.index` says, the words that the table lies in, the number of its first word, and a mask for slots.
 Table = Tuple[int, memoryview, int, int]
 

@@ -280,10 +280,13 @@ class Log:
     def _write_gap(self, offset: int, length: int) -> None:
         self.region.poke(offset, pack_block(GAP, length - BLOCK_BYTES))
 
-    def empty(self) -> None:
-        "Drop all blocks and give their memory back to the system, in every process that maps it."
+    def empty(self) -> int:
+        """Drop all blocks and give their memory back to the system, in every process that maps it.
+
+        Returns the bytes of the arrays that were dropped.
+        """
         header, region = self.header, self.region
-        tail, end = header.tail, header.end
+        dropped, tail, end = header.nbytes, header.tail, header.end
         self.reach(end - 1)
         header.index = 0  # first: a reader of the new generation must not find an old record
         header.generation += PURGE
@@ -293,3 +296,4 @@ class Log:
         if not region.punch(PAGE, end if region.persistent else -(-tail // PAGE) * PAGE):
             for offset in offsets:  # the file can't have holes: make sure that nothing takes these for blocks again
                 region.write(offset, np.zeros(4, np.uint8))
+        return dropped

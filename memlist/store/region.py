@@ -167,7 +167,7 @@ class Region:
         self.maps[segment][at : at + len(data)] = data
 
     def skip(self, start: int, stop: int) -> None:
-        "Leave `[start, stop)` unused. Memory that was never written takes no room."
+        "Leave `[start, stop)` unused. Memory that was never written takes no room; a file gives it back to the disk."
 
     def punch(self, start: int, stop: int) -> bool:
         """Give the whole pages inside `[start, stop)` back to the system, in every process that maps them.
@@ -248,7 +248,6 @@ class NamedRegion(Region):
         return min(FILE_SEGMENT, max(NAMED_SEGMENT, end))
 
     def attach(self, end: int) -> None:
-        "Map the next segment, see `Region.attach`."
         super().attach(end)
         if end == PAGE and hasattr(mmap, "MADV_RANDOM"):
             self.maps[-1].madvise(mmap.MADV_RANDOM)  # reading the header must not read megabytes behind it
@@ -262,5 +261,4 @@ class NamedRegion(Region):
         self.write(offset, np.frombuffer(data, np.uint8))
 
     def skip(self, start: int, stop: int) -> None:
-        "Leave `[start, stop)` unused, and return its room to the disk."
         self.punch(start, stop)

@@ -15,8 +15,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from contextlib import contextmanager
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Tuple, Union
 from weakref import finalize
 
 import numpy as np
@@ -111,7 +110,7 @@ class ImageStore:
         "Serve these parts, and register as the store with this `uid`."
         self.parts, self._header, self._region = parts, parts.header, parts.region
         self._index, self._trust, self._looks = parts.index, parts.trust, parts.looks
-        self._log, self._budget, self._held = parts.log, parts.budget, parts.held
+        self._log, self._budget, self._counters, self._held = parts.log, parts.budget, parts.counters, parts.held
         self._notes, self.made, self.uid = Notes(parts), time.monotonic_ns(), uid
         self.places: List[str] = [] if place is None else [place]
         registry.STORES[uid] = self
@@ -220,15 +219,13 @@ class ImageStore:
         origin = NO_SOURCE if source is None else Source(*source)
         return self.parts.put(digest_of(key), array, tag, origin, replace, generation)
 
-    @contextmanager
-    def claimed(self, key: bytes, wait: bool = False) -> Iterator[bool]:
-        """Claim `key` against other processes while decoding for it; yields False where another one has the claim.
+    def claimed(self, key: bytes, wait: bool = False) -> ContextManager[bool]:
+        """Claim `key` against other processes while decoding for it; gives False where another one has the claim.
 
         Only saves work: it avoids that several processes which fill a store decode the same image. With `wait`, wait
         for the other process, but not for ever: see `Lock.claimed`.
         """
-        with self.parts.lock.claimed(hash_of(digest_of(key)), wait) as mine:
-            yield mine
+        return self.parts.lock.claimed(hash_of(digest_of(key)), wait)
 
     def note(self, key: bytes) -> bool:
         """Return True for the first call with this `key` since the last purge, over all processes, and False after it.
@@ -257,9 +254,7 @@ class ImageStore:
             self._region.release()
             return max(0, before - self.resident())
         with self._held():
-            freed = self._header.nbytes
-            self._log.empty()
-        return freed
+            return self._log.empty()
 
     def check(self, fix: bool = False) -> List[Problem]:
         """Verify every record and the index; return what is wrong. With `fix`, drop that and index the rest again.
@@ -297,7 +292,7 @@ class ImageStore:
 
     def count(self, hit: bool, n: int = 1) -> None:
         "Count `n` reads, as hits or misses."
-        self.parts.counters.count(hit, n)
+        self._counters.count(hit, n)
 
     def reads(self) -> Tuple[int, int]:
         "Return hits and misses so far, over all processes. Cheaper than `info`, which asks for the budget, too."

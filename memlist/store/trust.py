@@ -60,15 +60,15 @@ class Trust:
         return True
 
     def trailer(self, source: Source) -> bytes:
-        "Return what is stored behind an array: nothing, because the paths of sources are not kept in memory."
+        "Return what is stored behind an array. In a named file: the path of its source, and the name of the decoder."
         return b""
 
     def checksum(self, array: np.ndarray, trailer: bytes) -> int:
-        "Return the checksum to store with a record."
+        "Return the checksum to store with a record. In a named file: CRC-32 of the payload."
         return 0
 
     def fault(self, block: Block, payload: memoryview) -> str:
-        "Return what is wrong with a record, or an empty string."
+        "Return what is wrong with a record: its pixels, decoder or source; an empty string if nothing is."
         return ""
 
     def written(self, number: int, source: Source) -> None:
@@ -80,7 +80,7 @@ class Trust:
         "Remember that record `number` was verified at the time `when`."
 
     def noted(self, digest: bytes) -> bool:
-        "Return whether `note` was called with this digest."
+        "Return whether `note` was called with this digest, in this process or its children."
         return False
 
     def note(self, digest: bytes) -> None:
@@ -112,15 +112,12 @@ class FileTrust(Trust):
         return self.looks.when(block.number) > 0
 
     def trailer(self, source: Source) -> bytes:
-        "Return what is stored behind an array: the path of its source and the name of the decoder."
         return source.path + b"\0" + self.maker if self.maker else source.path
 
     def checksum(self, array: np.ndarray, trailer: bytes) -> int:
-        "Return the checksum to store with a record: CRC-32 of the payload."
         return zlib.crc32(trailer, zlib.crc32(np.ascontiguousarray(array).data))
 
     def fault(self, block: Block, payload: memoryview) -> str:
-        "Return what is wrong with a record: its pixels, its decoder or its source; an empty string if nothing is."
         if zlib.crc32(payload) != block.checksum:
             return "its pixels are not those that were written"
         path, _, maker = bytes(payload[block.array_bytes :]).partition(b"\0")
@@ -135,19 +132,15 @@ class FileTrust(Trust):
         return ""
 
     def written(self, number: int, source: Source) -> None:
-        "Remember that record `number` was just made from `source`."
         self.looks.add(number, source.looked)
 
     def verified(self, number: int, when: int) -> None:
-        "Remember that record `number` was verified at the time `when`."
         self.looks.add(number, when)
 
     def noted(self, digest: bytes) -> bool:
-        "Return whether `note` was called with this digest, in this process or its children."
         return self.looks.when(_note_number(digest)) > 0
 
     def note(self, digest: bytes) -> None:
-        "Remember a note for which the disk has no room."
         self.looks.add(_note_number(digest))
 
     def release(self) -> None:
