@@ -27,7 +27,7 @@ def kind(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def make(kind: str, tmp_path: Path) -> Make:
-    "Stores of each kind: two anonymous ones, and one over a named file, a new one at each call."
+    "Return a function that makes a store of each kind in turn: two anonymous ones, and one over a new named file."
     count = itertools.count()
 
     def made(*args: Any, **kwargs: Any) -> ImageStore:
@@ -54,7 +54,7 @@ def filled(path: Path, n: int = 60) -> ImageStore:
 
 
 def right(images: ImageStore, n: int = 60) -> int:
-    "How many of `filled`'s records are there; all of them right."
+    "Return how many records of `filled` are there; assert that these are right."
     found = 0
     for i in range(n):
         record = images.get(b"%d" % i)
@@ -87,7 +87,7 @@ def at_once(n: int, task: Callable[[int], Any]) -> None:
 
 @contextlib.contextmanager
 def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    "A file system of `size` mounted on `folder`; skips where that is not allowed."
+    "Mount a file system of `size` on `folder`; skip the test where that is not allowed."
     folder.mkdir(exist_ok=True)
     if subprocess.run(
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
@@ -101,6 +101,6 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
 
 
 def footprint() -> List[int]:
-    "Descriptors, threads, and kB of memory of this process."
+    "Return how many descriptors, threads and kB of memory this process has."
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     return [len(os.listdir("/proc/self/fd")), int(status["Threads"]), int(status["RssAnon"].split()[0])]

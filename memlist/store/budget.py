@@ -92,14 +92,14 @@ class Budget:
 
     @property
     def rule(self) -> MaxRam:
-        "The limit as a `max_ram` that would set it again."
+        "Return the limit as a `max_ram` that would set it again."
         if self.header.max_bytes != NO_LIMIT:
             return self.header.max_bytes
         return None if self.header.share == DEFAULT_SHARE else self.header.share
 
     @property
     def taken(self) -> int:
-        "Bytes of memory that the store has taken: records, their headers and the index."
+        "Return how many bytes of memory the store has taken: records, their headers and the index."
         return self.header.tail - self.header.freed
 
     def total(self) -> int:

@@ -103,7 +103,7 @@ def _refused(path: str, error: OSError) -> CacheFileError:
 
 
 def _create(path: str) -> None:
-    "Create an empty cache file under its name in one step, so that nobody meets half a header."
+    "Create an empty cache file under its name in one step, so that no process reads half a header."
     new = f"{path}.{uuid.uuid4().hex}.new"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:

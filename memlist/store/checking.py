@@ -1,4 +1,4 @@
-"""A check of a whole store: every record, and the index."""
+"""Check a whole store: every record, and the index."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import os
 import time
 from typing import List, NamedTuple, Tuple
 
-from .layout import PIXELS, PURGE, Block
+from .layout import PURGE, RECORD, Block
 from .parts import Parts
 
 
 class Problem(NamedTuple):
-    "What `ImageStore.check` found: the path of the record's source, as far as known, and what is wrong with it."
+    "Name a problem that `ImageStore.check` found: the path of the record's source, if known, and what is wrong."
 
     path: str
     what: str
 
 
-def check(parts: Parts, fix: bool) -> List[Problem]:
+def check_store(parts: Parts, fix: bool) -> List[Problem]:
     "Verify every record and the index, see `ImageStore.check`."
     header, log, index = parts.header, parts.log, parts.index
     problems: List[Problem] = []
@@ -30,7 +30,7 @@ def check(parts: Parts, fix: bool) -> List[Problem]:
         if block is None:
             problems.append(Problem("", f"{length:,} bytes of the log, from byte {offset:,} on, are damaged"))
             damaged = True
-        elif block.kind == PIXELS:
+        elif block.kind == RECORD:
             found, wrong = index.find(block.digest), parts.fault(offset, block)
             path = os.fsdecode(log.path(offset, block))
             if found and found[0] == offset:
@@ -44,7 +44,7 @@ def check(parts: Parts, fix: bool) -> List[Problem]:
                 problems.append(Problem(path, "it is missing in the index"))
                 damaged = True
     if header.purges != generation // PURGE:  # the store was emptied meanwhile
-        return check(parts, fix)
+        return check_store(parts, fix)
     if (records, nbytes) != (0, 0) and not damaged and header.generation == generation:
         problems.append(Problem("", "the counts in its header are wrong"))
         damaged = True

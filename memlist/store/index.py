@@ -16,8 +16,8 @@ from .layout import (
     GAP,
     NO_DIGEST,
     NOTE,
-    PIXELS,
     PURGE,
+    RECORD,
     TABLE,
     TAG_SHIFT,
     Block,
@@ -32,7 +32,7 @@ from .layout import (
 )
 from .log import Entry, Log
 
-# What `Header.index` says, the words that the table lies in, the number of its first word, and a mask for slots.
+# `Header.index`, the words in which its table lies, the number of the table's first word, and the mask for slots.
 Table = Tuple[int, memoryview, int, int]
 
 
@@ -149,11 +149,11 @@ class Index:
         header = self.header
         records = nbytes = freed = 0
         for offset, length, block in self.log.walk(header.tail):
-            if block and block.kind in (PIXELS, NOTE):
+            if block and block.kind in (RECORD, NOTE):
                 if not self.find(block.digest) and self.make_room():
                     self.publish(block.digest, offset)
                 if self.has(block.digest, offset):
-                    if block.kind == PIXELS:
+                    if block.kind == RECORD:
                         records, nbytes = records + 1, nbytes + block.array_bytes
                     continue
             elif block and block.kind == TABLE and offset == table_offset(header.index):
@@ -180,7 +180,7 @@ class Index:
         reused = tables[-1].offset if tables else 0  # the last one was in use, so its room was not given back
         for entry in entries:
             block = entry.block
-            is_kept = block and block.kind == PIXELS and kept[block.digest][0] == entry.offset
+            is_kept = block and block.kind == RECORD and kept[block.digest][0] == entry.offset
             if not is_kept and entry.offset != reused:
                 self.log.discard(entry)
         table = np.zeros(1 << bits, np.uint64)
@@ -203,7 +203,7 @@ def _latest(entries: List[Entry]) -> Dict[bytes, Tuple[int, Block]]:
     "Return offset and header of the record that was written last, for each digest."
     latest: Dict[bytes, Tuple[int, Block]] = {}
     for offset, _, block in entries:
-        if block and block.kind == PIXELS:
+        if block and block.kind == RECORD:
             known = latest.get(block.digest)
             if known is None or block.number >= known[1].number:
                 latest[block.digest] = offset, block

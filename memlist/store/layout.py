@@ -29,7 +29,7 @@ from .system import PAGE
 
 FORMAT = b"memlist1"
 BYTE_ORDER = 0x0102030405060708
-MAGIC, ORDER, PAGE_SIZE, IDENTITY, CHECKSUM, BUSY, STATE = range(7)
+MAGIC, ENDIANNESS, PAGE_SIZE, IDENTITY, CHECKSUM, BUSY, STATE = range(7)
 GENERATION, INDEX, TAIL, FREED, RECORDS, NBYTES, SLOTS, SEGMENTS, ORDINAL = range(STATE + 1, STATE + 10)
 MAX_BYTES, SHARE, SESSION, RELEASES, LOCK_FILE = range(ORDINAL + 1, ORDINAL + 6)
 # One pair of counters (hits, misses) per process, so that counting needs no lock. The last pair is shared by the
@@ -61,7 +61,7 @@ class Header:
     """
 
     magic: int = _word(MAGIC)
-    byte_order: int = _word(ORDER)
+    byte_order: int = _word(ENDIANNESS)
     page_size: int = _word(PAGE_SIZE)
     identity: int = _word(IDENTITY)
     checksum: int = _word(CHECKSUM)  # of the four words above
@@ -95,7 +95,7 @@ class Header:
 
     @property
     def share(self) -> float:
-        "The budget as a share of what is available."
+        "Return the budget as a share of what is available."
         value: float = struct.unpack("<d", self.words[SHARE].to_bytes(8, "little"))[0]
         return value
 
@@ -105,12 +105,12 @@ class Header:
 
     @property
     def purges(self) -> int:
-        "The number of purges so far."
+        "Return the number of purges so far."
         return self.generation // PURGE
 
     @property
     def ends(self) -> List[int]:
-        "The ends of the segments; only as many as the page has room for."
+        "Return the ends of the segments; only as many as the page has room for."
         return list(self.words[ENDS : ENDS + min(self.segments, MAX_SEGMENTS)])
 
     @ends.setter
@@ -121,7 +121,7 @@ class Header:
 
     @property
     def end(self) -> int:
-        "The end of the last segment."
+        "Return the end of the last segment."
         return self.words[ENDS + self.segments - 1]
 
     def segment_end(self, n: int) -> int:
@@ -183,8 +183,8 @@ _BODY = struct.Struct("<4sBBBx16sQ4IQqIII")
 _CHECKSUM = struct.Struct("<I")
 BLOCK_BYTES = _BODY.size + _CHECKSUM.size
 BLOCK_MAGIC = b"MLB1"
-ALIGN = 16
-PIXELS, NOTE, TABLE, GAP = range(1, 5)
+BLOCK_ALIGN = 16
+RECORD, NOTE, TABLE, GAP = range(1, 5)
 DTYPES = tuple(np.dtype(t) for t in ("u1", "b1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"))
 MAX_NDIM = 4
 NO_DIGEST = bytes(16)
@@ -207,22 +207,22 @@ class Block(bytes):
 
     @property
     def kind(self) -> int:
-        "PIXELS, NOTE, TABLE or GAP."
+        "Return RECORD, NOTE, TABLE or GAP."
         return self[4]
 
     @property
     def digest(self) -> bytes:
-        "The digest of the key."
+        "Return the digest of the key."
         return self[_DIGEST]
 
     @property
     def nbytes(self) -> int:
-        "Bytes of the payload."
+        "Return the length of the payload in bytes."
         return int(_PAYLOAD.unpack(self)[0])
 
     @property
     def array_bytes(self) -> int:
-        "Bytes of the array, with which the payload of a record begins."
+        "Return the length in bytes of the array, with which the payload of a record begins."
         count = 1
         for extent in _SHAPE.unpack(self)[: self[6]]:
             count *= extent
@@ -230,28 +230,28 @@ class Block(bytes):
 
     @property
     def length(self) -> int:
-        "Bytes from this block to the next one."
+        "Return how many bytes it is from this block to the next one."
         return block_length(self.nbytes)
 
     @property
     def version(self) -> bytes:
-        "Size and time of the source as bytes; equal where two records were made from the same version of a file."
+        "Return size and time of the source as bytes: equal for records made from the same version of a file."
         return self[_VERSION_BYTES]
 
     @property
     def source(self) -> Optional[Tuple[int, int]]:
-        "`Source.version` of the file that the record was made from; None if it was made from none."
+        "Return `Source.version` of the file that the record was made from; None if it was made from none."
         size, mtime = _VERSION.unpack(self)
         return None if size == NO_FILE else (size, mtime)
 
     @property
     def number(self) -> int:
-        "A number that no other block of the store has."
+        "Return a number that no other block of the store has."
         return int(_NUMBER.unpack(self)[0])
 
     @property
     def checksum(self) -> int:
-        "CRC-32 of the payload; 0 in an anonymous store."
+        "Return the CRC-32 of the payload; 0 in an anonymous store."
         return int(_SUM.unpack(self)[0])
 
 
@@ -294,15 +294,15 @@ def parse_block(block: bytes) -> Optional[Block]:
     "Return the header in these bytes if it is whole and its fields make sense."
     if len(block) < BLOCK_BYTES or block[:4] != BLOCK_MAGIC or zlib.crc32(block) != _RESIDUE:
         return None
-    if not PIXELS <= block[4] <= GAP or block[5] >= len(DTYPES) or block[6] > MAX_NDIM:
+    if not RECORD <= block[4] <= GAP or block[5] >= len(DTYPES) or block[6] > MAX_NDIM:
         return None
     parsed = Block(block)
-    return None if parsed.kind == PIXELS and parsed.array_bytes > parsed.nbytes else parsed
+    return None if parsed.kind == RECORD and parsed.array_bytes > parsed.nbytes else parsed
 
 
 def block_length(nbytes: int) -> int:
     "Return the length of a block with a payload of `nbytes`, header and padding included."
-    return -(-(BLOCK_BYTES + nbytes) // ALIGN) * ALIGN
+    return -(-(BLOCK_BYTES + nbytes) // BLOCK_ALIGN) * BLOCK_ALIGN
 
 
 def whole_pages(offset: int, nbytes: int) -> int:
@@ -330,22 +330,22 @@ def hash_of(digest: bytes) -> int:
 
 def pack_slot(offset: int, hash_: int) -> int:
     "Return the slot for the block at `offset`, whose digest has this hash."
-    return offset // ALIGN | hash_ >> TAG_SHIFT << TAG_SHIFT
+    return offset // BLOCK_ALIGN | hash_ >> TAG_SHIFT << TAG_SHIFT
 
 
 def slot_offset(slot: int) -> int:
     "Return the offset of the block that a slot points to."
-    return (slot & _OFFSET) * ALIGN
+    return (slot & _OFFSET) * BLOCK_ALIGN
 
 
 def pack_table(offset: int, bits: int) -> int:
     "Return `Header.index` for a table of `1 << bits` slots in the block at `offset`."
-    return offset // ALIGN << 8 | bits
+    return offset // BLOCK_ALIGN << 8 | bits
 
 
 def table_offset(index: int) -> int:
     "Return the offset of the block with the index table."
-    return (index >> 8) * ALIGN
+    return (index >> 8) * BLOCK_ALIGN
 
 
 def table_bits(index: int) -> int:

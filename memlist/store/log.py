@@ -18,14 +18,14 @@ import numpy as np
 
 from .budget import Budget
 from .layout import (
-    ALIGN,
+    BLOCK_ALIGN,
     BLOCK_BYTES,
     BLOCK_MAGIC,
     GAP,
     MAX_SEGMENTS,
     NUMBERS,
-    PIXELS,
     PURGE,
+    RECORD,
     Block,
     Header,
     block_for,
@@ -40,7 +40,7 @@ from .system import PAGE
 
 
 class Entry(NamedTuple):
-    "A block met on a walk over the log; `block` is None where it is damaged."
+    "Hold a block met on a walk over the log; `block` is None where it is damaged."
 
     offset: int
     length: int
@@ -120,7 +120,7 @@ class Log:
     def paths(self) -> Iterator[bytes]:
         "Yield the paths of all records' sources, as far as they are kept. Costs a walk over the log."
         for offset, _, block in self.walk(self.header.tail):
-            path = self.path(offset, block) if block and block.kind == PIXELS else b""
+            path = self.path(offset, block) if block and block.kind == RECORD else b""
             if path:
                 yield path
 
@@ -151,7 +151,7 @@ class Log:
             chunk = os.pread(fd, min(1 << 20, stop - here), here) if hasattr(os, "pread") else b""
             found = chunk.find(BLOCK_MAGIC)
             while found >= 0:
-                if (here + found) % ALIGN == 0 and here + found < stop and self.whole(here + found):
+                if (here + found) % BLOCK_ALIGN == 0 and here + found < stop and self.whole(here + found):
                     return here + found - offset
                 found = chunk.find(BLOCK_MAGIC, found + 1)
             if len(chunk) < len(BLOCK_MAGIC):
@@ -163,7 +163,7 @@ class Log:
 
     @property
     def next_number(self) -> int:
-        "The number that the next block will have."
+        "Return the number that the next block will have."
         return self.header.ordinal % NUMBERS
 
     def append(
@@ -229,7 +229,7 @@ class Log:
         if header.segments >= MAX_SEGMENTS:
             return False
         size = region.next_size(end, need)
-        if size and kind == PIXELS:  # the index and notes are small, and records without an index are lost
+        if size and kind == RECORD:  # the index and notes are small, and records without an index are lost
             size = self.budget.bound_segment(size, need)
         while size:
             try:
@@ -256,7 +256,7 @@ class Log:
         "Turn a record into a gap, and give its memory back."
         block = self.whole(offset)
         if block is None:  # the file is damaged: make sure that nothing takes this for a header again
-            self.region.write(offset, np.zeros(4, np.uint8))
+            self._wipe(offset)
             return
         self._write_gap(offset, BLOCK_BYTES + block.nbytes)
         self.header.records -= 1
@@ -277,6 +277,9 @@ class Log:
                 self.region.punch(entry.offset + BLOCK_BYTES, entry.offset + entry.length)
         self.header.freed += whole_pages(entry.offset, entry.length - BLOCK_BYTES)
 
+    def _wipe(self, offset: int) -> None:
+        self.region.write(offset, np.zeros(len(BLOCK_MAGIC), np.uint8))
+
     def _write_gap(self, offset: int, length: int) -> None:
         self.region.poke(offset, pack_block(GAP, length - BLOCK_BYTES))
 
@@ -295,5 +298,5 @@ class Log:
         header.clear_counts()
         if not region.punch(PAGE, end if region.persistent else -(-tail // PAGE) * PAGE):
             for offset in offsets:  # the file can't have holes: make sure that nothing takes these for blocks again
-                region.write(offset, np.zeros(4, np.uint8))
+                self._wipe(offset)
         return dropped

@@ -15,7 +15,7 @@ from .budget import Budget, DiskBudget, MaxRam, parse_max_ram
 from .counters import Counters
 from .descriptor import default_kind
 from .index import Index
-from .layout import BLOCK_BYTES, PIXELS, PURGE, Block, Header
+from .layout import BLOCK_BYTES, PURGE, RECORD, Block, Header
 from .lock import Lock
 from .log import Log
 from .region import NamedRegion, Region
@@ -83,7 +83,7 @@ class Parts:
             offset, growth = 0, index.growth()
             if self.budget.fits(need + growth) and (not growth or index.grow()):
                 number = log.next_number
-                offset = log.append(PIXELS, digest, array, trailer, tag=tag, source=source, checksum=checksum)
+                offset = log.append(RECORD, digest, array, trailer, tag=tag, source=source, checksum=checksum)
             if offset:
                 trust.written(number, source)
                 index.publish(digest, offset)

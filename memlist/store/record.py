@@ -1,4 +1,4 @@
-"""What a store returns for a key."""
+"""The records that a store returns."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from .layout import Block
 
 
 class Record(NamedTuple):
-    """A record as it was read.
+    """Hold a record as it was read.
 
     - `array`: a view of the stored array
     - `tag`: the number of 32 bits that the caller stored with it
@@ -27,10 +27,10 @@ class Record(NamedTuple):
 
     @property
     def version(self) -> bytes:
-        "Bytes that are equal where two records were made from the same version of a file."
+        "Return bytes that are equal where two records were made from the same version of a file."
         return self.block.version
 
     @property
     def source(self) -> Optional[Tuple[int, int]]:
-        "`Source.version` of the file that the record was made from; None if it was made from none."
+        "Return `Source.version` of the file that the record was made from; None if it was made from none."
         return self.block.source

@@ -15,7 +15,7 @@ from typing import List
 from .cachefile import HOPELESS, CacheFileError
 from .index import Index
 from .layout import (
-    ALIGN,
+    BLOCK_ALIGN,
     BLOCK_BYTES,
     MAX_SEGMENTS,
     MAX_TABLE_BITS,
@@ -61,7 +61,7 @@ def _is_sound(header: Header, region: Region, size: int) -> bool:
     ends, tail, index = header.ends, header.tail, header.index
     if not _are_segments(ends, size) or region.ends[0] != ends[0]:
         return False
-    if not PAGE <= tail <= ends[-1] or tail % ALIGN:
+    if not PAGE <= tail <= ends[-1] or tail % BLOCK_ALIGN:
         return False
     offset, bits = table_offset(index), table_bits(index)
     if header.nbytes + header.records * BLOCK_BYTES + header.freed > tail or header.slots > 1 << bits:

@@ -10,7 +10,7 @@ from .layout import NO_FILE
 
 
 class Source(NamedTuple):
-    """The file that a record was made from: its size in bytes, its time of modification in ns, and its path.
+    """Identify the file that a record was made from: size in bytes, time of modification in ns, and path.
 
     `looked` is the time (`time.monotonic_ns`) just before size and time were read. Only a named file keeps the path.
     """
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
     @property
     def version(self) -> Tuple[int, int]:
-        "What is stored to recognise the file: its size, and its time wrapped to 64 bits."
+        "Return what is stored to recognise the file: its size, and its time wrapped to 64 bits."
         return self.size, (self.mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
 
 

@@ -20,9 +20,9 @@ from weakref import finalize
 
 import numpy as np
 
-from . import cachefile, checking, registry
+from . import cachefile, registry
 from .budget import MaxRam, format_size, parse_max_ram
-from .checking import Problem
+from .checking import Problem, check_store
 from .layout import BLOCK_BYTES, DTYPES, digest_of, hash_of, storable, unpack_record
 from .notes import Notes
 from .parts import Parts, anonymous_parts, named_parts
@@ -31,8 +31,8 @@ from .source import NO_SOURCE, Source
 
 
 class StoreInfo(NamedTuple):
-    """`records` held and their `nbytes`, the budget `max_ram` in bytes as of now, and `hits` and `misses` over all
-    processes since the store was made."""
+    """Say what a store holds: `records` and their `nbytes`, the budget `max_ram` in bytes as of now, and `hits` and
+    `misses` over all processes since the store was made."""
 
     records: int
     nbytes: int
@@ -183,12 +183,12 @@ class ImageStore:
 
     @property
     def generation(self) -> int:
-        "A number that changes whenever views may have become invalid: at each purge and each replaced record."
+        "Return a number that changes whenever views may have become invalid: at each purge and each replaced record."
         return self._header.generation
 
     @property
     def purges(self) -> int:
-        "How often the store was purged."
+        "Return how often the store was purged."
         return self._header.purges
 
     def current(self, record: Record) -> bool:
@@ -262,7 +262,7 @@ class ImageStore:
         A record of a named file is wrong if its pixels are not those that were written, or if the file that it was
         made from has changed or is gone. Costs reading the whole store, and a look at each source.
         """
-        return checking.check(self.parts, fix)
+        return check_store(self.parts, fix)
 
     # -- size and counts --------------------------------------------------------------------------------------
 
@@ -274,12 +274,12 @@ class ImageStore:
 
     @property
     def rule(self) -> MaxRam:
-        "The budget as a `max_ram` that would set it again."
+        "Return the budget as a `max_ram` that would set it again."
         return self._budget.rule
 
     @property
     def taken(self) -> int:
-        "Bytes of memory that the store has taken: records, their headers and the index."
+        "Return how many bytes of memory the store has taken: records, their headers and the index."
         return self._budget.taken
 
     def budget(self) -> int:
@@ -322,12 +322,12 @@ class ImageStore:
 
     @property
     def maker(self) -> bytes:
-        "The name of the decoder."
+        "Return the name of the decoder."
         return self._trust.maker
 
     @property
     def place(self) -> Optional[str]:
-        "The dataset that the store was made for."
+        "Return the dataset that the store was made for."
         return self.places[0] if self.places else None
 
     def __repr__(self) -> str:

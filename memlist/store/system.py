@@ -1,4 +1,4 @@
-"""What this process may use: memory, address space, file size, disk and CPUs, with the limits of containers.
+"""Read what this process may use: memory, address space, file size, disk and CPUs, with the limits of containers.
 
 Nothing is cached, because other processes come and go while a cache fills.
 """

@@ -27,7 +27,7 @@ def test_sizes_as_people_write_them(text: Any, nbytes: int) -> None:
 
 
 @pytest.mark.parametrize("value", ["lots", "", "-1GB", "8 GB of RAM", "i", -5, 0.0, 1.5, -0.1, float("nan"), True, [1]])
-def test_sizes_that_are_none_are_named(value: Any) -> None:
+def test_invalid_sizes_are_named_in_the_error(value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="max_ram=") as error:
         ImageStore(value)
     assert repr(value) in str(error.value) and "8GB" in str(error.value)
@@ -42,12 +42,12 @@ def test_the_budget_holds_to_the_byte(make: Make) -> None:
     assert images.get(key(kept[-1])).array[0, 0, 0] == kept[-1] % 256  # type: ignore[union-attr]
 
 
-def test_a_budget_of_nothing_keeps_nothing() -> None:
+def test_a_budget_of_zero_stores_nothing() -> None:
     images = ImageStore(0)
     assert not images.put(b"a", picture(1)) and len(images) == 0 and images.info().max_ram == 0
 
 
-def test_a_share_is_of_what_is_available_and_looked_at_again() -> None:
+def test_a_share_follows_the_available_memory() -> None:
     free = [1_000_000_000]
     images = ImageStore(0.5, available=lambda: free[0])
     assert images.budget() == pytest.approx(500_000_000, rel=0.01)
@@ -60,12 +60,12 @@ def test_a_share_is_of_what_is_available_and_looked_at_again() -> None:
     assert images.put(b"b", picture(1))
 
 
-def test_an_explicit_budget_never_takes_the_last_of_the_machine() -> None:
+def test_an_explicit_budget_leaves_the_machine_a_reserve() -> None:
     images = ImageStore("8GB", available=lambda: 100_000_000)
     assert images.budget() < 100_000_000
 
 
-def test_the_budget_is_one_for_all_processes() -> None:
+def test_all_processes_have_the_same_budget() -> None:
     images = ImageStore("1GB")
     process = multiprocessing.get_context("fork").Process(target=images.set_max_ram, args=("5MB",))
     process.start()
@@ -114,7 +114,7 @@ print(kept)
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("what", ["AS", "FSIZE"])
 def test_ulimits_make_the_budget_smaller_and_are_no_error(what: str, kind: str, tmp_path: Path) -> None:
-    "`ulimit -v` and `-f`, as SLURM sets them: 200 MB of each."
+    "Set `ulimit -v` and `-f` to 200 MB each, as SLURM does."
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", LIMITED, what, "200000000", kind, str(tmp_path / "cache")],
         capture_output=True,

@@ -30,7 +30,7 @@ def test_one_file_by_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert ImageStore.open("cache", "1MB") is images and images.rule == 1_000_000
 
 
-def test_counts_and_warnings_are_a_sessions_and_the_budget_is_not_kept(tmp_path: Path) -> None:
+def test_counts_and_notes_last_for_a_session_and_the_budget_is_not_stored(tmp_path: Path) -> None:
     images = ImageStore.open(tmp_path / "cache", "2MB")
     images.count(True)
     assert images.note(b"full") and not images.note(b"full")
@@ -111,7 +111,7 @@ def test_a_file_that_cannot_be_used_is_named_and_left(tmp_path: Path, what: str,
 
 
 @pytest.mark.parametrize("value", [5, True, 1.5, b"bytes"])
-def test_what_is_no_path(value: Any) -> None:
+def test_values_that_are_not_paths(value: Any) -> None:
     with pytest.raises(TypeError, match=f"cache_file={value!r} is a {type(value).__name__}: use the path"):
         ImageStore.open(value)
     with pytest.raises(CacheFileError, match="cache_file='' names no file"):
@@ -126,14 +126,14 @@ def test_a_small_cache_takes_little_disk(tmp_path: Path) -> None:
     assert images.allocated() <= 2 * images.info().nbytes
 
 
-def test_a_folder_that_is_not_there_and_an_empty_file(tmp_path: Path) -> None:
+def test_a_missing_folder_and_an_empty_file(tmp_path: Path) -> None:
     with pytest.raises(CacheFileError, match="Make its folder first"):
         ImageStore.open(tmp_path / "no" / "cache")
     (tmp_path / "empty").touch()
     assert ImageStore.open(tmp_path / "empty").put(b"a", tile(1))
 
 
-def test_many_who_open_a_new_file_at_once_agree(tmp_path: Path) -> None:
+def test_processes_that_create_one_file_at_once_share_it(tmp_path: Path) -> None:
     for round_ in range(5):
         path = tmp_path / f"cache{round_}"
 
@@ -182,7 +182,7 @@ def test_a_lock_file_that_is_deleted_keeps_newcomers_out(tmp_path: Path) -> None
 
     assert in_child(newcomer) == 0 and right(images) == 60
     del images
-    assert right(ImageStore.open(tmp_path / "cache")) == 60  # nobody uses it any more
+    assert right(ImageStore.open(tmp_path / "cache")) == 60  # no process uses it any more
 
 
 def test_a_disk_with_no_room_at_all(tmp_path: Path) -> None:

@@ -44,7 +44,7 @@ def test_a_file_cut_off_anywhere_serves_what_is_whole(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("ordinal", [(1 << 63) + 5, (1 << 64) - 1])
-def test_a_number_of_records_beyond_all_counting(tmp_path: Path, ordinal: int) -> None:
+def test_a_block_number_near_its_maximum(tmp_path: Path, ordinal: int) -> None:
     path = tmp_path / "cache"
     images = ImageStore.open(path)
     assert images.put(b"old", tile(3))
@@ -91,7 +91,7 @@ def test_damage_is_an_error_or_a_miss_and_never_a_wrong_pixel(tmp_path: Path, wh
             else:
                 number = draw.choice([0, 1, 16, PAGE, tail, 1 << 32, (1 << 64) - 1, draw.getrandbits(64)])
                 bad[at // 8 * 8 : at // 8 * 8 + 8] = number.to_bytes(8, "little")
-        if where == "state":  # somebody who knows the format: the checksum is right
+        if where == "state":  # the checksum is right, as if the writer knew the format
             state = layout.Header.of_page(bytes(bad[:PAGE])).state_checksum()
             bad[8 * layout.STATE : 8 * layout.STATE + 8] = state.to_bytes(8, sys.byteorder)
         del bad[len(data) :]
@@ -116,8 +116,8 @@ def test_damage_is_an_error_or_a_miss_and_never_a_wrong_pixel(tmp_path: Path, wh
     assert sum(counts) > 300 * len(counts)  # damage costs what it touches
 
 
-def test_headers_of_somebody_who_knows_the_format(tmp_path: Path) -> None:
-    "Lengths, shapes and dtypes that lie, under right checksums."
+def test_block_headers_that_lie_under_a_right_checksum(tmp_path: Path) -> None:
+    "Write wrong lengths, shapes and dtypes with right checksums, as if the writer knew the format."
     whole = filled(tmp_path / "whole", 20)
     offset = whole._index.find(layout.digest_of(b"7"))[0]  # type: ignore[index]
     block = whole._index.find(layout.digest_of(b"7"))[1]  # type: ignore[index]
@@ -165,7 +165,7 @@ def test_a_damaged_file_in_use_is_not_mended_under_its_users(tmp_path: Path) -> 
     assert right(images) == 60
 
 
-def test_a_writer_that_is_killed_beside_others_keeps_nobody_out(tmp_path: Path) -> None:
+def test_a_killed_writer_does_not_keep_other_processes_out(tmp_path: Path) -> None:
     images = filled(tmp_path / "cache")
 
     def killed() -> None:
@@ -196,7 +196,7 @@ def test_a_full_cache_that_is_mended_keeps_its_records(tmp_path: Path) -> None:
     assert all((images.get(b"%d" % i).array == i % 251).all() for i in range(n))  # type: ignore[union-attr]
 
 
-def test_records_that_no_index_has_room_for_wait_for_the_next_session(
+def test_records_without_room_for_an_index_wait_for_the_next_session(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     images = filled(tmp_path / "cache")
@@ -232,8 +232,8 @@ def test_an_interrupt_while_a_segment_is_mapped(tmp_path: Path, monkeypatch: pyt
     assert right(images) == 60 and (images.get(b"large").array == 5).all()  # type: ignore[union-attr]
 
 
-def test_of_two_records_of_a_key_the_later_written_counts(tmp_path: Path) -> None:
-    "Wherever they lie: a purge that was killed may leave an old one behind its successor."
+def test_of_two_records_with_one_key_the_later_one_is_kept(tmp_path: Path) -> None:
+    "The order in the log does not matter: a killed purge may leave an old record behind a newer one."
     images = ImageStore.open(tmp_path / "cache")
     images.put(b"first", np.zeros(1_000, np.uint8))
     images.put(b"k", np.full(1000, 1, np.uint8))

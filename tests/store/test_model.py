@@ -17,7 +17,7 @@ from memlist.store.system import PAGE
 
 
 class Model(RuleBasedStateMachine):
-    "The store against a plain dict."
+    "Compare the store with a plain dict."
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,7 +80,7 @@ class Model(RuleBasedStateMachine):
 
 
 class NamedModel(Model):
-    "The same over a named file, that is left, reopened, and left by a killed process, too."
+    "Do the same over a named file, which is also closed and opened again, and left by killed processes."
 
     def open(self) -> ImageStore:
         return ImageStore.open(os.path.join(self.folder.name, "cache"), "3MB")
@@ -101,7 +101,7 @@ class NamedModel(Model):
 
     @rule(k=Model.keys, at=st.integers(0, 3000), value=st.integers(1, 255))
     def rot(self, k: bytes, at: int, value: int) -> None:
-        "A bit of the file changes while nobody has it open: the record is gone, and no other."
+        "Change a byte of the file while no process has it open: this record is dropped, and no other."
         if not self.model.get(k, (b"", 0))[0]:
             return
         offset = self.images._index.find(layout.digest_of(k))[0] + layout.BLOCK_BYTES  # type: ignore[index]

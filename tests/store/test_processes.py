@@ -40,7 +40,7 @@ def _check(images: ImageStore, numbers: List[int]) -> None:
     + [("forkserver", "memfd")]
     + [pytest.param(*pair, marks=pytest.mark.full) for pair in (("spawn", "file"), ("forkserver", "named"))],
 )
-def test_what_one_process_puts_all_have(method: str, make: Make) -> None:
+def test_a_record_put_by_one_process_is_read_by_all(method: str, make: Make) -> None:
     images, context = make(), multiprocessing.get_context(method)
     images.put(key(0), picture(0))
     writers = [context.Process(target=_fill, args=(images, i * 700, i * 700 + 900)) for i in range(2)]
@@ -142,7 +142,7 @@ def test_a_killed_writer_leaves_no_lock_and_no_wrong_record(kills: int) -> None:
 
 
 def _nearly_full() -> ImageStore:
-    "A store of which the next record makes the index grow."
+    "Return a store whose index grows with the next record."
     images = ImageStore()
     for i in range((4 << layout.FIRST_TABLE_BITS) // 5):
         images.put(key(i), picture(i))
@@ -208,7 +208,7 @@ def test_readers_never_see_a_wrong_pixel_while_others_purge() -> None:
         os.waitpid(child, 0)
 
 
-def test_who_waits_for_a_claim_does_so_for_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_waiting_for_a_claim_ends_after_a_while(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = filled(tmp_path / "cache", 1)
     out, into = os.pipe()
     pid = os.fork()

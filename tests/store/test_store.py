@@ -65,7 +65,7 @@ def test_arrays_that_are_not_contiguous(make: Make) -> None:
         (np.zeros((1, 1, 1, 1, 1)), "four dimensions"),
     ],
 )
-def test_what_cannot_be_kept_is_named(array: np.ndarray, error: str) -> None:
+def test_arrays_that_cannot_be_stored_are_named_in_the_error(array: np.ndarray, error: str) -> None:
     with pytest.raises((TypeError, ValueError), match=error):
         ImageStore().put(b"a", array)
 
@@ -109,7 +109,7 @@ def test_purge_gives_the_memory_back_and_makes_views_stale(make: Make, kind: str
     assert images.put(key(3), picture(4)) and images.get(key(3)).array[0, 0, 0] == 4  # type: ignore[union-attr]
 
 
-def test_who_began_before_a_purge_publishes_nothing() -> None:
+def test_a_put_that_began_before_a_purge_is_refused() -> None:
     images = ImageStore()
     generation = images.generation
     images.purge()
@@ -133,7 +133,7 @@ def test_pickles_hold_the_address_and_no_pixels() -> None:
     assert b"a" not in again and again.place == "/somewhere" and again.rule == 1_000_000_000
 
 
-def test_one_store_a_place_for_as_long_as_somebody_holds_it() -> None:
+def test_a_place_has_one_store_while_there_is_a_reference() -> None:
     first = store_for("/here")
     assert store_for("/here") is first and store_for("/there") is not first
     assert store_for("/here", "2GB") is first and first.rule == 2_000_000_000
@@ -147,7 +147,7 @@ def _descriptors() -> int:
     return len(os.listdir("/proc/self/fd"))
 
 
-def test_a_store_that_nobody_holds_is_gone(make: Make) -> None:
+def test_a_store_is_freed_with_its_last_reference(make: Make) -> None:
     gc.collect()
     before = _descriptors()
     for _ in range(5):
@@ -161,7 +161,7 @@ def test_a_store_that_nobody_holds_is_gone(make: Make) -> None:
 
 
 @pytest.mark.parametrize("kind", ["memfd", "file"])
-def test_nothing_has_a_name(kind: str) -> None:
+def test_no_file_of_the_store_has_a_name(kind: str) -> None:
     shm = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
     images = ImageStore(kind=kind)
     images.put(b"a", np.zeros(10_000_000, np.uint8))
@@ -170,7 +170,7 @@ def test_nothing_has_a_name(kind: str) -> None:
     assert "(deleted)" in target
 
 
-def test_notes_are_for_the_first_to_come_until_the_next_purge() -> None:
+def test_a_note_is_made_once_until_the_next_purge() -> None:
     images = ImageStore()
     assert not images.noted(b"full") and images.note(b"full") and not images.note(b"full") and images.noted(b"full")
     pid = os.fork()
@@ -220,7 +220,7 @@ print("RESULT", len(images), os.listdir("/dev/shm"))
 
 
 def test_with_a_tiny_dev_shm() -> None:
-    "Docker gives 64 MB; here 1 MB, for 50 MB of images."
+    "Store 50 MB where /dev/shm has 1 MB (Docker gives it 64 MB)."
     script = 'mount -t tmpfs -o size=1m none /dev/shm || exit 77; exec "$0" -c "$1"'
     done = subprocess.run(
         ["unshare", "--mount", "sh", "-c", script, sys.executable, SMALL_SHM], capture_output=True, text=True
@@ -237,7 +237,7 @@ def test_the_constructor_makes_no_named_file(tmp_path: Path) -> None:
 
 
 def test_pickles_of_former_versions_are_still_read() -> None:
-    "They call `memlist.store._rejoined`, as those of today do."
+    "Read pickles that call `memlist.store._rejoined`, as today's do, too."
     images = ImageStore(place="/former")
     assert b"memlist.store" in pickle.dumps(images, 2) and b"_rejoined" in pickle.dumps(images, 2)
     former = pickle.dumps((images.uid, "/former", None, None, b""), 2)
