@@ -41,18 +41,15 @@ def _reduce(store: ImageStore) -> Tuple[Any, ...]:
     "Return how to find or make the store again where its pickle is loaded."
     if get_spawning_popen() is None:
         return _rejoined, (store.uid, store.place, store.rule, store.cache_file, store.maker)
-    kind, available, descriptors = (
-        store.parts.region.kind,
-        store.parts.budget.available,
-        map(sendable, store.descriptors()),
-    )
     told = {"places": store.places, "cache_file": store.cache_file, "made": store.made}
-    return _received, (store.uid, told, available, store.maker, kind, *descriptors)
+    sent = (store.parts.region.kind, *map(sendable, store.descriptors()))
+    return _received, (store.uid, told, store.parts.budget.available, store.maker, *sent)
 
 
 def _received(
     uid: str, told: Dict[str, Any], available: Callable[[], int], maker: bytes, kind: str, *sent: Any
 ) -> ImageStore:
+    "Return a store over the descriptors that the parent process sent."
     data, mutex, looks = (one.detach() for one in sent)
     region = NamedRegion(data) if kind == "named" else Region(kind, data)
     lock, seen = Lock(kind, mutex), Looks(looks)
