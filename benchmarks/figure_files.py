@@ -37,10 +37,10 @@ def fill(folder: str, cache_file: str) -> Dict[str, int]:
 def reopen(folder: str, cache_file: str, drop: bool) -> Dict[str, float]:
     "Open the file in this new process and make one batch; `drop` first drops its pages from memory."
     if drop:
-        ImageStore(cache_file=cache_file).purge()
+        ImageStore.open(cache_file).purge()
     files = sorted(Path(folder).iterdir())
     begun = time.perf_counter()
-    store = ImageStore(cache_file=cache_file)
+    store = ImageStore.open(cache_file)
     opened = time.perf_counter() - begun
     InFile.file = cache_file
     data = bunch(InFile, files, None, 0, normalised=False)

@@ -16,9 +16,9 @@ from time import perf_counter
 from typing import Any, List, Optional, Sequence, Tuple
 
 from . import __version__
-from .store import cachefile, system
-from .store.store import ImageStore
-from .store.system import format_size
+from .store import ImageStore, cachefile, system
+from .store.budget import DEFAULT_SHARE, format_size
+from .store.layout import FORMAT
 
 # For an estimate, so many headers of a folder are read, and so many images are decoded.
 HEADERS, DECODED = 2000, 48
@@ -33,7 +33,7 @@ def print_info(path: str) -> int:
     store = _existing(path)
     records, nbytes, most, _, _ = store.info()
     sources = store.sources()
-    print(f"{store.cache_file}: memlist cache file, format {cachefile.FORMAT[-1:].decode()}")
+    print(f"{store.cache_file}: memlist cache file, format {FORMAT[-1:].decode()}")
     print(f"  {records:,} records, {format_size(nbytes)} of pixels")
     if sources:
         print(f"  made from images under {os.path.commonpath([os.path.dirname(source) for source in sources])}")
@@ -78,10 +78,10 @@ def print_plan(folder: str, size: Optional[int]) -> int:
         return 1
     sampled = f" (from {len(sizes):,} headers)" if len(sizes) + bad < len(files) else ""
     print(f"{len(files):,} images under {folder}" + (f", {bad} of {len(sizes) + bad} can't be opened" if bad else ""))
-    room = int(system.DEFAULT_SHARE * system.available_memory())
+    room = int(DEFAULT_SHARE * system.available_memory())
     disk = format_size(system.disk_available(os.path.abspath(folder)))
     print(f"{disk} of room on the disk of that folder, where a cache_file might be")
-    print(f"{format_size(room)} may be used: {system.DEFAULT_SHARE:.0%} of the memory that is available here")
+    print(f"{format_size(room)} may be used: {DEFAULT_SHARE:.0%} of the memory that is available here")
     for most in (None, size) if size else (None,):
         need = round(sum(_bytes(one, most) for one in sizes) / len(sizes) * (len(files) - bad))
         fits = "all of it fits" if need <= room else f"{100 * room // need} % of it fits"
@@ -134,7 +134,7 @@ def _loading_time(files: Sequence[str], most: Optional[int]) -> str:
     except ImportError as error:
         return f"how long load_data() takes can be measured only with fastai 1 ({error})"
     sample = list(files[:: max(1, len(files) // DECODED)])[:DECODED]
-    store = ImageStore(system.DEFAULT_SHARE)
+    store = ImageStore(DEFAULT_SHARE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         il = MemoryImageList(sample, path="/", store=store, max_size=most)
@@ -148,7 +148,7 @@ def _existing(path: str) -> ImageStore:
     "Return the store of a cache file that exists: a mistyped name must not create one."
     if not os.path.exists(path):
         raise cachefile.CacheFileError(path, "does not exist.")
-    return ImageStore(cache_file=path)
+    return ImageStore.open(path)
 
 
 def versions() -> str:

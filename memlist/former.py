@@ -10,10 +10,10 @@ from typing import Any, Dict, Tuple
 #: Former module, and the modules that have its names now.
 MOVED: Dict[str, Tuple[str, ...]] = {
     "attach": ("fastai1.attach",),
-    "backing": ("store.region",),
+    "backing": ("store.region", "store.lock", "store.descriptor", "store.trust"),
     "batches": ("fastai1.batches",),
     "buffers": ("batch.buffers",),
-    "cachefile": ("store.cachefile",),
+    "cachefile": ("store.cachefile", "store.layout"),
     "comparing": ("fastai1.comparing",),
     "compat": ("fastai1.compat",),
     "decode": ("cache.decode", "fastai1.decoders", "fastai1.whole", "batch.pixels", "cache.randomness"),
@@ -23,7 +23,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "geometry": ("fastai1.geometry",),
     "kernels": ("batch.kernels",),
     "keys": ("cache.keys",),
-    "limits": ("store.system",),
+    "limits": ("store.system", "store.budget"),
     "lists": ("fastai1.lists", "fastai1.mixin", "fastai1.owned", "fastai1.bunch", "fastai1.reader"),
     "loading": ("cache.info", "cache.jobs", "cache.filling", "fastai1.work", "cache.messages"),
     "plain": ("cache.plain",),

@@ -11,7 +11,7 @@ import warnings
 from multiprocessing.connection import Connection, Pipe
 from typing import Any, Callable, Iterator, List, Optional, Sequence
 
-from ..store import open_descriptors
+from ..store.registry import stores
 
 #: Seconds that a question may take a forked process. It may wait for ever for a lock that another thread held here.
 PATIENCE = 5
@@ -132,7 +132,8 @@ def own_offsets() -> None:
 
     A fork shares them: a process that seeks and reads would move all others. Files opened for appending are left alone.
     """
-    for fd in set(_descriptors()) - open_descriptors():
+    ours = {fd for store in stores() for fd in store.descriptors()}
+    for fd in set(_descriptors()) - ours:
         with contextlib.suppress(OSError, ImportError):
             import fcntl
 

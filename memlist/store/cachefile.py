@@ -1,33 +1,25 @@
-"""The named file behind a store: made in one step, recognised or refused, and opened by one process at a time.
+"""The named file behind a store: recognise it or refuse it, create it in one step, and open it.
 
-Beside the file `F` lies `F.lock`: whoever opens, grows or writes F holds its first byte (see `backing.Lock`; it has to
-be a file of its own). Who has F open also holds a shared `flock` on F itself, which its forked children keep alive:
-who gets it alone is the first to open F after everybody has left, and begins a session.
+Beside the file `F` lies `F.lock`, the lock file of all that open, grow or write F (see `lock.Lock` for why it is a file
+of its own). Every process that has F open also holds a shared `flock` on F itself, and its forked children keep that
+alive. A process that gets it exclusively is the first one after all others have left, and begins a session.
 """
 
 from __future__ import annotations
 
 import errno
 import os
-import sys
 import uuid
-import zlib
 from contextlib import contextmanager
-from typing import Any, Dict, Iterable, Iterator, Tuple
+from typing import Any, Iterable, Iterator, Tuple
 
-import numpy as np
-
-from .region import PAGE, Lock, fcntl
-
-# The first words (uint64) of the header page, which never change: what wrote the file, in which order of bytes and
-# with which size of page, who it is, and a checksum of these four.
-FORMAT = b"memlist1"
-MAGIC, ORDER, PAGE_SIZE, IDENTITY, CHECKSUM = range(5)
-BYTE_ORDER = 0x0102030405060708
+from .layout import BYTE_ORDER, FORMAT, Header, new_page
+from .lock import Lock, fcntl
+from .system import PAGE
 
 
 class CacheFileError(Exception):
-    "A `cache_file` that can't be used; the message says why and what to do about it. Nothing of it was changed."
+    "Raised for a `cache_file` that can't be used. The message says why, and what to do. The file was not changed."
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"cache_file={path!r} {why}")
@@ -40,23 +32,8 @@ class CacheFileError(Exception):
 HOPELESS = "It is only a cache: delete it and it will be filled again, or name another file."
 
 
-def words_of_a_new_file() -> Dict[int, int]:
-    "The words that say what the file is."
-    words = {
-        MAGIC: int.from_bytes(FORMAT, sys.byteorder),  # the same bytes on every machine
-        ORDER: BYTE_ORDER,
-        PAGE_SIZE: PAGE,
-        IDENTITY: uuid.uuid4().int >> 64,
-    }
-    return {**words, CHECKSUM: _checksum(words)}
-
-
-def _checksum(words: Dict[int, int]) -> int:
-    return zlib.crc32(np.array([words[i] for i in range(CHECKSUM)], np.uint64).tobytes())
-
-
 def resolve(path: Any) -> str:
-    "The one name of a cache file: absolute, `~` and links resolved. Raises TypeError for what is no path."
+    "Return the absolute name of a cache file, with `~` and links resolved. Raises TypeError for what is no path."
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"cache_file={path!r} is a {type(path).__name__}: use the path of a file")
     if not os.fspath(path):
@@ -65,7 +42,7 @@ def resolve(path: Any) -> str:
 
 
 def same_file(path: str, fd: int) -> bool:
-    "Whether `path` still names the file that `fd` is open on; a deleted or exchanged one is another."
+    "Return whether `path` names the file that `fd` is open on; it does not after the file was deleted or replaced."
     try:
         return os.path.samestat(os.stat(path), os.fstat(fd))
     except OSError:
@@ -73,12 +50,12 @@ def same_file(path: str, fd: int) -> bool:
 
 
 @contextmanager
-def opened(path: str, first: Dict[int, int], locks: Iterable[Lock]) -> Iterator[Tuple[int, Lock, bool]]:
-    """`(descriptor, lock, alone)` of the cache file `path`, with its lock held while the block runs.
+def opened(path: str, locks: Iterable[Lock]) -> Iterator[Tuple[int, Lock, bool]]:
+    """Open the cache file `path`: yield `(descriptor, lock, alone)`, and hold its lock while the block runs.
 
-    Where there is none, or an empty file, one is made with the words `first` in its header. Raises `CacheFileError`
-    for what is no cache file of ours, having changed nothing; closes what it opened if the block raises. `locks` are
-    those that this process has: to open the file of one of them a second time, and close it, would drop what it holds.
+    A file that does not exist, or is empty, is created. Raises `CacheFileError` for a file that can't be used, and
+    changes nothing of it. Closes the descriptor if the block raises. `locks` are those that this process already has:
+    to open one of their files again, and close it, would drop the locks held on it.
     """
     if fcntl is None:
         raise CacheFileError(path, "can't be used here: a store over a named file needs a POSIX system.")
@@ -87,7 +64,7 @@ def opened(path: str, first: Dict[int, int], locks: Iterable[Lock]) -> Iterator[
     while True:
         try:
             if os.path.exists(path) and os.path.getsize(path):
-                _recognise(path)  # before anything is made beside it
+                _recognise(path)  # before a lock file is created beside it
             lock = next((known for known in locks if same_file(f"{path}.lock", known.fd)), None) or Lock(
                 "named", os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
             )
@@ -96,10 +73,10 @@ def opened(path: str, first: Dict[int, int], locks: Iterable[Lock]) -> Iterator[
         fd = -1
         try:
             with lock.held():
-                if same_file(f"{path}.lock", lock.fd):  # else somebody deleted it, and who comes now holds another
+                if same_file(f"{path}.lock", lock.fd):  # else it was deleted, and later processes hold another one
                     try:
                         if not os.path.exists(path) or not os.path.getsize(path):
-                            _create(path, {**first, **words_of_a_new_file()})
+                            _create(path)
                         fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
                     except OSError as error:
                         raise _refused(path, error) from error
@@ -125,16 +102,13 @@ def _refused(path: str, error: OSError) -> CacheFileError:
     return CacheFileError(path, f"can't be opened: {error.strerror}. {what}")
 
 
-def _create(path: str, words: Dict[int, int]) -> None:
-    "Put a file of one page, the header, at `path`: whole or not at all."
-    page = np.zeros(PAGE // 8, np.uint64)
-    for word, value in words.items():
-        page[word] = value
+def _create(path: str) -> None:
+    "Create an empty cache file under its name in one step, so that no process reads half a header."
     new = f"{path}.{uuid.uuid4().hex}.new"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
         try:
-            os.write(fd, page.tobytes())
+            os.write(fd, new_page())
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -152,15 +126,15 @@ def _recognise(path: str) -> None:
     if name == FORMAT and len(head) < PAGE:
         raise CacheFileError(path, f"is cut off within its header. {HOPELESS}")
     if name == FORMAT:
-        words = dict(enumerate(np.frombuffer(head, np.uint64)[: CHECKSUM + 1].tolist()))
-        if words[ORDER] == int.from_bytes(BYTE_ORDER.to_bytes(8, "little"), "big"):
+        header = Header.of_page(head)
+        if header.byte_order == int.from_bytes(BYTE_ORDER.to_bytes(8, "little"), "big"):
             raise CacheFileError(path, f"was written by a machine of the other byte order. {HOPELESS}")
-        if words[CHECKSUM] != _checksum(words) or words[ORDER] != BYTE_ORDER:
+        if header.checksum != header.identity_checksum() or header.byte_order != BYTE_ORDER:
             raise CacheFileError(path, f"has a damaged header. {HOPELESS}")
-        if words[PAGE_SIZE] != PAGE:
+        if header.page_size != PAGE:
             raise CacheFileError(
                 path,
-                f"was written by a machine with pages of {words[PAGE_SIZE]} bytes; here they have {PAGE}. {HOPELESS}",
+                f"was written by a machine with pages of {header.page_size} bytes; here they have {PAGE}. {HOPELESS}",
             )
     elif name.startswith(FORMAT[:-1]):
         version, ours = name[-1:].decode("latin-1"), FORMAT[-1:].decode()
@@ -170,7 +144,7 @@ def _recognise(path: str) -> None:
 
 
 def _alone(fd: int) -> bool:
-    "Join those who have the file open; whether there is nobody else."
+    "Join the processes that have the file open; return whether there was none."
     assert fcntl is not None
     alone = True
     try:
@@ -179,6 +153,6 @@ def _alone(fd: int) -> bool:
         alone = False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # a file system without these locks: nobody is known to be alone
+    except OSError:  # a file system without these locks: others can't be ruled out
         alone = False
     return alone

@@ -1,70 +1,19 @@
-"""What this process may use: memory, address space, file size and CPUs, container limits included.
+"""Read what this process may use: memory, address space, file size, disk and CPUs, with the limits of containers.
 
-Every reader returns a number now; nothing is cached, because other processes come and go while a cache fills.
+Nothing is cached, because other processes come and go while a cache fills.
 """
 
 from __future__ import annotations
 
+import mmap
 import os
-import re
 import shutil
 from pathlib import Path
-from typing import Dict, Iterator, Optional, Tuple, Union
+from typing import Dict, Iterator, Optional, Tuple
 
 import psutil
 
-# Of what is available, the share that a store takes when nobody says otherwise; the rest is for the
-# training itself: batches, workers, the page cache that still serves what did not fit.
-DEFAULT_SHARE = 0.8
-# Whatever the budget, this much of memory stays free (where memory is small: this share of it): the kernel kills at
-# zero, and a training with workers, each with its batches in the making, takes hundreds of megabytes after the fill.
-RESERVE_BYTES = 1 << 30
-RESERVE_SHARE = 0.5
-# Of a disk, no more than this share, and never more than the bytes above: nobody is killed when a disk is full.
-DISK_RESERVE_SHARE = 0.1
-
-_UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
-_UNITS.update({f"{u}I": 1024**i for i, u in enumerate("KMGT", 1)})
-_SIZE = re.compile(r"\s*([0-9]*\.?[0-9]+)\s*([KMGT]?I?)B?\s*", re.IGNORECASE)
-
-MaxRam = Union[None, int, float, str]
-
-
-def parse_max_ram(value: MaxRam) -> Tuple[Optional[int], float]:
-    """`(bytes, share)` of a budget as users write it: one of the two rules, the other is None or 1.
-
-    `'8GB'`, `'500MiB'`, `'8 G'`: decimal (kB, MB, GB, TB) or binary (KiB, MiB, GiB, TiB) units; an int: bytes; a
-    float in (0, 1]: that share of what is available; None: `DEFAULT_SHARE` of it. Raises `ValueError` or
-    `TypeError` naming the value and what would be right.
-    """
-    wanted = "use '8GB', '500MiB', a number of bytes, a share in (0, 1] or None"
-    if value is None:
-        return None, DEFAULT_SHARE
-    if isinstance(value, bool) or not isinstance(value, (int, float, str)):
-        if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"max_ram={value!r} is a {type(value).__name__}: {wanted}")
-        value = int(value)
-    if isinstance(value, float):
-        if not 0 < value <= 1:
-            raise ValueError(f"max_ram={value!r}: a float is a share of the available memory; {wanted}")
-        return None, value
-    if isinstance(value, int):
-        if value < 0:
-            raise ValueError(f"max_ram={value!r} is negative: {wanted}")
-        return value, 1.0
-    found = _SIZE.fullmatch(value)
-    if not found or found[2].upper() == "I" or (not found[2] and "." in found[1]):
-        raise ValueError(f"max_ram={value!r} can't be read as a size: {wanted}")
-    return int(float(found[1]) * _UNITS[found[2].upper()]), 1.0
-
-
-def format_size(nbytes: float) -> str:
-    "`nbytes` as people read it: decimal units, three figures at most."
-    for unit in ("B", "kB", "MB", "GB"):
-        if nbytes < 999.5:
-            return f"{nbytes:.3g} {unit}"
-        nbytes /= 1000
-    return f"{nbytes:.3g} TB"
+PAGE = mmap.PAGESIZE
 
 
 def _read(path: Path) -> Optional[str]:
@@ -75,9 +24,9 @@ def _read(path: Path) -> Optional[str]:
 
 
 def _cgroup_dirs(controller: str, root: Path, proc: Path) -> Iterator[Tuple[Path, int]]:
-    """The directories of this process's cgroup and of those above it, each with its version, 2 or 1.
+    """Yield the directories of this process's cgroup and of those above it, each with its version, 2 or 1.
 
-    Inside a container the path in /proc/self/cgroup may be the host's and absent here; then only the root
+    Inside a container the path in /proc/self/cgroup may be the host's and not exist here. Then only the root
     directory exists, which is the container's own.
     """
     for line in (_read(proc) or "").splitlines():
@@ -105,10 +54,10 @@ def _stat(folder: Path) -> Dict[str, int]:
 
 
 def cgroup_available(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> Optional[int]:
-    """Bytes left under the tightest cgroup limit, v1 or v2, of this process; None where there is no limit.
+    """Return the bytes left under the tightest cgroup limit, v1 or v2, of this process; None without a limit.
 
-    File pages count as free, since the kernel drops them before it kills; shared memory, ours included, is
-    not among them (it is swap-backed).
+    File pages count as free, because the kernel drops them before it kills. Shared memory, such as a store, is not
+    among them.
     """
     found = []
     for folder, version in _cgroup_dirs("memory", root, proc):
@@ -127,7 +76,7 @@ def cgroup_available(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/pr
 
 
 def address_space_left() -> Optional[int]:
-    "Bytes left under `ulimit -v` (RLIMIT_AS); None without such a limit or off Linux."
+    "Return the bytes left under `ulimit -v` (RLIMIT_AS); None without such a limit or off Linux."
     try:
         import resource
 
@@ -141,7 +90,7 @@ def address_space_left() -> Optional[int]:
 
 
 def file_size_limit() -> Optional[int]:
-    "The largest file this process may make, in bytes (`ulimit -f`, RLIMIT_FSIZE); None without a limit."
+    "Return the size of the largest file that this process may make (`ulimit -f`, RLIMIT_FSIZE); None without a limit."
     try:
         import resource
     except ImportError:
@@ -151,15 +100,15 @@ def file_size_limit() -> Optional[int]:
 
 
 def available_memory() -> int:
-    "Bytes that could be taken now without swapping or being killed: the host's and every container's limit."
+    "Return how many bytes can be taken now without swapping or being killed, in the host and in every container."
     host = int(psutil.virtual_memory().available)
     inside = cgroup_available()
     return host if inside is None else min(host, inside)
 
 
 def disk_available(path: str) -> int:
-    "Bytes that the disk of the file `path` can still give; where that disk is itself memory, no more than memory can."
-    folder = os.path.dirname(path)  # of a file that was deleted, too
+    "Return how many bytes the disk of the file `path` has free; no more than memory has, if that disk is memory."
+    folder = os.path.dirname(path)  # the file itself may have been deleted
     try:
         free = shutil.disk_usage(folder).free
     except OSError:
@@ -168,14 +117,14 @@ def disk_available(path: str) -> int:
 
 
 def is_memory(path: str) -> bool:
-    "Whether what lies at `path` is on no disk but in memory (tmpfs)."
+    "Return whether `path` is on a file system that is kept in memory (tmpfs)."
     real = os.path.join(os.path.realpath(path), "")
     mounts = [m for m in psutil.disk_partitions(all=True) if real.startswith(os.path.join(m.mountpoint, ""))]
     return bool(mounts) and max(mounts, key=lambda m: len(m.mountpoint)).fstype in ("tmpfs", "ramfs")
 
 
 def usable_cpus() -> int:
-    "CPUs this process may run on: its affinity, and its cgroup v2 quota rounded up; 1 at least."
+    "Return how many CPUs this process may use: its affinity and its cgroup v2 quota, rounded up; at least 1."
     try:
         cpus = len(os.sched_getaffinity(0))
     except AttributeError:

@@ -34,7 +34,7 @@ from fastai.vision import Image, ImageImageList, ImageList, ImageSegment, Segmen
 import memlist as m
 from memlist.cache import forks
 from memlist.fastai1 import mixin
-from memlist.store import store
+from memlist.store import registry
 
 
 class Shades(ImageList):
@@ -143,7 +143,7 @@ def test_memory_is_freed_with_the_last_of_a_family(cls: Any, numbers: Path) -> N
     assert part.loaded and part.store.uid == uid
     del part  # at once: nothing waits for the garbage collector
     assert len(os.listdir("/proc/self/fd")) < descriptors
-    assert not any(store.uid == uid for store in list(store._STORES.values()))
+    assert not any(store.uid == uid for store in registry.stores())
 
 
 def test_targets_of_a_users_own_open(numbers: Path) -> None:

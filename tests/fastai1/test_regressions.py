@@ -35,8 +35,8 @@ from fastai.vision.gan import GANItemList
 import memlist as m
 from memlist.fastai1.decoders import Stock
 from memlist.fastai1.work import load_data
-from memlist.store import store
-from memlist.store.region import PAGE
+from memlist.store import store_for
+from memlist.store.system import PAGE
 
 
 def both(photos: Path, ours: Any, stock: Any, **kwargs: Any) -> Any:
@@ -274,7 +274,7 @@ def test_an_after_open_of_nothing(nothing: Any, photos: Path) -> None:
 def test_an_empty_store_is_found_again() -> None:
     import pickle
 
-    first = store.store_for("/somewhere/else")
+    first = store_for("/somewhere/else")
     data = pickle.dumps(first).replace(first.uid.encode(), b"0" * 32)  # as from another session
     assert pickle.loads(data) is first and bool(first)
 
@@ -337,7 +337,7 @@ import atexit
 import numpy as np
 images = []
 atexit.register(lambda: print(images[0].get(b"a").array.sum(), images[0].put(b"b", np.zeros(3))))
-from memlist.store.store import ImageStore
+from memlist.store import ImageStore
 images.append(ImageStore()); images[0].put(b"a", np.ones(5))
 """
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)

@@ -1,4 +1,4 @@
-"""Faults as they happen: killed processes, Ctrl-C, full disks, memory that runs out, files that change, long runs."""
+"""Lists under faults: killed processes, Ctrl-C, full disks, memory that runs out, files that change, long runs."""
 
 from __future__ import annotations
 
@@ -17,17 +17,18 @@ import warnings
 from pathlib import Path
 from typing import Any, Iterator, List
 
-import numpy as np
 import pytest
 import torch
 from conftest import assert_same_bunches, assert_same_item, epoch, in_child, many, photo
 from fastai.basic_train import Learner
 from fastai.vision import ImageList
+from kills import kill_after_lines
+from stores import footprint, small_disk
 
 import memlist as m
 from memlist import ImageStore
-from memlist.store import store, system
-from memlist.store.region import PAGE
+from memlist.fastai1.decoders import Stock
+from memlist.store.system import PAGE
 
 
 def lists(cls: Any, folder: Path, **kwargs: Any) -> Any:
@@ -37,24 +38,6 @@ def lists(cls: Any, folder: Path, **kwargs: Any) -> Any:
 def bunch(cls: Any, folder: Path, workers: int = 2, **kwargs: Any) -> Any:
     made = lists(cls, folder, **kwargs).split_by_idx([1, 4]).label_const(0).transform(size=16)
     return made.databunch(bs=4, num_workers=workers, no_check=True)
-
-
-# -- killed -----------------------------------------------------------------------------------------------------
-
-
-def kill_after_lines(n: int) -> None:
-    "SIGKILL this process after `n` more lines of the store's own code: anywhere in it."
-    count = [0]
-
-    def trace(frame: Any, event: str, arg: Any) -> Any:
-        if frame.f_code.co_filename == store.__file__:
-            count[0] += 1
-            if count[0] == n:
-                os.kill(os.getpid(), signal.SIGKILL)
-            return trace
-        return None
-
-    sys.settrace(trace)
 
 
 @pytest.mark.parametrize("named", [False, True])
@@ -157,9 +140,6 @@ def test_a_killed_main_process_leaves_its_workers_nothing_to_wait_for(tmp_path: 
     assert ours.load_data(progress=False).loaded and ours.store.check() == []
 
 
-# -- Ctrl-C -----------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
 def test_ctrl_c_in_fit(tmp_path: Path, workers: int, named: bool) -> None:
@@ -185,9 +165,6 @@ def test_ctrl_c_in_fit(tmp_path: Path, workers: int, named: bool) -> None:
     learner.fit(2)
     assert_same_bunches(data, bunch(ImageList, folder, workers))
     assert data.load_data(progress=False).loaded and data.train_ds.x.store.check() == []
-
-
-# -- files that change between epochs ---------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", "truncated"])
@@ -221,24 +198,6 @@ def test_sources_that_change_between_epochs(tmp_path: Path, how: str, named: boo
     assert all(torch.equal(x, u) for (x, _), (u, _) in zip(before, after)) is (how != "replaced")
 
 
-# -- full disks, full memory ------------------------------------------------------------------------------------
-
-
-@contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    "A file system of `size` mounted on `folder`; skips where that is not allowed."
-    folder.mkdir(exist_ok=True)
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
-    ).returncode:
-        pytest.skip("no right to mount")
-    try:
-        yield folder
-    finally:
-        gc.collect()
-        subprocess.run(["umount", "-l", str(folder)], check=True)
-
-
 @pytest.mark.parametrize("workers", [0, 2])
 def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: Any) -> None:
     folder = many(tmp_path / "many", 60, 200)  # 7.2 MB decoded
@@ -255,7 +214,7 @@ def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: 
             assert_same_bunches(data, stock)
         # Others take the last of it: holes that were punched can't be filled again, and that is no SIGBUS.
         images = data.train_ds.x.store
-        images._available = lambda: 1 << 40  # so that it is the disk that refuses
+        images._budget.available = lambda: 1 << 40  # so that it is the disk that refuses
         assert data.purge(file=True) > 0
         with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as other:
             while True:
@@ -271,33 +230,24 @@ def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: 
         del data, images
 
 
-def test_a_disk_with_no_room_at_all(tmp_path: Path) -> None:
-    with small_disk(tmp_path / "disk", "64k") as disk:
-        with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as other:
-            while True:
-                other.write(bytes(4096))
-        with pytest.raises(m.CacheFileError, match="not even an empty cache has room"):
-            ImageStore(cache_file=disk / "cache")
-
-
 def test_other_processes_take_the_memory_while_it_fills(tmp_path: Path) -> None:
     "An injected reader: every image that is decoded, others take ten times as much."
     folder = many(tmp_path / "many", 60, 100)
     left = [1_000_000_000]
     il = lists(m.MemoryImageList, folder, store=ImageStore(available=lambda: left[0]))
-    decode = m.decode.Stock._decode
+    stock_decode = Stock._decode
 
     def eaten(self: Any, item: Any) -> Any:
         left[0] -= 60_000_000
-        il.store._looked = (-1e9, 0, 0)  # as if a quarter of a second had passed
-        return decode(self, item)
+        il.store._budget.look_again()  # as if a quarter of a second had passed
+        return stock_decode(self, item)
 
-    m.decode.Stock._decode = eaten  # type: ignore[method-assign]
+    Stock._decode = eaten  # type: ignore[method-assign]
     try:
         with pytest.warns(UserWarning, match="images are in memory"):
             il.load_data(progress=False, n_workers=0)
     finally:
-        m.decode.Stock._decode = decode  # type: ignore[method-assign]
+        Stock._decode = stock_decode  # type: ignore[method-assign]
     assert 3 <= il.cache_info().cached <= 17
     stock = lists(ImageList, folder)
     for i in range(60):
@@ -382,34 +332,6 @@ def test_under_a_real_cgroup_limit(tmp_path: Path, how: str) -> None:
     assert done.stderr.count("do not fit and are opened from") == 1, done.stderr
 
 
-SMALL_SHM = """
-import os, sys, warnings
-warnings.filterwarnings("ignore", message=".*pkg_resources.*")
-from memlist import *
-import numpy as np
-assert os.statvfs("/dev/shm").f_blocks * os.statvfs("/dev/shm").f_frsize <= 1 << 20
-images = ImageStore()
-pid = os.fork()
-if not pid:
-    for i in range(50): assert images.put(b"%d" % i, np.full(1_000_000, i, np.uint8))
-    os._exit(0)
-assert os.waitpid(pid, 0)[1] == 0
-assert all((images.get(b"%d" % i).array == i).all() for i in range(50))
-print("RESULT", len(images), os.listdir("/dev/shm"))
-"""
-
-
-def test_with_a_tiny_dev_shm() -> None:
-    "Docker gives 64 MB; here 1 MB, for 50 MB of images."
-    script = 'mount -t tmpfs -o size=1m none /dev/shm || exit 77; exec "$0" -c "$1"'
-    done = subprocess.run(
-        ["unshare", "--mount", "sh", "-c", script, sys.executable, SMALL_SHM], capture_output=True, text=True
-    )
-    if done.returncode == 77 or "unshare" in done.stderr:
-        pytest.skip("no right to mount")
-    assert done.returncode == 0 and "RESULT 50 []" in done.stdout, done.stderr
-
-
 def test_under_ulimit_v_and_f_training_goes_on(tmp_path: Path) -> None:
     folder = many(tmp_path / "many", 40, 900)  # 97 MB
 
@@ -437,15 +359,6 @@ def test_under_ulimit_v_and_f_training_goes_on(tmp_path: Path) -> None:
     assert in_child(task) == 0
 
 
-# -- long runs --------------------------------------------------------------------------------------------------
-
-
-def footprint() -> List[int]:
-    "Descriptors, threads, and kB of memory of this process."
-    status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    return [len(os.listdir("/proc/self/fd")), int(status["Threads"]), int(status["RssAnon"].split()[0])]
-
-
 @pytest.mark.parametrize("epochs", [25, pytest.param(200, marks=pytest.mark.full)])
 @pytest.mark.parametrize("named", [False, True])
 def test_many_epochs_with_workers_and_a_lazy_fill(tmp_path: Path, epochs: int, named: bool) -> None:
@@ -466,17 +379,3 @@ def test_many_epochs_with_workers_and_a_lazy_fill(tmp_path: Path, epochs: int, n
     first, last = prints[0], prints[-1]
     assert last[0] <= first[0] and last[1] <= first[1] and last[2] <= first[2] + 8192
     assert allocated[-1] <= allocated[0] + 8 * PAGE
-
-
-def test_stores_that_come_and_go_leave_nothing(tmp_path: Path) -> None:
-    gc.collect()
-    before = footprint()
-    for i in range(60):
-        images = ImageStore(cache_file=tmp_path / f"{i % 3}")
-        images.put(b"%d" % i, np.zeros(100_000, np.uint8))
-        images.get(b"%d" % i)
-        images.check()
-        del images
-    after = footprint()
-    assert after[0] <= before[0] and after[1] <= before[1]
-    assert system.available_memory() > 0

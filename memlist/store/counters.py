@@ -1,0 +1,38 @@
+"""Hits and misses, counted by many processes at once without a lock."""
+
+from __future__ import annotations
+
+import threading
+
+from .layout import N_COUNTERS, Header, counter
+from .lock import Lock
+
+
+class Counters:
+    "Count in a pair of counters that this process has for itself; in a shared pair, under the mutex, if none is free."
+
+    def __init__(self, header: Header, lock: Lock) -> None:
+        self.header, self.lock = header, lock
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        "Take a pair of its own for this process at its next count."
+        self._threads = threading.Lock()
+        self._mine, self._none_free = 0, False
+
+    def count(self, hit: bool, n: int = 1) -> None:
+        "Count `n` reads, as hits or misses."
+        with self._threads:
+            mine = self._mine or self._claim()
+            if mine:
+                self.header.words[mine + (not hit)] += n
+                return
+        with self.lock.held():
+            self.header.words[counter(N_COUNTERS) + (not hit)] += n
+
+    def _claim(self) -> int:
+        "Take a free pair, and return the number of its first word; 0 where there is none."
+        if not self._none_free:
+            pair = self.lock.claim_one(N_COUNTERS)
+            self._mine, self._none_free = 0 if pair is None else counter(pair), pair is None
+        return self._mine

@@ -1,0 +1,45 @@
+"""Descriptors of files without a name, and how they travel to a process being spawned."""
+
+from __future__ import annotations
+
+import errno
+import os
+import tempfile
+from multiprocessing import reduction
+from typing import Any
+
+
+def default_kind() -> str:
+    "Return `'memfd'` where the system has it, else `'file'`; the environment variable MEMLIST_BACKING overrides."
+    kind = os.environ.get("MEMLIST_BACKING") or ("memfd" if _has_memfd() else "file")
+    if kind not in ("memfd", "file"):
+        raise ValueError(f"MEMLIST_BACKING={kind!r}: use 'memfd' or 'file'")
+    return kind
+
+
+def _has_memfd() -> bool:
+    "Try the call: Python may have it where the kernel, or a sandbox, refuses it."
+    try:
+        os.close(os.memfd_create("memlist-probe"))
+    except AttributeError:
+        return False
+    except OSError as error:
+        return error.errno not in (errno.ENOSYS, errno.EPERM)
+    return True
+
+
+def anonymous(kind: str, name: str) -> int:
+    "Return a descriptor of a new, empty file without a name, of `kind` 'memfd' or 'file'."
+    if kind == "memfd":
+        return os.memfd_create(f"memlist-{name}")
+    if os.name == "nt":  # pragma: no cover - an open file can't be unlinked there; it goes with its last handle
+        flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_BINARY | os.O_TEMPORARY  # type: ignore[attr-defined]
+        return os.open(tempfile.mktemp(prefix=f"memlist-{name}-"), flags)
+    fd, path = tempfile.mkstemp(prefix=f"memlist-{name}-")
+    os.unlink(path)
+    return fd
+
+
+def sendable(fd: int) -> Any:
+    "Wrap `fd` so that it travels inside the pickle of a process being spawned; `detach` unwraps it there."
+    return reduction.DupFd(fd) if hasattr(reduction, "DupFd") else reduction.DupHandle(fd, 0)  # type: ignore

@@ -1,0 +1,358 @@
+"""The format of a store: every offset, field and constant of it. No other module knows one.
+
+A store is one header page and then a log of blocks. A block is a fixed header of 80 bytes and its payload:
+
+    | header page | block: record | block: record | block: index table | block: record | ... tail
+
+The header page is a row of words of 64 bits, see `Header`. The first ones never change: they say what a named file is.
+The words from GENERATION to ORDINAL, and the ends of the segments, describe the log; STATE is their checksum.
+
+The payload of a record is its array. In a named file the path of its source and the name of its decoder follow. The
+payload of an index table is a row of slots of 64 bits: the offset of a block in units of 16 bytes, below 16 bits of
+its digest.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+import uuid
+import zlib
+from hashlib import blake2b
+from typing import Any, List, Optional, Tuple
+
+import numpy as np
+
+from .system import PAGE
+
+# -- the header page --------------------------------------------------------------------------------------------
+
+FORMAT = b"memlist1"
+BYTE_ORDER = 0x0102030405060708
+MAGIC, ENDIANNESS, PAGE_SIZE, IDENTITY, CHECKSUM, BUSY, STATE = range(7)
+GENERATION, INDEX, TAIL, FREED, RECORDS, NBYTES, SLOTS, SEGMENTS, ORDINAL = range(STATE + 1, STATE + 10)
+MAX_BYTES, SHARE, SESSION, RELEASES, LOCK_FILE = range(ORDINAL + 1, ORDINAL + 6)
+# One pair of counters (hits, misses) per process, so that counting needs no lock. The last pair is shared by the
+# processes that find all others taken. A killed process leaves its counts, and its pair to the next process.
+COUNTERS, N_COUNTERS = LOCK_FILE + 1, 64
+ENDS = COUNTERS + 2 * (N_COUNTERS + 1)
+MAX_SEGMENTS = PAGE // 8 - ENDS
+# The generation counts purges from this bit on, and replaced records below it.
+PURGE = 1 << 32
+NO_LIMIT = (1 << 64) - 1
+
+
+def _word(number: int) -> Any:
+    "Make the property for one word of the header. A word is read and written as a whole, even if others write it too."
+
+    def read(header: Header) -> int:
+        return header.words[number]
+
+    def write(header: Header, value: int) -> None:
+        header.words[number] = value
+
+    return property(read, write)
+
+
+class Header:
+    """Name the words of a header page.
+
+    `words` is a view of the page as 64-bit words; after the page is mapped again, set it to the new view.
+    """
+
+    magic: int = _word(MAGIC)
+    byte_order: int = _word(ENDIANNESS)
+    page_size: int = _word(PAGE_SIZE)
+    identity: int = _word(IDENTITY)
+    checksum: int = _word(CHECKSUM)  # of the four words above
+    busy: int = _word(BUSY)  # set while a writer changes the log
+    state: int = _word(STATE)  # checksum of all that describes the log; kept in a named file only
+    generation: int = _word(GENERATION)
+    index: int = _word(INDEX)  # offset and size of the index table in use, see `pack_table`; 0 without one
+    tail: int = _word(TAIL)  # where the next block begins
+    freed: int = _word(FREED)  # bytes before the tail that were given back to the system
+    records: int = _word(RECORDS)
+    nbytes: int = _word(NBYTES)  # of the arrays of all records
+    slots: int = _word(SLOTS)  # taken slots of the index table
+    segments: int = _word(SEGMENTS)
+    ordinal: int = _word(ORDINAL)  # the number of the next block
+    max_bytes: int = _word(MAX_BYTES)  # the budget in bytes; NO_LIMIT where it is a share
+    session: int = _word(SESSION)  # a random number per session of a named file
+    releases: int = _word(RELEASES)  # how often a named file was dropped from memory
+    lock_file: int = _word(LOCK_FILE)  # inode of the lock file in use
+
+    def __init__(self, words: memoryview) -> None:
+        self.words = words
+
+    @classmethod
+    def of_page(cls, page: Any) -> Header:
+        "Return the header in the bytes `page`."
+        return cls(memoryview(page).cast("Q"))
+
+    def start(self, end: int) -> None:
+        "Describe an empty log in one segment that ends at byte `end`. All other words have to be zero."
+        self.words[ENDS], self.segments, self.tail = end, 1, PAGE
+
+    @property
+    def share(self) -> float:
+        "Return the budget as a share of what is available."
+        value: float = struct.unpack("<d", self.words[SHARE].to_bytes(8, "little"))[0]
+        return value
+
+    @share.setter
+    def share(self, share: float) -> None:
+        self.words[SHARE] = int.from_bytes(struct.pack("<d", share), "little")
+
+    @property
+    def purges(self) -> int:
+        "Return the number of purges so far."
+        return self.generation // PURGE
+
+    @property
+    def ends(self) -> List[int]:
+        "Return the ends of the segments; only as many as the page has room for."
+        return list(self.words[ENDS : ENDS + min(self.segments, MAX_SEGMENTS)])
+
+    @ends.setter
+    def ends(self, ends: List[int]) -> None:
+        for i, end in enumerate(ends):
+            self.words[ENDS + i] = end
+        self.segments = len(ends)
+
+    @property
+    def end(self) -> int:
+        "Return the end of the last segment."
+        return self.words[ENDS + self.segments - 1]
+
+    def segment_end(self, n: int) -> int:
+        "Return the end of segment `n`."
+        return self.words[ENDS + n]
+
+    def add_segment(self, end: int) -> None:
+        "Add a segment that ends at byte `end`. Other processes see it only after its end is written."
+        n = self.segments
+        self.words[ENDS + n] = end
+        self.segments = n + 1
+
+    def clear_counts(self) -> None:
+        "Forget all records, without touching the log."
+        self.records = self.nbytes = self.slots = self.freed = 0
+
+    def reads(self) -> Tuple[int, int]:
+        "Return hits and misses, summed over all pairs of counters."
+        pairs = list(self.words[COUNTERS:ENDS])
+        return sum(pairs[::2]), sum(pairs[1::2])
+
+    def clear_reads(self) -> None:
+        "Begin to count hits and misses from zero."
+        for word in range(COUNTERS, ENDS):
+            self.words[word] = 0
+
+    def identity_checksum(self) -> int:
+        "Return what `checksum` has to be."
+        return zlib.crc32(self.words[:CHECKSUM])
+
+    def state_checksum(self) -> int:
+        "Return what `state` has to be."
+        n = min(self.segments, MAX_SEGMENTS)
+        return zlib.crc32(self.words[ENDS : ENDS + n], zlib.crc32(self.words[GENERATION : ORDINAL + 1]))
+
+
+def counter(pair: int) -> int:
+    "Return the number of the word with the hits of a pair of counters; its misses follow."
+    return COUNTERS + 2 * pair
+
+
+def new_page() -> bytes:
+    "Return the header page of a new named file."
+    page = bytearray(PAGE)
+    header = Header.of_page(page)
+    header.magic = int.from_bytes(FORMAT, sys.byteorder)  # the same bytes on every machine
+    header.byte_order, header.page_size, header.identity = BYTE_ORDER, PAGE, uuid.uuid4().int >> 64
+    header.checksum = header.identity_checksum()
+    header.start(PAGE)
+    header.state = header.state_checksum()
+    return bytes(page)
+
+
+# -- blocks -----------------------------------------------------------------------------------------------------
+
+# magic, kind, dtype, ndim, digest, bytes of payload, shape, source's size and time, number, tag, checksum of the
+# payload (in a named file), and a checksum of all that precedes it.
+_BODY = struct.Struct("<4sBBBx16sQ4IQqIII")
+_CHECKSUM = struct.Struct("<I")
+BLOCK_BYTES = _BODY.size + _CHECKSUM.size
+BLOCK_MAGIC = b"MLB1"
+BLOCK_ALIGN = 16
+RECORD, NOTE, TABLE, GAP = range(1, 5)
+DTYPES = tuple(np.dtype(t) for t in ("u1", "b1", "i1", "u2", "i2", "u4", "i4", "u8", "i8", "f2", "f4", "f8"))
+MAX_NDIM = 4
+NO_DIGEST = bytes(16)
+NUMBERS = 1 << 32  # blocks are numbered modulo this
+# The size that a record has as its source's where it was made from no file.
+NO_FILE = NO_LIMIT
+
+_DIGEST, _PAYLOAD = slice(8, 24), struct.Struct("<24xQ48x")
+_SHAPE, _VERSION, _VERSION_BYTES = struct.Struct("<32x4I32x"), struct.Struct("<48xQq16x"), slice(48, 64)
+_NUMBER, _SUM = struct.Struct("<64xI12x"), struct.Struct("<72xI4x")
+# The CRC-32 of any bytes followed by their own CRC-32.
+_RESIDUE = zlib.crc32(_CHECKSUM.pack(zlib.crc32(b"")))
+
+# dtype, ndim, four extents, number and tag of a record: all that a read needs, in one call.
+unpack_record = struct.Struct("<5xBB25x4I16xII8x").unpack
+
+
+class Block(bytes):
+    "Name the fields of a block's header. It is a copy: the block itself may be dropped meanwhile."
+
+    @property
+    def kind(self) -> int:
+        "Return RECORD, NOTE, TABLE or GAP."
+        return self[4]
+
+    @property
+    def digest(self) -> bytes:
+        "Return the digest of the key."
+        return self[_DIGEST]
+
+    @property
+    def nbytes(self) -> int:
+        "Return the length of the payload in bytes."
+        return int(_PAYLOAD.unpack(self)[0])
+
+    @property
+    def array_bytes(self) -> int:
+        "Return the length in bytes of the array, with which the payload of a record begins."
+        count = 1
+        for extent in _SHAPE.unpack(self)[: self[6]]:
+            count *= extent
+        return int(count * DTYPES[self[5]].itemsize)
+
+    @property
+    def length(self) -> int:
+        "Return how many bytes it is from this block to the next one."
+        return block_length(self.nbytes)
+
+    @property
+    def version(self) -> bytes:
+        "Return size and time of the source as bytes: equal for records made from the same version of a file."
+        return self[_VERSION_BYTES]
+
+    @property
+    def source(self) -> Optional[Tuple[int, int]]:
+        "Return `Source.version` of the file that the record was made from; None if it was made from none."
+        size, mtime = _VERSION.unpack(self)
+        return None if size == NO_FILE else (size, mtime)
+
+    @property
+    def number(self) -> int:
+        "Return a number that no other block of the store has."
+        return int(_NUMBER.unpack(self)[0])
+
+    @property
+    def checksum(self) -> int:
+        "Return the CRC-32 of the payload; 0 in an anonymous store."
+        return int(_SUM.unpack(self)[0])
+
+
+def pack_block(
+    kind: int,
+    nbytes: int,
+    digest: bytes = NO_DIGEST,
+    dtype: np.dtype = DTYPES[0],
+    shape: Tuple[int, ...] = (),
+    version: Tuple[int, int] = (NO_FILE, 0),
+    number: int = 0,
+    tag: int = 0,
+    checksum: int = 0,
+) -> bytes:
+    "Return the header of a block with a payload of `nbytes`."
+    extents = (*shape, 0, 0, 0, 0)[:MAX_NDIM]
+    code, ndim = DTYPES.index(dtype), len(shape)
+    body = _BODY.pack(BLOCK_MAGIC, kind, code, ndim, digest, nbytes, *extents, *version, number, tag, checksum)
+    return body + _CHECKSUM.pack(zlib.crc32(body))
+
+
+def storable(array: Any) -> np.ndarray:
+    "Return `array` as an array; raises TypeError for a dtype, and ValueError for a shape, that can't be stored."
+    array = np.asarray(array)
+    if array.dtype not in DTYPES:
+        dtypes = ", ".join(map(str, DTYPES))
+        raise TypeError(f"an array of dtype {array.dtype} can't be stored: use one of {dtypes}")
+    if array.ndim > MAX_NDIM or max(array.shape, default=0) >= 1 << 32:
+        raise ValueError(f"an array of shape {array.shape} can't be stored: four dimensions are the most")
+    return array
+
+
+def block_for(digest: bytes, mapping: Any, at: int) -> Optional[Block]:
+    "Return the header at byte `at` of `mapping` if it is whole and has this digest. A torn or reused one does not."
+    block = mapping[at : at + BLOCK_BYTES]
+    return Block(block) if block[_DIGEST] == digest and zlib.crc32(block) == _RESIDUE else None
+
+
+def parse_block(block: bytes) -> Optional[Block]:
+    "Return the header in these bytes if it is whole and its fields make sense."
+    if len(block) < BLOCK_BYTES or block[:4] != BLOCK_MAGIC or zlib.crc32(block) != _RESIDUE:
+        return None
+    if not RECORD <= block[4] <= GAP or block[5] >= len(DTYPES) or block[6] > MAX_NDIM:
+        return None
+    parsed = Block(block)
+    return None if parsed.kind == RECORD and parsed.array_bytes > parsed.nbytes else parsed
+
+
+def block_length(nbytes: int) -> int:
+    "Return the length of a block with a payload of `nbytes`, header and padding included."
+    return -(-(BLOCK_BYTES + nbytes) // BLOCK_ALIGN) * BLOCK_ALIGN
+
+
+def whole_pages(offset: int, nbytes: int) -> int:
+    "Return how many bytes are freed when the payload of a block is given back to the system."
+    start, stop = -(-(offset + BLOCK_BYTES) // PAGE) * PAGE, (offset + BLOCK_BYTES + nbytes) // PAGE * PAGE
+    return max(0, stop - start)
+
+
+# -- the index --------------------------------------------------------------------------------------------------
+
+FIRST_TABLE_BITS, MAX_TABLE_BITS = 9, 40
+TAG_SHIFT = 48
+_OFFSET = (1 << TAG_SHIFT) - 1
+
+
+def digest_of(key: bytes) -> bytes:
+    "Return the digest under which a key is stored."
+    return blake2b(key, digest_size=16).digest()
+
+
+def hash_of(digest: bytes) -> int:
+    "Return the hash of a digest: its low bits choose the slot, its high ones are kept in it."
+    return int.from_bytes(digest[:8], "little")
+
+
+def pack_slot(offset: int, hash_: int) -> int:
+    "Return the slot for the block at `offset`, whose digest has this hash."
+    return offset // BLOCK_ALIGN | hash_ >> TAG_SHIFT << TAG_SHIFT
+
+
+def slot_offset(slot: int) -> int:
+    "Return the offset of the block that a slot points to."
+    return (slot & _OFFSET) * BLOCK_ALIGN
+
+
+def pack_table(offset: int, bits: int) -> int:
+    "Return `Header.index` for a table of `1 << bits` slots in the block at `offset`."
+    return offset // BLOCK_ALIGN << 8 | bits
+
+
+def table_offset(index: int) -> int:
+    "Return the offset of the block with the index table."
+    return (index >> 8) * BLOCK_ALIGN
+
+
+def table_bits(index: int) -> int:
+    "Return the size of the index table, as a power of two."
+    return index & 255
+
+
+def too_full(slots: int, bits: int) -> bool:
+    "Return whether a table is more than four fifths full."
+    return slots * 5 > 4 << bits

@@ -1,0 +1,302 @@
+"""The log of a store: append a block, walk over all blocks, drop one, and find the next whole one after damage.
+
+This is where a full disk is handled. Room is allocated before it is used, so that the disk refuses with an error and
+not with a SIGBUS, and everything is written by `pwrite`. `append` then returns 0, and the caller stores nothing;
+`extend` first tries smaller segments. `discard` leaves a block where there is no room to mark it. (Only a file that
+can't even be created is an error for the user, see `cachefile`.)
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+from contextlib import contextmanager, suppress
+from typing import Iterator, NamedTuple, Optional
+
+import numpy as np
+
+from .budget import Budget
+from .layout import (
+    BLOCK_ALIGN,
+    BLOCK_BYTES,
+    BLOCK_MAGIC,
+    GAP,
+    MAX_SEGMENTS,
+    NUMBERS,
+    PURGE,
+    RECORD,
+    Block,
+    Header,
+    block_for,
+    block_length,
+    pack_block,
+    parse_block,
+    whole_pages,
+)
+from .region import Region
+from .source import NO_SOURCE, Source
+from .system import PAGE
+
+
+class Entry(NamedTuple):
+    "Hold a block met on a walk over the log; `block` is None where it is damaged."
+
+    offset: int
+    length: int
+    block: Optional[Block]
+
+
+class Log:
+    """Write blocks one after another into a region, and keep the header's account of them.
+
+    All that writes needs the mutex. The order of writes makes every moment safe to be killed at: payload, block header,
+    tail of the log. A block that is not before the tail does not exist.
+    """
+
+    def __init__(self, header: Header, region: Region, budget: Budget) -> None:
+        self.header, self.region, self.budget = header, region, budget
+        self.after_fork()
+
+    def after_fork(self) -> None:
+        "Repair what another thread of the parent may have been changing."
+        self._threads = threading.Lock()
+        region = self.region
+        del region.maps[len(region.ends) :], region.words[len(region.ends) :]
+
+    # -- reading ----------------------------------------------------------------------------------------------
+
+    def reach(self, offset: int) -> bool:
+        "Map the segments up to the one of `offset`; return False where this process can't, or there is none."
+        ends = self.region.ends
+        if offset < ends[-1]:
+            return True
+        with self._threads:
+            while offset >= ends[-1]:
+                if len(ends) >= self.header.segments:
+                    return False
+                try:
+                    self.region.attach(self.header.segment_end(len(ends)))
+                except (OSError, ValueError, MemoryError):
+                    return False
+        return True
+
+    def map_first(self, end: int) -> None:
+        "Map the whole first segment again, up to `end`; raises OSError, ValueError or MemoryError where that fails."
+        self.region.attach_first(end)
+        self.header.words = self.region.words[0]
+
+    def find(self, offset: int, digest: bytes) -> Optional[Block]:
+        "Return the block at `offset` if it is whole and has this digest."
+        region = self.region
+        # The tail moves before an offset is published: an offset behind it is older than a purge, or damage.
+        if offset >= self.header.tail or (offset >= region.ends[-1] and not self.reach(offset)):
+            return None
+        segment, at = region.locate(offset)
+        return block_for(digest, region.maps[segment], at)
+
+    def whole(self, offset: int) -> Optional[Block]:
+        "Return the block at `offset` if there is one, and it ends within its segment."
+        if not self.reach(offset):
+            return None
+        block = parse_block(self.region.peek(offset, BLOCK_BYTES))
+        if block is None or offset + block.length > self.region.ends[self.region.locate(offset)[0]]:
+            return None
+        return block
+
+    @contextmanager
+    def payload(self, offset: int, block: Block) -> Iterator[memoryview]:
+        "View the payload of the block at `offset`."
+        segment, at = self.region.locate(offset)
+        start = at + BLOCK_BYTES
+        with memoryview(self.region.maps[segment]) as view, view[start : start + block.nbytes] as payload:
+            yield payload
+
+    def path(self, offset: int, block: Block) -> bytes:
+        "Return the path of a record's source, or nothing where none is kept."
+        with self.payload(offset, block) as payload:
+            return bytes(payload[block.array_bytes :]).partition(b"\0")[0]
+
+    def paths(self) -> Iterator[bytes]:
+        "Yield the paths of all records' sources, as far as they are kept. Costs a walk over the log."
+        for offset, _, block in self.walk(self.header.tail):
+            path = self.path(offset, block) if block and block.kind == RECORD else b""
+            if path:
+                yield path
+
+    def walk(self, stop: int) -> Iterator[Entry]:
+        "Yield every block of the log before `stop`."
+        offset = PAGE
+        while offset < stop and self.reach(offset):
+            end = self.region.ends[self.region.locate(offset)[0]]
+            if end - offset < BLOCK_BYTES:
+                offset = end
+                continue
+            block = self.whole(offset)
+            length = block.length if block else self._damage(offset, min(stop, end))
+            yield Entry(offset, length, block)
+            offset += length
+
+    def _damage(self, offset: int, stop: int) -> int:
+        "Return how far it is from a damaged block to the next whole one, or to `stop`, which is in the same segment."
+        fd = self.region.fd
+        here = offset + BLOCK_BYTES  # the least that can become a gap
+        while here < stop:
+            if hasattr(os, "SEEK_DATA"):
+                try:
+                    here = max(here, os.lseek(fd, here, os.SEEK_DATA))
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # there is only a hole
+                        break
+            chunk = os.pread(fd, min(1 << 20, stop - here), here) if hasattr(os, "pread") else b""
+            found = chunk.find(BLOCK_MAGIC)
+            while found >= 0:
+                if (here + found) % BLOCK_ALIGN == 0 and here + found < stop and self.whole(here + found):
+                    return here + found - offset
+                found = chunk.find(BLOCK_MAGIC, found + 1)
+            if len(chunk) < len(BLOCK_MAGIC):
+                break
+            here += len(chunk) - len(BLOCK_MAGIC) + 1
+        return stop - offset
+
+    # -- writing ----------------------------------------------------------------------------------------------
+
+    @property
+    def next_number(self) -> int:
+        "Return the number that the next block will have."
+        return self.header.ordinal % NUMBERS
+
+    def append(
+        self,
+        kind: int,
+        digest: bytes,
+        array: np.ndarray,
+        trailer: bytes = b"",
+        *,
+        tag: int = 0,
+        source: Source = NO_SOURCE,
+        checksum: int = 0,
+    ) -> int:
+        """Write a block at the tail of the log and move the tail behind it.
+
+        Returns its offset, or 0 where the disk, the system or the budget of a file refuses.
+        """
+        header, region = self.header, self.region
+        nbytes = array.nbytes + len(trailer)
+        need = block_length(nbytes)
+        region.forget(header.segments)  # an interrupted call may have mapped one that it did not get to announce
+        if not self.reach(header.end - 1):
+            return 0
+        try:
+            offset = self._make_room(need, kind)
+            if not offset:
+                return 0
+            region.reserve(offset, need)
+            region.write(offset + BLOCK_BYTES, array)
+            if trailer:
+                region.write(offset + BLOCK_BYTES + array.nbytes, np.frombuffer(trailer, np.uint8))
+        except OSError:
+            return 0
+        number = self.next_number
+        header.ordinal = number + 1
+        block = pack_block(kind, nbytes, digest, array.dtype, array.shape, source.version, number, tag, checksum)
+        region.poke(offset, block)
+        header.tail = offset + need
+        return offset
+
+    def _make_room(self, need: int, kind: int) -> int:
+        "Move the tail to where `need` bytes fit into one segment, and return it; 0 where that can't be."
+        header, region = self.header, self.region
+        offset = header.tail
+        while True:
+            if offset >= region.ends[-1] and not self._extend(need, kind):
+                return 0
+            end = region.ends[region.locate(offset)[0]]
+            if offset + need <= end:
+                return offset
+            if end - offset >= BLOCK_BYTES:  # the rest of this segment is too small: a gap to step over
+                region.reserve(offset, BLOCK_BYTES)
+                self._write_gap(offset, end - offset)
+                region.skip(offset + BLOCK_BYTES, end)
+            header.freed += end - offset
+            header.tail = offset = end
+
+    def _extend(self, need: int, kind: int) -> bool:
+        "Add a segment for a block of `need` bytes; return False where the system or a limit refuses."
+        header, region = self.header, self.region
+        end = region.ends[-1]
+        need = -(-need // PAGE) * PAGE
+        if header.segments >= MAX_SEGMENTS:
+            return False
+        size = region.next_size(end, need)
+        if size and kind == RECORD:  # the index and notes are small, and records without an index are lost
+            size = self.budget.bound_segment(size, need)
+        while size:
+            try:
+                region.grow(end, size)
+                region.attach(end + size)
+                header.add_segment(end + size)
+                return True
+            except (OSError, ValueError, MemoryError):
+                pass
+            size = max(size // 2 // PAGE * PAGE, need) if size > need else 0  # a nearly full disk
+        return False
+
+    def overwrite(self, offset: int, array: np.ndarray) -> bool:
+        "Write `array` over the payload of the block at `offset`; return False where the disk is full."
+        with suppress(OSError):
+            self.region.reserve(offset, BLOCK_BYTES + array.nbytes)
+            self.region.write(offset + BLOCK_BYTES, array)
+            return True
+        return False
+
+    # -- dropping ---------------------------------------------------------------------------------------------
+
+    def drop(self, offset: int) -> None:
+        "Turn a record into a gap, and give its memory back."
+        block = self.whole(offset)
+        if block is None:  # the file is damaged: make sure that nothing takes this for a header again
+            self._wipe(offset)
+            return
+        self._write_gap(offset, BLOCK_BYTES + block.nbytes)
+        self.header.records -= 1
+        self.header.nbytes -= block.array_bytes
+        self.free(offset)
+
+    def free(self, offset: int) -> None:
+        "Give the memory of a block's payload back to the system."
+        nbytes = Block(self.region.peek(offset, BLOCK_BYTES)).nbytes
+        self.region.punch(offset + BLOCK_BYTES, offset + BLOCK_BYTES + nbytes)
+        self.header.freed += whole_pages(offset, nbytes)
+
+    def discard(self, entry: Entry) -> None:
+        "Turn an entry of a walk into a gap. On a full disk leave it: a later walk steps over it as damage."
+        with suppress(OSError):
+            if entry.block is None or entry.block.kind != GAP:
+                self._write_gap(entry.offset, entry.length)
+                self.region.punch(entry.offset + BLOCK_BYTES, entry.offset + entry.length)
+        self.header.freed += whole_pages(entry.offset, entry.length - BLOCK_BYTES)
+
+    def _wipe(self, offset: int) -> None:
+        self.region.write(offset, np.zeros(len(BLOCK_MAGIC), np.uint8))
+
+    def _write_gap(self, offset: int, length: int) -> None:
+        self.region.poke(offset, pack_block(GAP, length - BLOCK_BYTES))
+
+    def empty(self) -> int:
+        """Drop all blocks and give their memory back to the system, in every process that maps it.
+
+        Returns the bytes of the arrays that were dropped.
+        """
+        header, region = self.header, self.region
+        dropped, tail, end = header.nbytes, header.tail, header.end
+        self.reach(end - 1)
+        header.index = 0  # first: a reader of the new generation must not find an old record
+        header.generation += PURGE
+        offsets = [entry.offset for entry in self.walk(tail)] if region.persistent else []
+        header.tail = PAGE
+        header.clear_counts()
+        if not region.punch(PAGE, end if region.persistent else -(-tail // PAGE) * PAGE):
+            for offset in offsets:  # the file can't have holes: make sure that nothing takes these for blocks again
+                self._wipe(offset)
+        return dropped

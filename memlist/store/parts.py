@@ -1,0 +1,173 @@
+"""The parts of one store, put together: the only place that knows how an anonymous store and a named file differ."""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from functools import partial
+from typing import Callable, ContextManager, Iterable, Optional
+
+import numpy as np
+
+from . import cachefile, repair, system
+from .budget import Budget, DiskBudget, MaxRam, parse_max_ram
+from .counters import Counters
+from .descriptor import default_kind
+from .index import Index
+from .layout import BLOCK_BYTES, PURGE, RECORD, Block, Header
+from .lock import Lock
+from .log import Log
+from .region import NamedRegion, Region
+from .source import Source
+from .system import PAGE
+from .trust import FileTrust, Looks, Trust
+
+Available = Callable[[], int]
+
+
+class Parts:
+    "Put together what the descriptors of a store hold, and change it under one mutex."
+
+    def __init__(self, region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> None:
+        header = Header(region.words[0])
+        self.header, self.region, self.lock, self.looks = header, region, lock, looks
+        if region.persistent:
+            self.trust: Trust = FileTrust(looks, maker, header, region)
+            self.budget: Budget = DiskBudget(header, region, available)
+        else:
+            self.trust, self.budget = Trust(looks, maker), Budget(header, region, available)
+        self.log = Log(header, region, self.budget)
+        self.index = Index(self.log)
+        self.counters = Counters(header, lock)
+
+    def after_fork(self) -> None:
+        "Make the locks between threads anew: another thread of the parent may have held them."
+        self.lock.after_fork()
+        self.log.after_fork()
+        self.counters.after_fork()
+
+    def held(self) -> ContextManager[None]:
+        "Hold the mutex over a log that is in order."
+        return self.lock.held(self._begin, self._finish)
+
+    def _begin(self) -> None:
+        if self.header.busy:  # a writer was killed, or met an exception
+            self.index.recount()
+        self.header.busy = 1
+
+    def _finish(self) -> None:
+        self.trust.seal()
+        self.header.busy = 0
+
+    def put(
+        self,
+        digest: bytes,
+        array: np.ndarray,
+        tag: int,
+        source: Source,
+        replace: bool,
+        generation: Optional[int],
+    ) -> bool:
+        "Store a copy of `array`, see `ImageStore.put`."
+        header, index, log, trust = self.header, self.index, self.log, self.trust
+        trailer = trust.trailer(source)
+        checksum = trust.checksum(array, trailer)  # before the mutex is taken
+        need = BLOCK_BYTES + array.nbytes + len(trailer)
+        with self.held():
+            if generation is not None and generation // PURGE != header.purges:
+                return False
+            found = index.find(digest)
+            if found and not replace:
+                return True
+            offset, growth = 0, index.growth()
+            if self.budget.fits(need + growth) and (not growth or index.grow()):
+                number = log.next_number
+                offset = log.append(RECORD, digest, array, trailer, tag=tag, source=source, checksum=checksum)
+            if offset:
+                trust.written(number, source)
+                index.publish(digest, offset)
+                header.records += 1
+                header.nbytes += array.nbytes
+            if found:  # a record that was to be replaced is wrong, whether the new one fits or not
+                header.generation += 1
+                log.drop(found[0])
+        return bool(offset)
+
+    def fault(self, offset: int, block: Block) -> str:
+        "Return what is wrong with a record: its header, its pixels or its source; an empty string if nothing is."
+        if self.log.whole(offset) != block:
+            return "its header is damaged"
+        with self.log.payload(offset, block) as payload:
+            return self.trust.fault(block, payload)
+
+    def verify(self, offset: int, block: Block) -> bool:
+        "Verify a record before its first use, and drop it if it is wrong."
+        looked = time.monotonic_ns()
+        if not self.fault(offset, block):
+            self.trust.verified(block.number, looked)
+            return True
+        with self.held():
+            if self.index.has(block.digest, offset) and self.fault(offset, block):
+                self.header.generation += 1
+                self.log.drop(offset)
+        return False
+
+    def close(self) -> None:
+        "Unmap and close all but the lock: other stores may use it, so it closes itself with the last of them."
+        self.region.close()
+        self.looks.close()
+
+
+def anonymous_parts(kind: Optional[str], max_ram: MaxRam, available: Optional[Available], maker: bytes) -> Parts:
+    "Return the parts of a new anonymous store; `kind` is 'memfd', 'file' or None for the default."
+    limit, region = parse_max_ram(max_ram), Region(kind or default_kind())
+    try:
+        lock = Lock(region.kind)
+        looks = Looks()
+        try:
+            end = region.start()
+        except BaseException:
+            looks.close()
+            raise
+    except BaseException:
+        region.close()
+        raise
+    parts = Parts(region, lock, looks, available or system.available_memory, maker)
+    parts.header.start(end)
+    parts.budget.set(limit)
+    return parts
+
+
+def named_parts(
+    path: str, max_ram: MaxRam, available: Optional[Available], maker: bytes, locks: Iterable[Lock]
+) -> Parts:
+    """Return the parts of the store over the file `path`; raises `CacheFileError` for a file that can't be used.
+
+    The process that begins a session sets the budget; one that joins does so only if it names a `max_ram`. `locks` are
+    those that this process already has, see `cachefile.opened`.
+    """
+    limit, looks, region = parse_max_ram(max_ram), Looks(), None
+    try:
+        with cachefile.opened(path, locks) as (fd, lock, alone):
+            region = NamedRegion(fd)
+            region.attach(PAGE)
+            with suppress(*repair.UNMAPPABLE):  # one page is enough to see that the rest is damaged
+                region.attach_first(Header(region.words[0]).segment_end(0))
+            parts = Parts(region, lock, looks, available or partial(system.disk_available, path), maker)
+            repair.join(parts.index, parts.trust, path, os.fstat(lock.fd).st_ino, alone)
+            if alone or max_ram is not None:
+                parts.budget.set(limit)
+    except BaseException:
+        looks.close()
+        if region is not None:
+            region.forget(0)  # else a mapping that a traceback refers to would keep the file in use
+        raise
+    return parts
+
+
+def received_parts(region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> Parts:
+    "Return the parts of a store whose descriptors another process has sent."
+    region.attach(PAGE)  # the header page says how long the first segment is
+    region.attach_first(Header(region.words[0]).segment_end(0))
+    return Parts(region, lock, looks, available, maker)

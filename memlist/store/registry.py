@@ -1,0 +1,72 @@
+"""The stores of this process, held weakly: memory is freed with the last reference to its store.
+
+A process has one store per file, because record locks do not exclude the threads of one process.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import contextmanager
+from typing import Any, Iterator, List, Optional, Union
+from weakref import WeakValueDictionary
+
+from .lock import Lock
+
+# By `uid`. The values are `ImageStore`s; this module knows only their attributes.
+STORES: WeakValueDictionary[str, Any] = WeakValueDictionary()
+# Held while a file is opened and its store is registered; made anew in a forked child.
+_OPENING = [threading.RLock()]
+
+
+@contextmanager
+def opening() -> Iterator[None]:
+    "Keep other threads from opening a file meanwhile."
+    with _OPENING[0]:
+        yield
+
+
+def stores() -> List[Any]:
+    "Return all stores of this process, the oldest first."
+    return list(STORES.values())
+
+
+def over_file(path: str) -> Optional[Any]:
+    "Return the store that this process has over the file `path`, if any."
+    try:
+        status = os.stat(path)
+    except OSError:
+        return None
+    file = file_uid(status, "")
+    return next((store for store in stores() if store.uid.startswith(file)), None)
+
+
+def file_uid(status: os.stat_result, identity: Union[int, str]) -> str:
+    "Return the `uid` of the store over a file with this status; `identity` is a number in its header."
+    return f"{status.st_dev}:{status.st_ino}:{identity}"
+
+
+def at_place(place: str) -> List[Any]:
+    "Return the stores that the dataset at `place` has."
+    return [store for store in stores() if place in store.places]
+
+
+def file_locks() -> List[Lock]:
+    "Return the locks of all named files that this process has open."
+    return [store.parts.lock for store in stores() if store.cache_file is not None]
+
+
+def _before_fork() -> None:
+    for store in stores():
+        if store.before_fork is not None:
+            store.before_fork()
+
+
+def _after_fork() -> None:
+    _OPENING[0] = threading.RLock()
+    for store in stores():
+        store.parts.after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_child=_after_fork)

@@ -1,0 +1,133 @@
+"""A named file between its users: begin a session, join one, and mend what was left damaged.
+
+Nothing in a file is trusted before it is verified. The changing words of the header have a checksum that is renewed
+with each write. Where that is wrong, or a writer was killed, the first process to open the file walks over the log and
+indexes the blocks that are whole. Records are verified later, each before its first use.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import warnings
+from typing import List
+
+from .cachefile import HOPELESS, CacheFileError
+from .index import Index
+from .layout import (
+    BLOCK_ALIGN,
+    BLOCK_BYTES,
+    MAX_SEGMENTS,
+    MAX_TABLE_BITS,
+    PURGE,
+    Header,
+    table_bits,
+    table_offset,
+)
+from .region import Region
+from .system import PAGE
+from .trust import Trust
+
+UNMAPPABLE = OSError, ValueError, MemoryError
+
+
+def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> None:
+    """Join the session of the cache file `path`, or begin one if this process is `alone`. Its lock has to be held.
+
+    `lock_file` is the inode of the lock file, by which processes see that they all have the same one. Raises
+    `CacheFileError` where the file can't be used while others use it.
+    """
+    header, region = index.header, index.region
+    size = os.fstat(region.fd).st_size
+    if not alone and header.lock_file != lock_file:
+        why = "is in use under another lock file: it has another name, too, or its .lock file was deleted."
+        raise CacheFileError(path, f"{why} End the other processes first.")
+    if header.busy and not alone:  # a writer was killed, and others live on
+        index.recount()
+        trust.seal()
+        header.busy = 0
+    sound = _is_sound(header, region, size)
+    if not sound and not alone:
+        raise CacheFileError(path, "is damaged while other processes use it. End these first.")
+    if alone:
+        _begin_session(index, trust, path, sound, size)
+        header.lock_file = lock_file
+
+
+def _is_sound(header: Header, region: Region, size: int) -> bool:
+    "Return whether the words of the header agree with one another and with the size of the file."
+    if header.busy or not 1 <= header.segments <= MAX_SEGMENTS or header.state != header.state_checksum():
+        return False
+    ends, tail, index = header.ends, header.tail, header.index
+    if not _are_segments(ends, size) or region.ends[0] != ends[0]:
+        return False
+    if not PAGE <= tail <= ends[-1] or tail % BLOCK_ALIGN:
+        return False
+    offset, bits = table_offset(index), table_bits(index)
+    if header.nbytes + header.records * BLOCK_BYTES + header.freed > tail or header.slots > 1 << bits:
+        return False
+    return not index or (bits <= MAX_TABLE_BITS and offset >= PAGE and offset + BLOCK_BYTES + (8 << bits) <= tail)
+
+
+def _are_segments(ends: List[int], size: int) -> bool:
+    "Return whether these can be the ends of segments in a file of `size` bytes."
+    steps = zip([0, *ends], ends)
+    return all(end % PAGE == 0 and start < end for start, end in steps) and ends[-1] <= size
+
+
+def _begin_session(index: Index, trust: Trust, path: str, sound: bool, size: int) -> None:
+    "Mend the file if need be, cut off what is not used, and count from zero. No other process has it open."
+    log, header, region = index.log, index.header, index.region
+    header.busy = 1
+    kept = header.records
+    if not sound or (not header.index and header.tail > PAGE):  # the latter: the disk had no room for an index
+        kept = _mend(index, path, size)
+    if kept:
+        end = next(one for one in header.ends if one >= header.tail)
+    else:  # only gaps are left, and an old index
+        header.index = header.slots = header.freed = header.nbytes = 0
+        header.generation += PURGE
+        header.tail = end = PAGE
+    os.ftruncate(region.fd, end)
+    # Make one segment of many, because their number is limited. Where address space is short they stay.
+    region.forget(1)
+    ends = header.ends
+    header.ends = [end]
+    try:
+        log.map_first(end)
+    except UNMAPPABLE:
+        header.ends = ends[: ends.index(end) + 1]
+    header.clear_reads()
+    header.session = uuid.uuid4().int >> 64
+    trust.seal()
+    header.busy = 0
+
+
+def _mend(index: Index, path: str, size: int) -> int:
+    """Index the whole blocks after a killed writer, a cut or other damage; return how many records there are.
+
+    Costs a walk over the log, some ten microseconds per record. Pixels are verified when they are first used.
+    """
+    log, header, size = index.log, index.header, size // PAGE * PAGE
+    ends = header.ends if 1 <= header.segments <= MAX_SEGMENTS else [0]
+    was_cut = not _are_segments(ends, size)
+    if was_cut:
+        ends = [size]
+    header.ends = ends
+    try:
+        log.map_first(ends[0])
+    except UNMAPPABLE as error:
+        raise CacheFileError(path, f"can't be mapped: {error}. {HOPELESS}") from error
+    entries = list(log.walk(ends[-1]))
+    while entries and entries[-1].block is None:  # the end of the file was never used
+        entries.pop()
+    header.tail = entries[-1].offset + entries[-1].length if entries else PAGE
+    damaged = any(entry.block is None for entry in entries)
+    kept = index.rebuild(entries)
+    if was_cut or damaged:
+        warnings.warn(
+            f"cache_file={path!r} was cut off or damaged: {kept:,} records of it are whole and kept, the others will "
+            "be decoded again: load_data() does that at once.",
+            stacklevel=2,
+        )
+    return kept

@@ -1,0 +1,85 @@
+"""How processes and lists come to share a store: `store_for` a dataset, and what a pickled store becomes.
+
+A process being spawned is sent the descriptors. A pickle for a file names the store, and never holds its arrays.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import warnings
+from multiprocessing.context import get_spawning_popen
+from typing import Any, Callable, Dict, Optional, Tuple
+
+from . import registry
+from .budget import MaxRam
+from .cachefile import CacheFileError
+from .descriptor import sendable
+from .lock import Lock
+from .parts import received_parts
+from .region import NamedRegion, Region
+from .store import ImageStore
+from .trust import Looks
+
+
+def store_for(place: str, max_ram: MaxRam = None, cache_file: Any = None, maker: bytes = b"") -> ImageStore:
+    """Return the store over `cache_file`; without one, the store that the dataset at `place` has, else a new one.
+
+    An explicit `max_ram` sets its budget.
+    """
+    if cache_file is not None:
+        return ImageStore.open(cache_file, max_ram, place=place, maker=maker)
+    known = registry.at_place(place)
+    if not known:
+        return ImageStore(max_ram, place=place, maker=maker)
+    store: ImageStore = known[-1]
+    if max_ram is not None:
+        store.set_max_ram(max_ram)
+    return store
+
+
+def _reduce(store: ImageStore) -> Tuple[Any, ...]:
+    "Return how to find or make the store again where its pickle is loaded."
+    if get_spawning_popen() is None:
+        return _rejoined, (store.uid, store.place, store.rule, store.cache_file, store.maker)
+    told = {"places": store.places, "cache_file": store.cache_file, "made": store.made}
+    sent = (store.parts.region.kind, *map(sendable, store.descriptors()))
+    return _received, (store.uid, told, store.parts.budget.available, store.maker, *sent)
+
+
+def _received(
+    uid: str, told: Dict[str, Any], available: Callable[[], int], maker: bytes, kind: str, *sent: Any
+) -> ImageStore:
+    "Return a store over the descriptors that the parent process sent."
+    data, mutex, looks = (one.detach() for one in sent)
+    region = NamedRegion(data) if kind == "named" else Region(kind, data)
+    lock, seen = Lock(kind, mutex), Looks(looks)
+    known: Optional[ImageStore] = registry.STORES.get(uid)
+    if known is not None:
+        region.close()
+        seen.close()
+        lock.close()
+        known.parts.after_fork()  # closing a descriptor of the lock has dropped what this process had claimed
+        return known
+    store = ImageStore.__new__(ImageStore)
+    store._use(received_parts(region, lock, seen, available, maker), uid)
+    vars(store).update(told)
+    return store
+
+
+def _rejoined(
+    uid: str, place: Optional[str], max_ram: MaxRam, cache_file: Optional[str] = None, maker: bytes = b""
+) -> ImageStore:
+    "Return the store of a pickle: the same one, that of its file, that of its dataset, or else a new one."
+    known: Optional[ImageStore] = registry.STORES.get(uid)
+    if known is None and cache_file is not None:
+        try:
+            return ImageStore.open(cache_file, max_ram, place=place, maker=maker)
+        except CacheFileError as error:  # this may be another machine
+            warnings.warn(f"{error} Until then the images are kept in memory instead.", stacklevel=2)
+    if known is None and place is not None:
+        known = next(iter(registry.at_place(place)), None)
+    return ImageStore(max_ram, place=place, maker=maker) if known is None else known
+
+
+_rejoined.__module__ = __package__  # pickles name the folder, and do not depend on the files in it
+copyreg.pickle(ImageStore, _reduce)  # type: ignore[arg-type]

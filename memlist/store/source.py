@@ -1,0 +1,41 @@
+"""The file that a record was made from."""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, NamedTuple, Optional, Tuple
+
+from .layout import NO_FILE
+
+
+class Source(NamedTuple):
+    """Identify the file that a record was made from: size in bytes, time of modification in ns, and path.
+
+    `looked` is the time (`time.monotonic_ns`) just before size and time were read. Only a named file keeps the path.
+    """
+
+    size: int
+    mtime_ns: int
+    path: bytes = b""
+    looked: int = 0
+
+    @classmethod
+    def of(cls, item: Any) -> Optional[Source]:
+        "Look at the file that `item` names; return None where it names none. Costs a system call."
+        if not isinstance(item, (str, bytes, os.PathLike)):
+            return None
+        looked = time.monotonic_ns()
+        try:
+            stat = os.stat(item)
+        except (OSError, ValueError):
+            return None
+        return cls(stat.st_size, stat.st_mtime_ns, os.path.abspath(os.fsencode(item)), looked)
+
+    @property
+    def version(self) -> Tuple[int, int]:
+        "Return what is stored to recognise the file: its size, and its time wrapped to 64 bits."
+        return self.size, (self.mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+NO_SOURCE = Source(NO_FILE, 0)
