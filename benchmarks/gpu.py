@@ -28,11 +28,13 @@ import pictures
 import torch
 import torchvision
 from batching import label
+from fastai.torch_core import to_device
 from fastai.vision import ImageList, Learner, get_transforms, imagenet_stats
 from measure import HERE, say, surroundings
 
 from memlist import MemoryImageList
-from memlist.fastai1 import batches
+from memlist.fastai1.collate import Collate
+from memlist.fastai1.loader import BatchDeviceDataLoader
 
 SIZE = 224
 
@@ -103,7 +105,7 @@ def parts(files: List[Path], device: torch.device, bs: int, rounds: int) -> Dict
     "Seconds a batch: where they go."
     data = bunch(MemoryImageList, files, device, bs, 0, True)
     data.load_data(progress=False)
-    collate = batches.Collate(data.train_ds, data.train_dl.dl.collate_fn, True)
+    collate = Collate(data.train_ds, data.train_dl.dl.collate_fn, True)
     norm = data.train_dl.tfms[0]
     found: Dict[str, List[float]] = {"gather and draw": [], "copy to the device": [], "transforms": [], "normalise": []}
     for k in range(rounds + 2):
@@ -171,12 +173,12 @@ def memory(files: List[Path], device: torch.device, bs: int) -> float:
     if device.type != "cuda":
         return 0.0
     data = bunch(MemoryImageList, files, device, bs, 0, True)
-    batch = batches.Collate(data.train_ds, data.train_dl.dl.collate_fn, True)(list(range(bs)))
-    batch.on(device)
+    batch = Collate(data.train_ds, data.train_dl.dl.collate_fn, True)(list(range(bs)))
+    batch.on(device, to_device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(device)
     before = torch.cuda.memory_allocated(device)
-    x, _ = batch.on(device)
+    x, _ = batch.on(device, to_device)
     size = x.numel() * x.element_size()
     above = (torch.cuda.max_memory_allocated(device) - before - size) / size
     say(f"memory above the batch: {above:.2f} batches")
@@ -220,7 +222,7 @@ def main() -> None:
     device, quick = torch.device(given.device), given.quick
     n, bs, rounds = (96, 16, 1) if quick else (2048, 256, 5)
     if device.type != "cuda":
-        batches.BatchDeviceDataLoader.on_device = True  # what is done for a GPU
+        BatchDeviceDataLoader.on_device = True  # what is done for a GPU
     folder = Path(tempfile.mkdtemp()) if quick else HERE / "results"
     results: Dict[str, Any] = {"surroundings": surroundings(), "device": str(device)}
     if device.type == "cuda":

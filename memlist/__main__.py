@@ -17,7 +17,7 @@ import torch
 from fastai.vision.data import get_image_files
 
 from . import __version__
-from .batch import render
+from .batch import cpu
 from .cache.decode import reduced
 from .cache.progress import duration
 from .fastai1 import compat
@@ -133,7 +133,7 @@ def _existing(path: str) -> ImageStore:
 def versions() -> str:
     "What a bug report has to say: our version, the stack's, and which repairs of fastai are in force."
     try:
-        numba = f"numba {metadata.version('numba')}{' (unusable)' if render.without_kernels() else ''}"
+        numba = f"numba {metadata.version('numba')}{' (unusable)' if cpu.without_kernels() else ''}"
     except metadata.PackageNotFoundError:
         numba = "no numba"
     stack = f"fastai {fastai.__version__}, torch {torch.__version__}, numpy {np.__version__}, pillow {PIL.__version__}"

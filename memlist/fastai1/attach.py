@@ -21,8 +21,8 @@ from fastai.vision.image import ImagePoints
 from ..cache import filling
 from ..cache.filling import CacheInfo
 from ..timing.waiting import DataWait
-from .batches import BatchDeviceDataLoader, batched, checked, default_workers, release
 from .lists import InMemory, lists_of, parts, stock_class
+from .loader import BatchDeviceDataLoader, batched, checked, default_workers, release
 
 
 def _lists_or_error(self: Any) -> List[InMemory]:
@@ -113,7 +113,7 @@ def _apply(item: Any, own: bool, tfms: Any, kwargs: Dict[str, Any]) -> Any:
 def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -> Any:
     """A `DataBunch`, as in fastai; its lists have their stores before any worker is forked.
 
-    `batch_tfms`: transforms are done a batch at a time, under the same draws: see `memlist.batches`.
+    `batch_tfms`: transforms are done a batch at a time, under the same draws: see `loader`.
     """
     for il in lists_of(self):
         _ = il.store

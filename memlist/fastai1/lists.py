@@ -1104,7 +1104,7 @@ class MemoryImageDataBunch(ImageDataBunch):
         cls, lls: LabelLists, *args: Any, batch_tfms: bool = False, **kwargs: Any
     ) -> MemoryImageDataBunch:
         "As fastai's; `batch_tfms` as for `databunch`."
-        from .batches import batched, checked, default_workers  # which build on this module
+        from .loader import batched, checked, default_workers  # which build on this module
 
         if not checked(batch_tfms):
             return super().create_from_ll(lls, *args, **kwargs)

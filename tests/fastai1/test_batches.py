@@ -37,8 +37,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 import memlist as m
-from memlist.batch import render
-from memlist.fastai1 import batches, draws, geometry
+from memlist.batch import cpu, render
+from memlist.batch.buffers import NewMemory
+from memlist.batch.gathered import gather
+from memlist.batch.maker import Maker
+from memlist.batch.pixels import Pixels
+from memlist.batch.sending import Packed
+from memlist.batch.threads import ONE_THREAD
+from memlist.fastai1 import collate, images, loader, planner
+from memlist.fastai1 import pipelines as pipes
 
 FAST = importlib.util.find_spec("numba") is not None
 SCHEDULES = ["compiled", "torch", "device"] if FAST else ["torch", "device"]
@@ -74,9 +81,9 @@ def assert_near(one: torch.Tensor, other: torch.Tensor, most: float) -> None:
 def schedule(request: Any, monkeypatch: pytest.MonkeyPatch) -> str:
     "The compiled kernels, torch's form without them, and what is done for a GPU, on the CPU."
     if request.param == "torch":
-        monkeypatch.setattr(render, "_kernels", lambda: None)
+        monkeypatch.setattr(cpu, "_kernels", lambda: None)
     if request.param == "device":
-        monkeypatch.setattr(batches.BatchDeviceDataLoader, "on_device", True)
+        monkeypatch.setattr(loader.BatchDeviceDataLoader, "on_device", True)
     return str(request.param)
 
 
@@ -91,7 +98,7 @@ def bunches(
 
 def assert_same_epochs(ours: Any, stock: Any, epochs: int = 2) -> None:
     "Train and valid, batch for batch, and the generators after each epoch."
-    assert type(ours.train_dl) is batches.BatchDeviceDataLoader
+    assert type(ours.train_dl) is loader.BatchDeviceDataLoader
     for k in range(epochs):
         seed(k)
         mine = [*ours.train_dl, *ours.valid_dl]
@@ -177,16 +184,17 @@ def stock_images(arrays: Sequence[np.ndarray], tfms: Any, mask: bool, **argument
 
 
 def our_images(arrays: Sequence[np.ndarray], tfms: Any, mask: bool, on_device: bool, **arguments: Any) -> torch.Tensor:
-    way = draws.compiled(tfms, arguments)
-    assert way is not None
-    collate = batches.Collate(None, fv.data_collate, on_device)
-    jobs = []
+    pipeline = pipes.pipeline_of(tfms, arguments)
+    assert pipeline is not None
+    tasks = []
     for array in arrays:
-        source = render.Source(array if array.ndim == 3 else array[..., None], 1 if mask else 255)
-        row = way.draw()
-        jobs.append(batches.Job(source, mask, way, row, way.draw_late(row, source.shape)))
-    made = batches._Side(jobs).make(collate)
-    return made.make(torch.device("cpu")) if isinstance(made, batches.Packed) else made
+        pixels = Pixels(
+            array if array.ndim == 3 else array[..., None], 1 if mask else 255, ImageSegment if mask else Image
+        )
+        drawn = pipeline.draw()
+        tasks.append(images.ImageTask(pixels, pipeline, drawn, pipeline.draw_for_size(drawn, pixels.shape)))
+    made = images.make_images(tasks, Maker(NewMemory(), ONE_THREAD, on_device))
+    return made.make(torch.device("cpu")) if isinstance(made, Packed) else made
 
 
 def compared(case: Tuple[List[Any], Dict[str, Any]], sizes: List[Tuple[int, int]], schedule: str, start: int) -> None:
@@ -227,7 +235,7 @@ SWEEP = {"deadline": None, "suppress_health_check": list(HealthCheck), "derandom
 def test_any_combination(how: str, case: Any, sizes: Any, start: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if how == "torch":
-            patch.setattr(render, "_kernels", lambda: None)
+            patch.setattr(cpu, "_kernels", lambda: None)
         compared(case, sizes, how, start)
 
 
@@ -238,7 +246,7 @@ def test_any_combination(how: str, case: Any, sizes: Any, start: int) -> None:
 def test_any_combination_at_length(how: str, case: Any, sizes: Any, start: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
         if how == "torch":
-            patch.setattr(render, "_kernels", lambda: None)
+            patch.setattr(cpu, "_kernels", lambda: None)
         compared(case, sizes, how, start)
 
 
@@ -253,7 +261,7 @@ def test_pixels_that_need_no_mixing_are_the_source_s_own(
 ) -> None:
     "A picture that has the size that is asked for: sampled at its own pixels, up to the error of their coordinates."
     if how == "torch":
-        monkeypatch.setattr(render, "_kernels", lambda: None)
+        monkeypatch.setattr(cpu, "_kernels", lambda: None)
     array, flips = picture(*size, 3), [fv.flip_lr(p=1.0)] if mirrored else []
     wanted = torch.from_numpy(array.copy()).permute(2, 0, 1).float().div(255)
     wanted = wanted.flip(-1) if mirrored else wanted
@@ -287,7 +295,7 @@ def test_one_column_or_row_off_the_grid_is_mixed() -> None:
 def test_shrinking_averages_first_as_stock_does(how: str, size: Tuple[int, int], monkeypatch: Any) -> None:
     "The area prefilter: whether, by how much, and decided from the whole flow and not from the crop."
     if how == "torch":
-        monkeypatch.setattr(render, "_kernels", lambda: None)
+        monkeypatch.setattr(cpu, "_kernels", lambda: None)
     for tfms in (TRAIN, VALID, [*fv.rand_resize_crop(64), fv.flip_lr(p=0.5)], [fv.zoom(scale=1.9), fv.rand_crop()]):
         compared((tfms, {"size": 64}), [size, (size[1], size[0])], how, 3)
 
@@ -313,7 +321,7 @@ def tie_distance(height: int, width: int, tfms: Any, **arguments: Any) -> torch.
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_masks_are_equal_but_for_ties(how: str, padding: str, monkeypatch: Any) -> None:
     if how == "torch":
-        monkeypatch.setattr(render, "_kernels", lambda: None)
+        monkeypatch.setattr(cpu, "_kernels", lambda: None)
     # No pixel transforms, which would move pixels away from the coordinates they were sampled at.
     tfms = [t for t in get_transforms(do_flip=False, max_rotate=40.0)[0] if t.__name__ != "crop_pad"]
     arguments = {"size": (60, 70), "padding_mode": padding}
@@ -343,7 +351,7 @@ def test_old_torch_does_not_align_corners(how: str, monkeypatch: Any) -> None:
 
     monkeypatch.setattr(fv.image, "torch", Old())
     if how == "torch":
-        monkeypatch.setattr(render, "_kernels", lambda: None)
+        monkeypatch.setattr(cpu, "_kernels", lambda: None)
     for padding in PADDINGS:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -755,7 +763,7 @@ def test_test_sets_export_save_and_copies(photos: Path, tmp_path: Path) -> None:
     found = []
     for k, data in enumerate(made):
         data.add_test(files[:5])
-        assert (type(data.test_dl) is batches.BatchDeviceDataLoader) == (k == 0)
+        assert (type(data.test_dl) is loader.BatchDeviceDataLoader) == (k == 0)
         learn = small_learner(data)
         found.append(learn.get_preds(fv.DatasetType.Test)[0])
         learn.export(tmp_path / f"{k}.pkl")
@@ -767,7 +775,7 @@ def test_test_sets_export_save_and_copies(photos: Path, tmp_path: Path) -> None:
     for other in found[1:]:
         assert_near(found[0], other, 1e-4)
     loaded = fv.load_data(tmp_path, "0.data", bs=4, num_workers=0, batch_tfms=True)
-    assert type(loaded.train_dl) is batches.BatchDeviceDataLoader
+    assert type(loaded.train_dl) is loader.BatchDeviceDataLoader
     twin = copy.deepcopy(made[0])
     seed(0)
     one = next(iter(twin.train_dl))
@@ -779,7 +787,7 @@ def test_the_factories_pass_it_on(photos: Path) -> None:
     data = m.MemoryImageDataBunch.from_folder(
         photos, valid_pct=0.3, seed=1, ds_tfms=get_transforms(), size=24, bs=4, num_workers=0, batch_tfms=True
     )
-    assert type(data.train_dl) is batches.BatchDeviceDataLoader
+    assert type(data.train_dl) is loader.BatchDeviceDataLoader
     assert data.one_batch()[0].shape == (4, 3, 24, 24)
 
 
@@ -975,7 +983,7 @@ def test_pixels_of_another_dtype_and_mixed_lists_are_named(photos: Path) -> None
 
 
 def test_without_numba_a_cpu_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(render, "_imported", lambda: ImportError("No module named 'numba'"))
+    monkeypatch.setattr(cpu, "_imported", lambda: ImportError("No module named 'numba'"))
     lists = classification(m.MemoryImageList, photos)()
     with pytest.warns(UserWarning, match=r"No module named 'numba'.*memlist\[fast\]"):
         lists.databunch(bs=4, batch_tfms=True)
@@ -996,9 +1004,9 @@ def test_the_default_of_workers(photos: Path, monkeypatch: pytest.MonkeyPatch) -
             warnings.simplefilter("ignore")
             data = classification(m.MemoryImageList, photos, tfms)().databunch(device="cpu", bs=4, batch_tfms=True)
         assert data.train_dl.num_workers == workers
-        assert batches.default_workers(data.label_list, "cuda") == (2 if workers == 0 else 3)
+        assert loader.default_workers(data.label_list, "cuda") == (2 if workers == 0 else 3)
     monkeypatch.setattr(fv.defaults, "cpus", 1)
-    assert batches.default_workers(classification(m.MemoryImageList, photos)(), "cuda") == 1
+    assert loader.default_workers(classification(m.MemoryImageList, photos)(), "cuda") == 1
 
 
 def test_nothing_is_said_where_all_is_known(photos: Path) -> None:
@@ -1084,15 +1092,15 @@ def test_what_is_purged_while_a_batch_is_made_is_read_again(photos: Path, schedu
     "Between reading and making, every single time."
     ours, stock = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
     ours.load_data(progress=False)
-    made, purged = batches._Side._batch, []
+    make_images, purged = collate.make_images, []
 
-    def purging(self: Any, *args: Any) -> Any:
+    def purging(*args: Any) -> Any:
         if ours.train_ds.x.store.info().records:
             purged.append(1)
             ours.purge()
-        return made(self, *args)
+        return make_images(*args)
 
-    monkeypatch.setattr(batches._Side, "_batch", purging)
+    monkeypatch.setattr(collate, "make_images", purging)
     assert_same_epochs(ours, stock, epochs=1)
     assert purged
 
@@ -1121,19 +1129,18 @@ def test_memory_above_the_batch() -> None:
     def measure() -> None:
         n, side = 32, 224
         arrays = [picture(250, 260, i) for i in range(n)]
-        way = draws.compiled(TRAIN, {"size": side})
-        assert way is not None
-        drawn = way.drawn([way.draw() for _ in arrays], [None] * n)
-        plan = geometry.plan(way, drawn, [(3, 250, 260)] * n)
-        collate = batches.Collate(None, None, True)
-        sources = [render.Source(array, 255) for array in arrays]
-        pixels = batches.gathered(sources, collate)
+        pipeline = pipes.pipeline_of(TRAIN, {"size": side})
+        assert pipeline is not None
+        drawn = pipeline.drawn([pipeline.draw() for _ in arrays], [None] * n)
+        plan = planner.plan_batch(pipeline, drawn, [(3, 250, 260)] * n)
+        pixels = [Pixels(array, 255) for array in arrays]
+        gathered = gather(pixels, NewMemory(), ONE_THREAD)
         out = torch.zeros(n, 3, side, side)
-        render.render(plan.of(slice(0, 1)), pixels.of(slice(0, 1)), out[:1])  # what the first call sets up
+        render.render(plan.of(slice(0, 1)), gathered.of(slice(0, 1)), out[:1])  # what the first call sets up
         before = peak()
-        render.render(plan, pixels, out)
-        render._kernels = lambda: None  # type: ignore[assignment]
-        render.on_cpu(plan, sources, out, None, collate.map)
+        render.render(plan, gathered, out)
+        cpu._kernels = lambda: None  # type: ignore[assignment]
+        cpu.on_cpu(plan, pixels, out, None, ONE_THREAD)
         assert peak() - before <= 3 * out.numel() * 4 / 1024
 
     assert in_child(measure) == 0
@@ -1146,7 +1153,7 @@ def test_memory_above_the_batch() -> None:
 @pytest.mark.parametrize("padding", PADDINGS)
 def test_coordinates_that_are_no_numbers_read_no_foreign_memory(how: str, padding: str, monkeypatch: Any) -> None:
     if how == "torch":
-        monkeypatch.setattr(render, "_kernels", lambda: None)
+        monkeypatch.setattr(cpu, "_kernels", lambda: None)
     for tfms in (
         [fv.zoom(scale=1e-39, is_random=False)],
         [fv.rotate(degrees=float("nan"), is_random=False)],
