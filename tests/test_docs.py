@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any, Dict, Iterator, List, Set
 
 import matplotlib.pyplot as plt
-import memlist.compat
 import pytest
 from test_readme import data as data  # the folders that the pages speak of, too
 
+import memlist.compat
 from memlist.__main__ import main
 
 ROOT = Path(__file__).resolve().parents[1]

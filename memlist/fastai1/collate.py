@@ -12,7 +12,7 @@ import torch
 from fastai.core import ItemBase
 from fastai.data_block import ItemList
 from fastai.torch_core import data_collate
-from fastai.vision.image import Image, ImagePoints
+from fastai.vision.image import Image, ImagePoints, ImageSegment
 from torch.utils.data import get_worker_info
 
 from ..batch.buffers import Memory, NewMemory, SharedBuffers
@@ -183,8 +183,8 @@ class _Side:
     def __init__(self, items: List[Any], norm: Optional[Norm] = None) -> None:
         self.items, self.norm = items, norm
         tasks = [one for one in items if isinstance(one, ImageTask)]
-        alike = len({(id(task.pipeline), task.mask, task.pixels.array.shape[2]) for task in tasks}) == 1
-        self.whole = alike and len(tasks) == len(items)
+        kinds = {(id(task.pipeline), task.pixels.cls is ImageSegment, task.pixels.array.shape[2]) for task in tasks}
+        self.whole = len(kinds) == 1 and len(tasks) == len(items)
         self.normalised = (
             self.whole and not tasks[0].mask and norm is not None and len(norm[0]) == tasks[0].pixels.array.shape[2]
         )

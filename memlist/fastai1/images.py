@@ -20,6 +20,9 @@ from .pipelines import UNTOUCHED
 from .planner import first_pass, plan_batch
 from .selection import refuse_sizes
 
+# What a list hands out where it does not make an image.
+_PIXELS = (Bytes, Pixels)
+
 
 class ImageTask(NamedTuple):
     """Say how one image is to be made: from its pixels, by a pipeline, with what was drawn for it.
@@ -38,15 +41,10 @@ class ImageTask(NamedTuple):
         return self.pixels.cls is ImageSegment
 
 
-def is_pixels(item: Any) -> bool:
-    "Return whether a list handed out the pixels of an image, and not the image."
-    return type(item) is Bytes or type(item) is Pixels
-
-
 def pixels_of(item: Any) -> Optional[Pixels]:
     "Return the pixels of an item, dense; None if it is no image, or not a plain one."
     kind = type(item)
-    if is_pixels(item):
+    if kind in _PIXELS:
         dense = item.array.flags.c_contiguous
         return item if dense else item._replace(array=np.ascontiguousarray(item.array))  # type: ignore[no-any-return]
     if kind is not Image and kind is not ImageSegment:
@@ -62,7 +60,7 @@ def pixels_of(item: Any) -> Optional[Pixels]:
 
 def as_item(item: Any) -> Any:
     "Return an item as fastai has it: an image of its own where the list handed out pixels."
-    if not is_pixels(item):
+    if type(item) not in _PIXELS:
         return item
     px = torch.from_numpy(item.array.astype(np.float32)).permute(2, 0, 1)
     return item.cls(px.div_(item.divisor))

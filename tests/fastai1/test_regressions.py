@@ -22,10 +22,10 @@ import pytest
 import torch
 from conftest import assert_same_item, noise, photo, seed
 from fastai.vision import Image, ImageList, LabelList, open_image, open_mask
+from memlist.store.region import PAGE
 
 import memlist as m
 from memlist.store import store
-from memlist.store.region import PAGE
 
 
 def both(photos: Path, ours: Any, stock: Any, **kwargs: Any) -> Any:

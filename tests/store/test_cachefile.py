@@ -24,11 +24,11 @@ import pytest
 from conftest import Opens, assert_same_bunches, assert_same_item, epoch, in_child, many, photo
 from fastai.basic_data import load_data
 from fastai.vision import ImageList
+from memlist.store.region import PAGE
 
 import memlist as m
 from memlist import CacheFileError, ImageStore, __main__
 from memlist.store import cachefile, region, store, system
-from memlist.store.region import PAGE
 
 
 def picture(i: int) -> np.ndarray:

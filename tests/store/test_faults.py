@@ -23,11 +23,11 @@ import torch
 from conftest import assert_same_bunches, assert_same_item, epoch, in_child, many, photo
 from fastai.basic_train import Learner
 from fastai.vision import ImageList
+from memlist.store.region import PAGE
 
 import memlist as m
 from memlist import ImageStore
 from memlist.store import store, system
-from memlist.store.region import PAGE
 
 
 def lists(cls: Any, folder: Path, **kwargs: Any) -> Any:

@@ -22,10 +22,10 @@ import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from memlist.store.region import PAGE
 
 from memlist import ImageStore
 from memlist.store import store, system
-from memlist.store.region import PAGE
 
 KINDS = ["memfd", "file", "named"]
 Make = Callable[..., ImageStore]
