@@ -141,7 +141,7 @@ def compared(case: Tuple[List[Any], Dict[str, Any]], sizes: List[Tuple[int, int]
         seed(start)
         try:
             results.append(make())
-        except Exception as error:  # too little to reflect, a hole that is larger than the picture: as in stock
+        except Exception as error:  # too little to reflect, or a hole that is larger than the image
             results.append(type(error))
         states.append(generators())
     if isinstance(results[1], type):
@@ -154,7 +154,7 @@ def compared(case: Tuple[List[Any], Dict[str, Any]], sizes: List[Tuple[int, int]
     if arguments.get("mode") == "nearest":  # a coordinate may lie on a tie
         assert float((away <= 1e-3).double().mean()) >= 0.97
         return
-    # A picture so small has few values, and a rotation that shows zeros beside it an edge of one of them.
+    # So small an image has few values, and where a rotation shows zeros, one of them is an edge.
     assert float((away <= 1e-3).double().mean()) >= 0.999
     assert float(away.mean()) <= 1e-5
 

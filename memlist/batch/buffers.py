@@ -29,7 +29,7 @@ SHARED = 4
 
 
 class Memory(Protocol):
-    "Say what a place that batches are made in must do."
+    "Provide the memory that batches are made in."
 
     def empty(self, shape: Tuple[int, ...], dtype: Any) -> Tensor:
         "Return an uninitialised, dense tensor."

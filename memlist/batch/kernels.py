@@ -239,7 +239,7 @@ def _mixed(source: Any, at: Any, step: int, line: int, fx: Any, fy: Any, scale: 
 
 @njit(**_OPTIONS)
 def _mixed_zeros(source: Any, h: int, w: int, x: Any, y: Any, scale: Any, out: Any) -> None:
-    "Mix any number of channels, with zeros all around the picture."
+    "Mix any number of channels, with zeros all around the image."
     for j in range(len(x)):
         x0, y0 = math.floor(x[j]), math.floor(y[j])
         gx, gy = _F(x[j] - x0), _F(y[j] - y0)
@@ -337,6 +337,7 @@ def _copied_rgb(images: Any, b: int, source: Any, factor: Any, step: int, x: Any
 
 @njit(**_OPTIONS)
 def bilinear(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: Any, out: Any) -> None:
+    "Mix each output value from the four pixels around its point."
     channels, out_height, out_width = out.shape[1], out.shape[2], out.shape[3]
     tile = max(1, _TILE // out_width)  # rows at a time
     x, y = np.empty(tile * out_width, np.float32), np.empty(tile * out_width, np.float32)
@@ -388,6 +389,7 @@ def bilinear(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: 
 
 @njit(**_OPTIONS)
 def nearest(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: Any, out: Any) -> None:
+    "Take each output value from the pixel nearest to its point."
     channels, out_height, out_width = out.shape[1], out.shape[2], out.shape[3]
     x, y = np.empty(out_width, np.float32), np.empty(out_width, np.float32)
     row = np.empty((channels, out_width), np.float32)

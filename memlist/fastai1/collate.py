@@ -68,7 +68,7 @@ class Collate:
         maker = self._maker()
         made = [side.make(maker) for side in sides]
         if before != [store.generation for store in stores]:
-            # A store was purged, and some bytes may have been others already: read again, into memory of our own.
+            # A store was purged meanwhile, so some bytes may have been overwritten: read them into memory of our own.
             for side, il in zip(sides, (self.ds.x, self.ds.y)):
                 side.read_again(il, indices)
             self._shared = None  # nothing made so far will be sent

@@ -254,7 +254,7 @@ def crop_start(extent: int, wanted: int, pct: float) -> int:
 
 
 def _holes(values: Dict[str, Any], height: int, width: int) -> List[Tuple[int, int, int, int]]:
-    "Draw the holes of `cutout`: first row, last row, first column, last column, each last one exclusive."
+    "Draw the holes of `cutout`: first row, end of rows, first column, end of columns."
     half, holes = values["length"] / 2, []
     for _ in range(values["n_holes"]):
         y, x = np.random.randint(0, height), np.random.randint(0, width)

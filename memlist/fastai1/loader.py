@@ -1,8 +1,8 @@
 """The loaders of `databunch(batch_tfms=True)`: whole batches, drawn as stock fastai draws, made at once.
 
 A batch begins as a list of indices. On a CPU it is made where it is gathered, in a worker or in the main process,
-straight from the store's bytes; for a GPU the bytes are gathered and the GPU makes the images. `collate` does the
-former; what cannot be done so goes stock's way, and a message says which and why (`supported`).
+straight from the store's bytes; for a GPU the bytes are gathered, and the GPU makes the images. Where that cannot be
+done, stock's code makes the batch image by image, and a message says why (`supported`).
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ GPU_WORKERS = 2
 
 
 class BatchDeviceDataLoader(DeviceDataLoader):
-    """Be a `DeviceDataLoader` that makes its batches at once.
+    """Make batches at once; in everything else be fastai's `DeviceDataLoader`.
 
     The `DataLoader` inside, `dl`, is stock's, and so is what it yields: code that looks at it, changes or replaces it
     finds what fastai would have there. An iteration uses a copy of it whose items are indices.
@@ -86,7 +86,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             threads.close()
 
     def reason(self) -> str:
-        "Return why batches are made stock's way, image by image; empty if they are not."
+        "Return why stock's code makes the batches, image by image; empty if it does not."
         if type(self.dl) is not DataLoader:
             return f"{type(self.dl).__name__} is not torch's own DataLoader"
         if self.dl.batch_sampler is None:

@@ -6,10 +6,11 @@ Every transform has one row in `_ROWS`. To add one, write its row here, and what
 - a change of values (`lighting`): its gain and bias, in `planner.lighting`
 - a choice of pixels (`pixel`): a method of `Selection`, in `selection.py`
 
-A transform like `saturation`, which mixes channels, is a change of values that `Plan` has no field for yet:
-`memlist/batch/__init__.py` says where that goes. What a transform draws is read from its own arguments in
-`pipelines.py`, without code per transform. Only one that draws again when it is applied, numbers that depend on the
-size of the image, needs a case in `Pipeline.draw_for_size`, in `draws.py`.
+So `saturation` would have its row here, and its meaning in `planner.lighting`. It mixes channels, though, which `Plan`
+has no field for yet: `memlist/batch/__init__.py` says where that goes.
+
+What a transform draws is read from its own arguments in `pipelines.py`, without code per transform. Only one that draws
+again when it is applied, numbers that depend on the size of the image, needs a case in `Pipeline.draw_for_size`.
 """
 
 from __future__ import annotations

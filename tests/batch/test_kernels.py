@@ -1,4 +1,4 @@
-"""The compiled kernels: lighting, and what else can be said of one function."""
+"""The compiled functions one by one."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from batch_helpers import (
     classification,
     same_mask,
 )
+from batch_helpers import masks as masks
 from batch_helpers import schedule as schedule
 from conftest import seed
 from fastai.vision import (

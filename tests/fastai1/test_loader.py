@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import multiprocessing
+import pickle
 import random
 import threading
 from pathlib import Path
@@ -71,12 +72,12 @@ def test_an_epoch_reuses_the_memory_of_the_last_one_and_purge_frees_it(photos: P
     made = classification(m.MemoryImageList, photos, size=400)().databunch(
         batch_tfms=True, bs=3, num_workers=0, device=torch.device("cpu")
     )
-    places: List[List[int]] = []
+    addresses: List[List[int]] = []
     for _ in range(3):
-        places.append([])
+        addresses.append([])
         for x, _y in made.train_dl:
-            places[-1].append(x.data_ptr())
-    assert set(places[1]) == set(places[2]) <= set(places[0])
+            addresses[-1].append(x.data_ptr())
+    assert set(addresses[1]) == set(addresses[2]) <= set(addresses[0])
     made.valid_dl.new(shuffle=False)  # one more of the same kind
     buffers = made.train_dl.buffers
     assert buffers is made.valid_dl.buffers and buffers is made.train_dl.new(shuffle=False).buffers
@@ -312,3 +313,11 @@ def test_a_worker_finds_its_dataset(photos: Path) -> None:
         worker_init_fn=look_at_the_dataset,
     )
     assert_same_epochs(*made)
+
+
+@pytest.mark.parametrize(
+    "former", ["batches.BatchDeviceDataLoader", "batches.Batch", "buffers.Buffers", "draws.Pipeline", "geometry.Plan"]
+)
+def test_pickles_find_classes_under_the_names_of_former_modules(former: str) -> None:
+    module, name = former.split(".")
+    assert pickle.loads(f"cmemlist.{module}\n{name}\n.".encode()).__name__ == name

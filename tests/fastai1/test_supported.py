@@ -54,8 +54,8 @@ def unknown(name: str) -> Any:
     raise ValueError(name)
 
 
-@pytest.mark.parametrize("name, said", [("tinted", "tinted"), ("lightened", "brightness")])
-def test_an_unknown_transform_runs_as_stock_and_is_named(photos: Path, name: str, said: str) -> None:
+@pytest.mark.parametrize("name, named", [("tinted", "tinted"), ("lightened", "brightness")])
+def test_an_unknown_transform_runs_as_stock_and_is_named(photos: Path, name: str, named: str) -> None:
     tfms = (unknown(name), VALID)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
@@ -68,7 +68,7 @@ def test_an_unknown_transform_runs_as_stock_and_is_named(photos: Path, name: str
                 assert_same_data(one, other)  # to the bit: it is stock's code
         list(ours.valid_dl)
     assert len(told(caught)) == 1
-    assert said in told(caught)[0]
+    assert named in told(caught)[0]
 
 
 def own_collate(samples: Any) -> Any:
