@@ -2,7 +2,6 @@
 
 import gc
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator
@@ -15,8 +14,14 @@ from inputs import Inputs
 from measure import case, interleave, ratio, value
 
 from memlist import MemoryImageList
-from memlist.batch import render
-from memlist.fastai1 import batches, draws, geometry
+from memlist.batch import cpu, render
+from memlist.batch.buffers import Buffers
+from memlist.batch.gathered import gather as gathered
+from memlist.batch.maker import Maker
+from memlist.batch.pixels import Pixels
+from memlist.batch.threads import Threads
+from memlist.fastai1.pipelines import pipeline_of
+from memlist.fastai1.planner import plan_batch
 
 
 def batch_epochs(inputs: Inputs) -> Dict[str, Any]:
@@ -50,18 +55,16 @@ def batch_epochs(inputs: Inputs) -> Dict[str, Any]:
 
 
 @contextmanager
-def threads(n: int) -> Iterator[batches.Collate]:
+def threads(n: int) -> Iterator[Maker]:
     "Give what a loader without workers has, with so many threads."
     before = torch.get_num_threads()
     torch.set_num_threads(n)
-    collate = batches.Collate(None, None, True)
-    collate.threads, collate.buffers = ThreadPoolExecutor(n - 1) if n > 1 else None, batches.Buffers()
+    maker = Maker(Buffers(), Threads(n), True)
     try:
-        yield collate
+        yield maker
     finally:
         torch.set_num_threads(before)
-        if collate.threads is not None:
-            collate.threads.shutdown()
+        maker.threads.close()
 
 
 def gather(inputs: Inputs) -> Dict[str, Any]:
@@ -70,21 +73,20 @@ def gather(inputs: Inputs) -> Dict[str, Any]:
     il = MemoryImageList(files, path=files[0].parent)
     il.load_data(progress=False)
     blocks = blocks_of(len(files))
-    arrays = [il.reader()(i).array.copy() for i in range(len(files))]
+    arrays = [il._reader()(i).array.copy() for i in range(len(files))]
     kept = torch.empty(BATCH * arrays[0].size, dtype=torch.uint8).numpy()
     cases = []
     for n in (1, 2):
-        with threads(n) as collate:
+        with threads(n) as maker:
 
-            def ours(k: int, collate: batches.Collate = collate) -> float:
+            def ours(k: int, maker: Maker = maker) -> float:
                 block = blocks[k % len(blocks)]
                 begun = time.perf_counter()
-                read = il.reader()
-                sources = [render.Source(read(i).array, 255) for i in block]
-                batches.gathered(sources, collate)
+                read = il._reader()
+                gathered([Pixels(read(i).array, 255) for i in block], maker.memory, maker.threads)
                 return (time.perf_counter() - begun) / BATCH
 
-            def copy(k: int, fresh: bool, collate: batches.Collate = collate) -> float:
+            def copy(k: int, fresh: bool, maker: Maker = maker) -> float:
                 block = blocks[k % len(blocks)]
                 begun = time.perf_counter()
                 into = torch.empty(BATCH * arrays[0].size, dtype=torch.uint8).numpy() if fresh else kept
@@ -94,7 +96,7 @@ def gather(inputs: Inputs) -> Dict[str, Any]:
                     for b in which.tolist():
                         np.copyto(into[b * size : (b + 1) * size], arrays[block[b]].reshape(-1))
 
-                collate.map(some, np.arange(BATCH), into.size)
+                maker.threads.map(some, np.arange(BATCH), into.size)
                 return (time.perf_counter() - begun) / BATCH
 
             contenders = {
@@ -115,27 +117,30 @@ def above(inputs: Inputs) -> Dict[str, Any]:
     "Figure 17: measure the most memory that making a batch takes besides the batch, as a multiple of it."
     files = inputs.files()
     il = MemoryImageList(files, path=files[0].parent)
-    read = il.reader()
-    sources = [render.Source(read(i).array, 255) for i in range(BATCH)]
-    way = draws.compiled(get_transforms()[0], {"size": SIZE})
-    assert way is not None
-    drawn = way.drawn([way.draw() for _ in sources], [None] * BATCH)
-    plan = geometry.plan(way, drawn, [source.shape for source in sources])
+    read = il._reader()
+    sources = [Pixels(read(i).array, 255) for i in range(BATCH)]
+    pipeline = pipeline_of(get_transforms()[0], {"size": SIZE})
+    assert pipeline is not None
+    drawn = pipeline.drawn([pipeline.draw() for _ in sources], [None] * BATCH)
+    plan = plan_batch(pipeline, drawn, [source.shape for source in sources])
     out = torch.empty(BATCH, 3, SIZE, SIZE)
-    with threads(1) as collate:
-        pixels = batches.gathered(sources, collate)
+    with threads(1) as maker:
+        pixels = gathered(sources, maker.memory, maker.threads)
         ways = {
             "code of a GPU, run on the CPU: torch's allocations and the gathered bytes": (
                 lambda: render.render(plan, pixels, out),
                 pixels.data.numel(),
             ),
-            "on a CPU without numba: torch's allocations": (lambda: _without_kernels(plan, sources, out, collate), 0),
+            "on a CPU without numba: torch's allocations": (
+                lambda: _without_kernels(plan, sources, out, maker.threads),
+                0,
+            ),
             "on a CPU: growth of the process": (None, 0),
         }
         cases = []
         for name, (make, extra) in ways.items():
             if make is None:
-                most = _grown(lambda: render.on_cpu(plan, sources, out, None, collate.map))
+                most = _grown(lambda: cpu.on_cpu(plan, sources, out, None, maker.threads))
             else:
                 most = _allocated(make) + extra
             cases.append(value(name, most / (out.numel() * 4), "batches", ("<=", 3.0)))
@@ -145,12 +150,12 @@ def above(inputs: Inputs) -> Dict[str, Any]:
     }
 
 
-def _without_kernels(plan: Any, sources: Any, out: Any, collate: Any) -> None:
-    kernels, render._kernels = render._kernels, lambda: None  # type: ignore[assignment]
+def _without_kernels(plan: Any, sources: Any, out: Any, threads: Threads) -> None:
+    kernels, cpu._kernels = cpu._kernels, lambda: None  # type: ignore[assignment]
     try:
-        render.on_cpu(plan, sources, out, None, collate.map)
+        cpu.on_cpu(plan, sources, out, None, threads)
     finally:
-        render._kernels = kernels
+        cpu._kernels = kernels
 
 
 def _allocated(make: Callable[[], Any]) -> int:

@@ -29,12 +29,14 @@ import pictures
 import torch
 import torchvision
 from bunches import bunch
+from fastai.torch_core import to_device
 from fastai.vision import ImageList, Learner, get_transforms, imagenet_stats
 from machine import surroundings
 from measure import HERE, exhaust, say
 
 from memlist import MemoryImageList
-from memlist.fastai1 import batches
+from memlist.fastai1.collate import Collate
+from memlist.fastai1.loader import BatchDeviceDataLoader
 
 STOCK = "stock", ImageList, False
 CACHE = "cache alone", MemoryImageList, False
@@ -66,9 +68,9 @@ class Setting(NamedTuple):
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
-    def collate(self, data: Any) -> batches.Collate:
+    def collate(self, data: Any) -> Collate:
         "Return what gathers a batch."
-        return batches.Collate(data.train_ds, data.train_dl.dl.collate_fn, True)
+        return Collate(data.train_ds, data.train_dl.dl.collate_fn, True)
 
 
 def seed(k: int) -> None:
@@ -96,11 +98,11 @@ def memory(at: Setting) -> float:
     if at.device.type != "cuda":
         return 0.0
     batch = at.collate(at.bunch(OURS, 0))(list(range(at.bs)))
-    batch.on(at.device)
+    batch.on(at.device, to_device)
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(at.device)
     before = torch.cuda.memory_allocated(at.device)
-    x, _ = batch.on(at.device)
+    x, _ = batch.on(at.device, to_device)
     size = x.numel() * x.element_size()
     above = (torch.cuda.max_memory_allocated(at.device) - before - size) / size
     say(f"memory above the batch: {above:.2f} batches")
@@ -249,7 +251,7 @@ def run(device: torch.device, quick: bool, raw: Path) -> Dict[str, Any]:
     if device.type == "cuda":
         results["device"] = torch.cuda.get_device_name(device)
     else:
-        batches.BatchDeviceDataLoader.on_device = True  # what is done for a GPU
+        BatchDeviceDataLoader.on_device = True  # what is done for a GPU
     with tempfile.TemporaryDirectory(prefix="memlist-gpu-") as folder:
         say(f"making {n} photographs")
         files, results["photographs"] = pictures.photographs(Path(folder) / "photographs", n, 100)

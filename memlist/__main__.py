@@ -182,10 +182,10 @@ def _numba() -> str:
     except metadata.PackageNotFoundError:
         return "no numba"
     try:
-        from .batch import render
+        from .batch import cpu
     except ImportError:  # it needs torch
         return f"numba {version}"
-    return f"numba {version}{' (unusable)' if render.without_kernels() else ''}"
+    return f"numba {version}{' (unusable)' if cpu.without_kernels() else ''}"
 
 
 class _Version(argparse.Action):

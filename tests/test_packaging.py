@@ -26,7 +26,7 @@ import torch
 
 import memlist
 from memlist import __main__ as command
-from memlist.batch import render
+from memlist.batch import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 # Of the repository's files, those that no sdist carries.
@@ -205,7 +205,7 @@ def test_version_is_printed_by_the_command(capsys: Any, monkeypatch: pytest.Monk
     assert repairs == f"repairs: {', '.join(memlist.compat.applied())}"
 
     monkeypatch.setattr(memlist.compat, "applied", lambda: ())
-    monkeypatch.setattr(render, "without_kernels", lambda: "numba needs another NumPy")
+    monkeypatch.setattr(cpu, "without_kernels", lambda: "numba needs another NumPy")
     monkeypatch.setattr(command.metadata, "version", lambda name: {"numba": "0.1"}[name])
     assert command.versions().endswith(", numba 0.1 (unusable)\nrepairs: none")
 

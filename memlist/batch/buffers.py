@@ -1,87 +1,103 @@
-"""Memory for batches that is handed out again when nobody has it any more.
+"""Reuse the memory of batches once no tensor refers to it.
 
-`Buffers` is for batches made where they are used, `SharedBuffers` for those that a worker makes and sends.
+`Buffers` is for batches that are made where they are used, `SharedBuffers` for those that a worker makes and sends,
+`NewMemory` for what is not worth reusing.
 
 A batch of 64 float images of 224 × 224 is 39 MB. The C library asks the system for each block of that size and gives it
-back at once, and the system then has to clear and map ten thousand pages for the next one: that can take as long as
-making the batch.
+back at once. The system then has to clear and map ten thousand pages for the next one, which can take as long as making
+the batch.
 """
 
 from __future__ import annotations
 
 import os
-from typing import Any, List, Tuple
+from typing import Any, List, Protocol, Tuple
 from weakref import finalize, ref
 
 import numpy as np
 import torch
 from torch import Tensor
 
-# Tensors begin where vector instructions like them to.
-ALIGN = 64
-# Blocks that are kept for later; a training loop has one batch in hand while the next is made.
+# Tensors begin at multiples of this many bytes, for the sake of vector instructions.
+_ALIGN = 64
+# Free blocks to keep; a training loop has one batch in hand while the next is made.
 KEPT = 2
-# Below this the C library keeps blocks by itself.
+# Bytes below which the C library keeps blocks by itself.
 LEAST = 1 << 20
-# Blocks of one worker: torch lets it make two batches ahead, the training loop has one, and one is on its way.
+# Blocks per worker: torch lets it make two batches ahead, the training loop has one, and one is on its way.
 SHARED = 4
 
 
-class Buffers:
-    """Tensors over memory that is used again once the tensor, and all that shares its memory, is gone.
+class Memory(Protocol):
+    "Provide the memory that batches are made in."
 
-    Whoever keeps a batch keeps its memory: nothing is ever handed out twice at a time. The last `KEPT` blocks that came
-    back wait to be asked for again, whatever their sizes, until `clear` or as long as this object is there.
+    def empty(self, shape: Tuple[int, ...], dtype: Any) -> Tensor:
+        "Return an uninitialised, dense tensor."
+
+
+class NewMemory:
+    "Allocate every tensor anew."
+
+    def empty(self, shape: Tuple[int, ...], dtype: Any) -> Tensor:
+        "Return an uninitialised tensor."
+        return torch.empty(shape, dtype=dtype)
+
+
+class Buffers:
+    """Make tensors over memory that is reused once the tensor, and all tensors that share its memory, are gone.
+
+    A tensor that is kept keeps its memory: no two live tensors ever share a block. The last `KEPT` free blocks, of any
+    size, wait to be reused until `clear` is called or this object is collected.
     """
 
     def __init__(self) -> None:
         self._free: List[np.ndarray] = []
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return Buffers, ()  # a copy, or what is pickled, has memory of its own
+        return Buffers, ()  # a copy has memory of its own
 
     def clear(self) -> None:
-        "Give what waits back to the system; what somebody has stays his."
+        "Give the free blocks back to the system; tensors in use are not affected."
         self._free.clear()
 
     def empty(self, shape: Tuple[int, ...], dtype: Any) -> Tensor:
-        "An uninitialised tensor, as `torch.empty` makes one."
+        "Return an uninitialised tensor; its memory is aligned to 64 bytes if it is reused."
         kind = torch.empty(0, dtype=dtype).numpy().dtype
         nbytes = int(np.prod(shape)) * kind.itemsize
         if nbytes < LEAST:
             return torch.empty(shape, dtype=dtype)
-        found = [k for k, block in enumerate(self._free) if block.nbytes == nbytes + ALIGN]
-        block = self._free.pop(found[0]) if found else np.empty(nbytes + ALIGN, np.uint8)
-        start = -block.ctypes.data % ALIGN
-        # torch holds on to this very array object for as long as any tensor uses its memory.
+        found = [k for k, block in enumerate(self._free) if block.nbytes == nbytes + _ALIGN]
+        block = self._free.pop(found[0]) if found else np.empty(nbytes + _ALIGN, np.uint8)
+        start = -block.ctypes.data % _ALIGN
+        # torch refers to this very array object for as long as any tensor uses its memory.
         lease = block[start : start + nbytes].view(kind).reshape(shape)
         finalize(lease, _back, ref(self), block).atexit = False
         return torch.from_numpy(lease)
 
 
 def _back(buffers: Any, block: np.ndarray) -> None:
-    "Keep `block` for later, if there is somebody to ask for it."
-    them = buffers()
-    if them is not None:
-        them._free.append(block)
-        del them._free[:-KEPT]
+    "Put `block` among the free ones of `buffers`, a weak reference, if that still exists."
+    owner = buffers()
+    if owner is not None:
+        owner._free.append(block)
+        del owner._free[:-KEPT]
 
 
 class SharedBuffers:
-    """Of a worker: tensors over memory that the main process maps, too, used again once that one is done with them.
+    """Make tensors over memory that a worker shares with the main process, and reuse it once that is done with them.
 
-    A block begins with a mark: one while it is in use. The worker sets it and sends the tensor; `leased`, in the main
-    process, has it taken off when the last that shares the tensor's memory is gone. A tensor that never gets there
-    costs a block, no more: where none is free, memory is new.
+    A block begins with a mark, which is one while the block is in use. The worker sets it and sends the tensor.
+    `leased`, in the main process, clears it when the last tensor over that memory is gone. A tensor that never arrives
+    costs one block: where none is free, a new one is made.
     """
 
     def __init__(self) -> None:
-        self._blocks: List[Tuple[Any, int, Tensor]] = []  # storage, values it has room for, mark
+        self._blocks: List[Tuple[Any, int, Tensor]] = []  # storage, values that fit, mark
 
     def empty(self, shape: Tuple[int, ...], dtype: Any) -> Tensor:
-        "An uninitialised tensor in shared memory."
+        "Return an uninitialised tensor in shared memory."
         kind = torch.empty(0, dtype=dtype)
-        n, offset = int(np.prod(shape)), ALIGN // kind.element_size()
+        n, offset = int(np.prod(shape)), _ALIGN // kind.element_size()
         fits = [one for one in self._blocks if one[2].dtype == dtype and n <= one[1] <= 2 * n and not one[2].item()]
         if fits:
             storage, _, mark = fits[0]
@@ -98,7 +114,7 @@ class SharedBuffers:
 
 
 def leased(tensor: Tensor) -> Tensor:
-    "A tensor of `SharedBuffers` that has come from a worker, which may use its memory again once nobody has it here."
+    "Return a tensor that came from a worker's `SharedBuffers`; once it is gone, the worker may reuse its memory."
     mark = _over(_storage(tensor), torch.empty(0, dtype=tensor.dtype), 0, (1,))
     lease = tensor.numpy()
     finalize(lease, _unmark, mark, os.getpid()).atexit = False
@@ -106,7 +122,7 @@ def leased(tensor: Tensor) -> Tensor:
 
 
 def _unmark(mark: Tensor, pid: int) -> None:
-    "Take the mark off, unless this is a child, which has copies of what its parent may have still."
+    "Clear the mark, unless this is a forked child: its parent may still use the tensor."
     if os.getpid() == pid:
         mark.zero_()
 
@@ -116,13 +132,13 @@ def _storage(tensor: Any) -> Any:
 
 
 def _shared_storage(kind: Any, n: int) -> Any:
-    "Memory for `n` values like those of `kind` that processes share."
+    "Allocate memory that processes share, for `n` values of the dtype of `kind`."
     if hasattr(kind, "untyped_storage"):
         return kind.untyped_storage()._new_shared(n * kind.element_size(), device=kind.device)
     return kind.storage()._new_shared(n)
 
 
 def _over(storage: Any, kind: Tensor, offset: int, shape: Tuple[int, ...]) -> Tensor:
-    "A dense tensor like `kind` over a part of a storage."
+    "Return a dense tensor of the dtype of `kind` over a part of a storage."
     made: Any = torch.empty(0, dtype=kind.dtype)
     return made.set_(storage, offset, shape)

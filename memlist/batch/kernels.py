@@ -1,19 +1,19 @@
-"""The formulas of `render`, compiled for a CPU: image by image, row by row, straight from bytes.
+"""The formulas of `render`, compiled for a CPU by numba: image by image, row by row, straight from bytes.
 
-A batch of floats does not fit in a CPU's cache, and everything that goes over it again waits for memory; a row of one
-image does. So a kernel makes a row, or a few short ones, at a time: where their pixels come from, what they are mixed
-of, their lighting, their normalisation, and writes them once. Each step is a loop that a compiler can turn into vector
-instructions, which is why bytes are fetched four at a time and taken apart later. numba compiles it for the first data
-bunch that asks, and keeps that on disk; without numba there is `render`.
+A batch of floats does not fit into a CPU's cache, so every pass over it waits for memory; a row of one image does fit.
+So a kernel makes one row at a time, or a few short ones: it computes where their pixels come from, mixes, lights and
+normalises them, and writes them once. Each step is a loop that a compiler can turn into vector instructions, which is
+why bytes are fetched four at a time and taken apart later. numba compiles a kernel for the first data bunch that asks
+for it, and keeps the result on disk.
 
-Sources are given as addresses: a batch's images lie wherever the store has put them. The caller sees to it that they
-stay. The kernels hold no lock of Python's, so threads share a batch.
+All compiled functions stay in this file: numba recompiles what it kept on disk only when the file of the function
+itself changes. `compiled` calls them. They release Python's lock, so threads can share a batch.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Any, Callable, Optional, Sequence, Tuple
+from typing import Any, NamedTuple
 
 import llvmlite.ir as ir
 import numpy as np
@@ -21,14 +21,12 @@ from numba import carray, njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from ..fastai1.geometry import Plan
-
-BILINEAR, NEAREST = 0, 1
-REFLECTION, BORDER, ZEROS = 0, 1, 2
+PADDINGS = ("reflection", "border", "zeros")
+REFLECTION, ZEROS = 0, 2  # positions in `PADDINGS`
 
 
 def _can_cache() -> bool:
-    "Whether numba finds a folder to keep what it compiles in, beside this file or the user's own."
+    "Return whether numba finds a folder for what it compiles: the one of this file, or the user's own."
     try:
         njit(cache=True)(_can_cache)
     except RuntimeError:
@@ -52,17 +50,17 @@ _L1, _L3, _L5, _L7, _L9 = (_F(2 / math.log(2) / n) for n in (1, 3, 5, 7, 9))
 _E1, _E2, _E3, _E4, _E5, _E6 = (_F(math.log(2) ** n / math.factorial(n)) for n in range(1, 7))
 
 
-# Values that are worked on at once: long loops for small images, and still in the nearest cache.
+# Values per pass: small images get long loops, and all of it stays in the nearest cache.
 _TILE = 512
 
 
 # -- bits ---------------------------------------------------------------------------------------------------------
-# What numba has no words for. It also makes 64 bits of everything that is computed with integers, at half the speed.
+# Instructions that numba has no words for. It also computes with integers in 64 bits, at half the speed.
 
 
 @intrinsic
 def _at(typing_context: Any, address: Any) -> Any:
-    "An address as a pointer."
+    "Return an address as a pointer."
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.inttoptr(arguments[0], cgutils.voidptr_t)
@@ -72,19 +70,19 @@ def _at(typing_context: Any, address: Any) -> Any:
 
 @intrinsic
 def _load(typing_context: Any, address: Any, offset: Any) -> Any:
-    "The four bytes at an address and an offset to it."
+    "Load the four bytes at `address + offset`."
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         base = builder.inttoptr(arguments[0], cgutils.voidptr_t)
-        place = builder.bitcast(builder.gep(base, [arguments[1]]), _I32.as_pointer())
-        return builder.load(place, align=1)
+        pointer = builder.bitcast(builder.gep(base, [arguments[1]]), _I32.as_pointer())
+        return builder.load(pointer, align=1)
 
     return types.uint32(types.int64, types.int64), code
 
 
 @intrinsic
 def _byte(typing_context: Any, word: Any, shift: Any) -> Any:
-    "The byte of `word` that is `shift` bits up, as a float."
+    "Return the byte of `word` that begins at bit `shift`, as a float."
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         shifted = builder.lshr(arguments[0], builder.trunc(arguments[1], _I32))
@@ -93,12 +91,12 @@ def _byte(typing_context: Any, word: Any, shift: Any) -> Any:
     return types.float32(types.uint32, types.int64), code
 
 
-_ROOT = 0x3F3504F3  # the bits of sqrt(1/2): with it taken off, a mantissa comes to lie in [sqrt(1/2), sqrt(2))
+_ROOT = 0x3F3504F3  # the bits of sqrt(1/2): subtracting them puts a mantissa into [sqrt(1/2), sqrt(2))
 
 
 @intrinsic
 def _exponent(typing_context: Any, value: Any) -> Any:
-    "n of value = m · 2^n, m in [sqrt(1/2), sqrt(2))."
+    "Return n of value = m · 2^n with m in [sqrt(1/2), sqrt(2))."
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         moved = builder.add(builder.bitcast(arguments[0], _I32), _I32(0x3F800000 - _ROOT))
@@ -109,7 +107,7 @@ def _exponent(typing_context: Any, value: Any) -> Any:
 
 @intrinsic
 def _mantissa(typing_context: Any, value: Any) -> Any:
-    "m of value = m · 2^n, m in [sqrt(1/2), sqrt(2))."
+    "Return m of value = m · 2^n with m in [sqrt(1/2), sqrt(2))."
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         moved = builder.add(builder.bitcast(arguments[0], _I32), _I32(0x3F800000 - _ROOT))
@@ -120,7 +118,7 @@ def _mantissa(typing_context: Any, value: Any) -> Any:
 
 @intrinsic
 def _power(typing_context: Any, whole: Any) -> Any:
-    "2 to a whole number between -126 and 127."
+    "Return 2 to the power of a whole number between -126 and 127."
 
     def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         exponent = builder.add(builder.fptosi(arguments[0], _I32), _I32(127))
@@ -134,21 +132,21 @@ def _power(typing_context: Any, whole: Any) -> Any:
 
 @njit(**_OPTIONS)
 def _between(value: Any, least: Any, most: Any) -> Any:
-    "`value`, `least` or `most`; `least` for what is no number: it will be where to read."
+    "Clamp `value`, and NaN to `least`: the result is an index to read at."
     above = value if value > least else least
     return above if above < most else most
 
 
 @njit(**_OPTIONS)
 def _within(value: Any, least: Any, most: Any) -> Any:
-    "As `_between`, but what is no number stays: torch's `clamp`."
+    "Clamp `value` as torch's `clamp` does: NaN stays NaN."
     above = least if value < least else value
     return most if above > most else above
 
 
 @njit(**_OPTIONS)
 def _points(m: Any, k: int, scale: Any, columns: Any, row: Any, n: int, low: Any, padding: int, out: Any) -> None:
-    "`out`: indices of the source, which has `n`, along axis `k` (0: x, 1: y) for one row."
+    "Write to `out` the source indices of one output row along axis `k` (0: x, 1: y), of which there are `n`."
     slope, base = m[k, 0], m[k, 1] * row + m[k, 2]
     divisor, turn, last = m[2, 1] * row + m[2, 2], m[2, 0], _F(n - 1)
     a, b, c = scale[k, 0], scale[k, 1], scale[k, 2]
@@ -160,7 +158,7 @@ def _points(m: Any, k: int, scale: Any, columns: Any, row: Any, n: int, low: Any
         for j in range(len(out)):
             out[j] = ((slope * columns[j] + base) / (turn * columns[j] + divisor) + a) * b + c
     if padding == ZEROS:
-        for j in range(len(out)):  # beyond that nothing is seen either
+        for j in range(len(out)):  # two pixels outside nothing is visible any more
             out[j] = _between(out[j], _F(-2), last + _F(2))
         return
     if padding == REFLECTION:
@@ -168,7 +166,7 @@ def _points(m: Any, k: int, scale: Any, columns: Any, row: Any, n: int, low: Any
         for j in range(len(out)):
             least, most = min(least, out[j]), max(most, out[j])
         if not (least >= 0.0 and most <= last):
-            # In a mirror at the first and the last pixel, or half a pixel outside; one pixel mirrors everything.
+            # Mirror at the first and the last pixel, or half a pixel outside; one pixel mirrors everything.
             twice = max(_F(2) * (last - _F(2) * low), _ONE)
             for j in range(len(out)):
                 away = abs(out[j] - low)
@@ -180,11 +178,11 @@ def _points(m: Any, k: int, scale: Any, columns: Any, row: Any, n: int, low: Any
 
 @njit(**_OPTIONS)
 def _light(values: Any, gain: Any, bias: Any) -> None:
-    """sigmoid(gain · logit(v) + bias), in place; off by 3e-7 at the most.
+    """Apply sigmoid(gain · logit(v) + bias) in place, with an error of at most 3e-7.
 
-    With u = 1/v - 1, logit(v) is -ln u, and the result 1 / (1 + u^gain · e^-bias). Logarithm and power go by base 2:
-    the exponent is read off the bits of a float, and what is left goes into a series (Abramowitz and Stegun, 4.1.27 and
-    4.2.1), of which the next terms would be below the last bit.
+    With u = 1/v - 1, logit(v) is -ln u, and the result is 1 / (1 + u^gain · e^-bias). Logarithm and power have base 2:
+    the exponent is read from the bits of a float, and the rest goes into a series (Abramowitz and Stegun, 4.1.27 and
+    4.2.1), cut where the next terms would be below the last bit.
     """
     shift = -bias * _LOG2E
     for j in range(len(values)):
@@ -198,12 +196,12 @@ def _light(values: Any, gain: Any, bias: Any) -> None:
         whole = _F(math.floor(power + _HALF))
         f = power - whole
         raised = _ONE + f * (_E1 + f * (_E2 + f * (_E3 + f * (_E4 + f * (_E5 + f * _E6)))))
-        values[j] = _ONE / (_ONE + raised * _power(whole)) if v == v else v  # what is no number stays none
+        values[j] = _ONE / (_ONE + raised * _power(whole)) if v == v else v  # NaN stays NaN
 
 
 @njit(**_OPTIONS)
 def _mix(a: Any, b: Any, c: Any, d: Any, shift: int, gx: Any, gy: Any, scale: Any) -> Any:
-    "One channel of two pixels and of the two below them; the right ones' words begin a byte early."
+    "Mix one channel of two pixels and of the two below them; the words of the right ones begin one byte early."
     p, q, r, s = _byte(a, shift), _byte(b, shift + 8), _byte(c, shift), _byte(d, shift + 8)
     top, bottom = p + gx * (q - p), r + gx * (s - r)
     return (top + gy * (bottom - top)) * scale
@@ -211,10 +209,10 @@ def _mix(a: Any, b: Any, c: Any, d: Any, shift: int, gx: Any, gy: Any, scale: An
 
 @njit(**_OPTIONS)
 def _mixed_rgb(address: int, at: Any, line: int, fx: Any, fy: Any, words: Any, scale: Any, out: Any) -> None:
-    """Three channels of bytes, mixed from pairs of pixels: `out`, (3, width).
+    """Mix three channels of bytes from pairs of pixels into `out`, (3, width).
 
-    Of the left pixel four bytes are read, of which the last is the right one's first; of the right pixel four that
-    begin with the left one's last. So no byte outside the two is touched.
+    For the left pixel four bytes are read, the last of which is the right pixel's first; for the right pixel four that
+    begin with the left pixel's last. So no byte outside the two is read.
     """
     for j in range(len(at)):
         o = np.int64(at[j])
@@ -230,7 +228,7 @@ def _mixed_rgb(address: int, at: Any, line: int, fx: Any, fy: Any, words: Any, s
 
 @njit(**_OPTIONS)
 def _mixed(source: Any, at: Any, step: int, line: int, fx: Any, fy: Any, scale: Any, out: Any) -> None:
-    "Any number of channels, bytes or floats."
+    "Mix any number of channels, bytes or floats."
     for c in range(len(out)):
         for j in range(len(at)):
             o = np.int64(at[j]) + c
@@ -241,7 +239,7 @@ def _mixed(source: Any, at: Any, step: int, line: int, fx: Any, fy: Any, scale: 
 
 @njit(**_OPTIONS)
 def _mixed_zeros(source: Any, h: int, w: int, x: Any, y: Any, scale: Any, out: Any) -> None:
-    "Any number of channels, with zeros all around the picture."
+    "Mix any number of channels, with zeros all around the image."
     for j in range(len(x)):
         x0, y0 = math.floor(x[j]), math.floor(y[j])
         gx, gy = _F(x[j] - x0), _F(y[j] - y0)
@@ -258,10 +256,10 @@ def _mixed_zeros(source: Any, h: int, w: int, x: Any, y: Any, scale: Any, out: A
 
 @njit(**_OPTIONS)
 def _whole(x: Any, n: int) -> int:
-    """1 or -1 where `x`, indices of a source that has `n`, are pixel after pixel, forwards or backwards; else 0.
+    """Return 1 or -1 if `x` are the indices of adjacent pixels, forwards or backwards; else 0.
 
-    As far as floats can tell: an index is computed from a coordinate between -1 and 1 with an error of a few times
-    2^-24 · n, and the difference that it makes to a value is as far below what stock's own rounding does.
+    The source has `n` pixels along this axis. An index is computed from a coordinate between -1 and 1 with an error of
+    a few times 2^-24 · n; the difference that makes to a value is as far below that of stock's own rounding.
     """
     off, first = _F(n) * _F(5e-7), _F(np.rint(x[0]))
     step = 1 if len(x) == 1 or x[1] > x[0] else -1
@@ -271,32 +269,47 @@ def _whole(x: Any, n: int) -> int:
     return step
 
 
+class Images(NamedTuple):
+    """Hold what kernels read of a batch of B images, for all of its sources and threads.
+
+    - `address`, `height`, `width`, (B,) int64: where the sources lie, and their sizes
+    - `matrix`, `columns`, `rows`, `lit`, `gain`, `bias`: as in `Plan`, in float32
+    - `scale`, (B, 2, 3) float32: see `Plan.scales`
+    - `low`: the index of the mirror at the beginning of an axis: 0, or half a pixel outside
+    - `padding`: a position in `PADDINGS`
+    - `mean`, `over_std`, (channels,) float32: subtracted from each value, and multiplied with it
+    """
+
+    address: Any
+    height: Any
+    width: Any
+    matrix: Any
+    columns: Any
+    rows: Any
+    lit: Any
+    gain: Any
+    bias: Any
+    scale: Any
+    low: Any
+    padding: Any
+    mean: Any
+    over_std: Any
+
+
 @njit(**_OPTIONS)
-def _copied_rgb(
-    source: Any,
-    h: int,
-    w: int,
-    m: Any,
-    place: Any,
-    columns: Any,
-    rows: Any,
-    low: Any,
-    padding: int,
-    x: Any,
-    y: Any,
-    step: int,
-    scale: Any,
-    mean: Any,
-    over_std: Any,
-    out: Any,
-) -> int:
-    "Make the rows of one image whose pixels are the source's own, up to one that is not so; return which that is."
-    n = out.shape[2]
+def _copied_rgb(images: Any, b: int, source: Any, factor: Any, step: int, x: Any, y: Any, out: Any) -> int:
+    """Make the rows of image `b` whose pixels are the source's own; return the first row that has others.
+
+    `x` are the source indices of the columns, ascending by `step`; `y` is for those of the rows.
+    """
+    n, h, w, m = out.shape[2], images.height[b], images.width[b], images.matrix[b]
+    columns, rows, scale = images.columns[b], images.rows[b], images.scale[b]
+    mean, over_std = images.mean, images.over_std
     left = int(np.rint(x[0]))
-    a0, a1, a2 = scale * over_std[0], scale * over_std[1], scale * over_std[2]
+    a0, a1, a2 = factor * over_std[0], factor * over_std[1], factor * over_std[2]
     b0, b1, b2 = mean[0] * over_std[0], mean[1] * over_std[1], mean[2] * over_std[2]
     for i in range(out.shape[1]):
-        _points(m, 1, place, columns[:1], rows[i], h, low, padding, y[:1])
+        _points(m, 1, scale, columns[:1], rows[i], h, images.low, images.padding, y[:1])
         top = _F(np.rint(y[0]))
         if not abs(y[0] - top) <= _F(h) * _F(5e-7):
             return i
@@ -318,82 +331,44 @@ def _copied_rgb(
 
 
 # -- batches ------------------------------------------------------------------------------------------------------
-
-
-# Both kernels take the images `which` of a batch: addresses and sizes of their sources, whose values are to be
-# multiplied by `scale`; of the plan (see geometry.Plan) matrix, columns, rows and lighting; `place`, which turns its
-# places into indices (see render.scales); `low`, where mirrors stand (0, or half a pixel outside); what to subtract
-# from each channel and to multiply it by; and the whole batch, to be written into.
+# Both kernels make the images `which` of a batch whose sources are all bytes or all floats (`source_type`,
+# `is_bytes`), and whose values are multiplied by `factor`; they write into `out`, which is the whole batch.
 
 
 @njit(**_OPTIONS)
-def _bilinear(
-    source_type: Any,
-    is_bytes: bool,
-    which: Any,
-    address: Any,
-    height: Any,
-    width: Any,
-    matrix: Any,
-    place: Any,
-    columns: Any,
-    rows: Any,
-    lit: Any,
-    gain: Any,
-    bias: Any,
-    scale: Any,
-    low: Any,
-    padding: int,
-    mean: Any,
-    over_std: Any,
-    out: Any,
-) -> None:
+def bilinear(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: Any, out: Any) -> None:
+    "Mix each output value from the four pixels around its point."
     channels, out_height, out_width = out.shape[1], out.shape[2], out.shape[3]
     tile = max(1, _TILE // out_width)  # rows at a time
     x, y = np.empty(tile * out_width, np.float32), np.empty(tile * out_width, np.float32)
     at, words = np.empty(tile * out_width, np.int32), np.empty((4, tile * out_width), np.uint32)
     fx, fy = np.empty(tile * out_width, np.float32), np.empty(tile * out_width, np.float32)
     values = np.empty((channels, tile * out_width), np.float32)
+    low, padding, mean, over_std = images.low, images.padding, images.mean, images.over_std
     for b in which:
-        h, w, m = height[b], width[b], matrix[b]
-        source = carray(_at(address[b]), (h * w * channels,), source_type)
+        h, w, m, scale = images.height[b], images.width[b], images.matrix[b], images.scale[b]
+        columns, rows, lit = images.columns[b], images.rows[b], images.lit[b]
+        source = carray(_at(images.address[b]), (h * w * channels,), source_type)
         straight = m[0, 1] == 0.0 and m[2, 0] == 0.0 and m[2, 1] == 0.0
         step, line = (channels if w > 1 else 0), (w * channels if h > 1 else 0)
         left_most, top_most, stride = _F(max(w - 2, 0)), _F(max(h - 2, 0)), float(w * channels)
         begin = 0
-        if straight and is_bytes and channels == 3 and padding != ZEROS and not lit[b]:
+        if straight and is_bytes and channels == 3 and padding != ZEROS and not lit:
             # The rows that are copied, if each pixel is one of the source's.
-            _points(m, 0, place[b], columns[b], rows[b, 0], w, low, padding, x[:out_width])
+            _points(m, 0, scale, columns, rows[0], w, low, padding, x[:out_width])
             step_x = _whole(x[:out_width], w)
             if step_x != 0:
-                begin = _copied_rgb(
-                    source,
-                    h,
-                    w,
-                    m,
-                    place[b],
-                    columns[b],
-                    rows[b],
-                    low,
-                    padding,
-                    x,
-                    y,
-                    step_x,
-                    scale,
-                    mean,
-                    over_std,
-                    out[b],
-                )
+                begin = _copied_rgb(images, b, source, factor, step_x, x, y, out[b])
         for top in range(begin, out_height, tile):
             bottom = min(top + tile, out_height)
             n = (bottom - top) * out_width
             for i in range(top, bottom):
                 of_row = slice((i - top) * out_width, (i - top + 1) * out_width)
                 if top == begin or not straight:
-                    _points(m, 0, place[b], columns[b], rows[b, i], w, low, padding, x[of_row])
-                _points(m, 1, place[b], columns[b], rows[b, i], h, low, padding, y[of_row])
+                    _points(m, 0, scale, columns, rows[i], w, low, padding, x[of_row])
+                _points(m, 1, scale, columns, rows[i], h, low, padding, y[of_row])
             if padding == ZEROS:
-                _mixed_zeros(source, h, w, x[:n], y[:n], scale, values)
+                _mixed_zeros(source, h, w, x[:n], y[:n], factor, values)
             else:
                 for j in range(n):
                     # The last pixel is the far end of the pair before it, if there is one.
@@ -401,66 +376,52 @@ def _bilinear(
                     fx[j], fy[j] = x[j] - x0, y[j] - y0
                     at[j] = y0 * stride + x0 * channels
                 if is_bytes and channels == 3 and w > 1:
-                    _mixed_rgb(address[b], at[:n], line, fx, fy, words, scale, values)
+                    _mixed_rgb(images.address[b], at[:n], line, fx, fy, words, factor, values)
                 else:
-                    _mixed(source, at[:n], step, line, fx, fy, scale, values)
+                    _mixed(source, at[:n], step, line, fx, fy, factor, values)
             for c in range(channels):
-                if lit[b]:
-                    _light(values[c, :n], gain[b], bias[b])
+                if lit:
+                    _light(values[c, :n], images.gain[b], images.bias[b])
                 a, k, made, taken = mean[c], over_std[c], out[b, c, top:bottom].reshape(n), values[c]
                 for j in range(n):
                     made[j] = (taken[j] - a) * k
 
 
 @njit(**_OPTIONS)
-def _nearest(
-    source_type: Any,
-    is_bytes: bool,
-    which: Any,
-    address: Any,
-    height: Any,
-    width: Any,
-    matrix: Any,
-    place: Any,
-    columns: Any,
-    rows: Any,
-    lit: Any,
-    gain: Any,
-    bias: Any,
-    scale: Any,
-    low: Any,
-    padding: int,
-    mean: Any,
-    over_std: Any,
-    out: Any,
-) -> None:
+def nearest(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: Any, out: Any) -> None:
+    "Take each output value from the pixel nearest to its point."
     channels, out_height, out_width = out.shape[1], out.shape[2], out.shape[3]
     x, y = np.empty(out_width, np.float32), np.empty(out_width, np.float32)
     row = np.empty((channels, out_width), np.float32)
+    low, padding, mean, over_std = images.low, images.padding, images.mean, images.over_std
     for b in which:
-        h, w, m = height[b], width[b], matrix[b]
-        source = carray(_at(address[b]), (h * w * channels,), source_type)
+        h, w, m, scale = images.height[b], images.width[b], images.matrix[b], images.scale[b]
+        columns, rows, lit = images.columns[b], images.rows[b], images.lit[b]
+        source = carray(_at(images.address[b]), (h * w * channels,), source_type)
         for i in range(out_height):
-            _points(m, 0, place[b], columns[b], rows[b, i], w, low, padding, x)
-            _points(m, 1, place[b], columns[b], rows[b, i], h, low, padding, y)
+            _points(m, 0, scale, columns, rows[i], w, low, padding, x)
+            _points(m, 1, scale, columns, rows[i], h, low, padding, y)
             for j in range(out_width):
                 xi, yi = int(np.rint(x[j])), int(np.rint(y[j]))  # a tie goes to the even one, as in torch
                 if 0 <= xi < w and 0 <= yi < h:
                     for c in range(channels):
-                        row[c, j] = _F(source[(yi * w + xi) * channels + c]) * scale
+                        row[c, j] = _F(source[(yi * w + xi) * channels + c]) * factor
                 else:
                     for c in range(channels):
                         row[c, j] = 0
-            if lit[b]:
-                _light(row.reshape(channels * out_width), gain[b], bias[b])
+            if lit:
+                _light(row.reshape(channels * out_width), images.gain[b], images.bias[b])
             for c in range(channels):
                 for j in range(out_width):
                     out[b, c, i, j] = (row[c, j] - mean[c]) * over_std[c]
 
 
 @njit(**_OPTIONS)
-def _pool(source: Any, channels: int, out: Any) -> None:
-    "The mean over boxes that part (height, width, channels) bytes into `out`'s rows and columns, as torch parts them."
+def pool(source: Any, channels: int, out: Any) -> None:
+    """Average an image down into `out`, over boxes whose edges are those of torch's `adaptive_avg_pool2d`.
+
+    Both are two-dimensional: (height, width · channels), the source in bytes and `out` in floats.
+    """
     h, w = source.shape[0], source.shape[1] // channels
     rows, cols = out.shape[0], out.shape[1] // channels
     sums = np.empty(w * channels, np.float32)
@@ -479,89 +440,3 @@ def _pool(source: Any, channels: int, out: Any) -> None:
                 for x in range(left, right):
                     total += sums[x * channels + c]
                 out[i, j * channels + c] = total * over
-
-
-def run(
-    plan: Plan,
-    sources: Sequence[Any],
-    scales: Callable[..., np.ndarray],
-    out: np.ndarray,
-    norm: Optional[Tuple[np.ndarray, np.ndarray]],
-    which: np.ndarray,
-    share: Callable[..., None],
-    aligned: bool,
-) -> None:
-    "Make the images `which` of `plan`; see `render.on_cpu`."
-    channels = out.shape[1]
-    arrays = [source.array for source in sources]
-    pooled = plan.pooled[:, 0] > 0
-    height, width = (
-        np.where(pooled, plan.pooled[:, k], [array.shape[k] for array in arrays]).astype(np.int64) for k in (0, 1)
-    )
-    address = np.array([array.__array_interface__["data"][0] for array in arrays], np.int64)
-    scale = np.array([1 / source.divisor for source in sources], np.float32)
-    floats = np.array([array.dtype == np.float32 for array in arrays]) | pooled
-    matrix, place = plan.matrix.astype(np.float32), scales(plan, height, width)
-    mean, over_std = norm or (np.zeros(channels, np.float32), np.ones(channels, np.float32))
-    kernel = _nearest if plan.mode == "nearest" else _bilinear
-    padding = ("reflection", "border", "zeros").index(plan.padding)
-    gain, bias = plan.gain.astype(np.float32), plan.bias.astype(np.float32)
-
-    def some(chosen: np.ndarray) -> None:
-        if pooled[chosen].any():
-            for b in chosen[pooled[chosen]].tolist():
-                small = np.empty((height[b], width[b] * channels), np.float32)
-                array = arrays[b]
-                _pool(array.reshape(array.shape[0], -1), channels, small)
-                address[b] = small.ctypes.data
-                one(chosen=np.array([b]), is_bytes=False)
-            chosen = chosen[~pooled[chosen]]
-        for is_bytes in (True, False):
-            part = chosen[floats[chosen] != is_bytes]
-            if len(part):
-                one(part, is_bytes)
-
-    def one(chosen: np.ndarray, is_bytes: bool) -> None:
-        factors = scale[chosen]
-        for factor in factors[:1] if (factors == factors[0]).all() else np.unique(factors):
-            kernel(
-                np.uint8 if is_bytes else np.float32,
-                is_bytes,
-                chosen[factors == factor],
-                address,
-                height,
-                width,
-                matrix,
-                place,
-                plan.columns,
-                plan.rows,
-                plan.lit,
-                gain,
-                bias,
-                factor,
-                _F(0) if aligned else _F(-0.5),
-                padding,
-                mean,
-                over_std,
-                out,
-            )
-
-    share(some, which, out[0].size * len(which))
-
-
-def prepare() -> None:
-    "Compile what the usual pipelines ask for, or load it from numba's cache."
-    one, where = np.zeros(1, np.int64), np.zeros((1, 2, 3), np.float32)
-    size, line, ones = one + 1, np.zeros((1, 1), np.float32), np.ones(1, np.float32)
-    matrix, lit, channels = np.eye(3, dtype=np.float32)[None], np.zeros(1, bool), np.zeros(3, np.float32)
-    images = np.empty((1, 3, 1, 1), np.float32)
-    for kernel, kind, out in (
-        (_bilinear, np.uint8, images),
-        (_bilinear, np.float32, images),  # what was averaged down first
-        (_nearest, np.uint8, np.empty((1, 1, 1, 1), np.int64)),  # masks
-    ):
-        pixel = np.zeros(3, kind)
-        address = np.array([pixel.ctypes.data])
-        source = (kind, kind is np.uint8, one, address, size, size, matrix, where, line, line)
-        kernel(*source, lit, ones, ones, _ONE, _F(0), REFLECTION, channels, channels, out)
-    _pool(np.zeros((1, 3), np.uint8), 3, np.empty((1, 3), np.float32))

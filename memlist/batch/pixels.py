@@ -1,33 +1,40 @@
-"""`Pixels`: one image as bytes, the type that batches are made of."""
+"""The pixels of one image, as a cache keeps them and as the kernels read them."""
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import Any, NamedTuple, Tuple
 
 import numpy as np
 import torch
+from torch import Tensor
 
 
 class Pixels(NamedTuple):
-    """The pixels of one image as they are kept: `array`, uint8, (height, width, channels).
+    """Hold the pixels of one image.
 
-    - `divisor`: 255 if a value v becomes v / 255, or 1
-    - `cls`: the class of image that they become
-    - `viewed`: whether `array` is a view into a store, good only while the store's generation stands
+    - `array`: (height, width, channels), uint8 or float32
+    - `divisor`: 255 or 1; the values of the image are `array / divisor`
+    - `cls`: the class of image that it becomes; its meaning is up to the front end
+    - `viewed`: True for a view into a store, valid only for as long as the store's generation stays the same
     """
 
     array: np.ndarray
     divisor: int
-    cls: type
+    cls: Any = None
     viewed: bool = False
+
+    @classmethod
+    def of_tensor(cls, px: Tensor, kind: Any = None) -> Pixels:
+        "Return the pixels of a (channels, height, width) float tensor; no copy is made of fastai's memory layout."
+        return cls(np.ascontiguousarray(px.detach().permute(1, 2, 0).numpy()), 1, kind)
 
     @property
     def size(self) -> Tuple[int, int]:
-        "Height and width, as `Image.size` has them."
+        "Return height and width, as a `torch.Size`."
         return torch.Size(self.array.shape[:2])  # type: ignore[return-value]
 
     @property
     def shape(self) -> Tuple[int, int, int]:
-        "Channels, height and width, as `Image.shape` has them."
+        "Return channels, height and width."
         height, width, channels = self.array.shape
         return channels, height, width

@@ -20,8 +20,8 @@ from fastai.vision.image import ImagePoints
 
 from ..cache.info import CacheInfo
 from . import work
-from .batches import BatchDeviceDataLoader, batched, checked, default_workers, release
 from .lists import lists_of, parts, stock_class
+from .loader import BatchDeviceDataLoader, batched, checked, default_workers, release
 from .mixin import InMemory
 from .waiting import DataWait
 

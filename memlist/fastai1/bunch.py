@@ -10,7 +10,6 @@ from typing import Any
 from fastai.data_block import LabelLists
 from fastai.vision.data import ImageDataBunch
 
-from .batches import batched, checked, default_workers
 from .lists import (
     MemoryGANItemList,
     MemoryImageImageList,
@@ -21,6 +20,7 @@ from .lists import (
     MemorySegmentationItemList,
     MemorySegmentationLabelList,
 )
+from .loader import batched, checked, default_workers
 
 _LIST_KEYWORDS = ("lazy", "max_ram", "cache_file", "max_size", "store", "convert_mode", "after_open")
 

@@ -1,4 +1,4 @@
-"""Memory that is handed out again: never while anybody has it, and soon after nobody has."""
+"""Memory is reused once no tensor refers to it, and never before."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_memory_comes_back_when_the_last_view_goes() -> None:
 
 
 @pytest.mark.parametrize("keep", ["detach", "numpy", "autograd", "list"])
-def test_whoever_holds_it_keeps_it(keep: str) -> None:
+def test_a_tensor_in_use_keeps_its_memory(keep: str) -> None:
     buffers = Buffers()
     tensor = buffers.empty(SHAPE, torch.float32).fill_(1.0)
     holders: Dict[str, Callable[[torch.Tensor], Any]] = {
@@ -53,7 +53,7 @@ def test_whoever_holds_it_keeps_it(keep: str) -> None:
     del holder
 
 
-def test_little_is_kept_and_goes_with_it() -> None:
+def test_few_free_blocks_are_kept_and_go_with_their_owner() -> None:
     buffers = Buffers()
     many: List[torch.Tensor] = [buffers.empty(SHAPE, torch.int64) for _ in range(5)]
     many.clear()
@@ -73,23 +73,23 @@ def marks(shared: SharedBuffers) -> List[int]:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.uint8, torch.int64])
-def test_a_worker_uses_memory_again_once_the_other_side_lets_go(dtype: Any) -> None:
+def test_a_worker_reuses_memory_once_the_main_process_is_done(dtype: Any) -> None:
     shared = SharedBuffers()
     first = shared.empty(SHAPE, dtype).fill_(3)
     assert first.is_shared() and first.shape == SHAPE and first.is_contiguous() and marks(shared) == [1]
-    place = address(first)
+    begin = address(first)
     received = leased(first)  # in the other process it is another tensor over the same memory
     del first
     view = received[1, 5:9].detach()
     del received
     other = shared.empty(SHAPE, dtype).fill_(5)
-    assert address(other) != place and view.tolist() == [3] * 4 and marks(shared) == [1, 1]
+    assert address(other) != begin and view.tolist() == [3] * 4 and marks(shared) == [1, 1]
     del view
     assert marks(shared) == [0, 1]
-    assert address(shared.empty(SHAPE, dtype)) == place
+    assert address(shared.empty(SHAPE, dtype)) == begin
 
 
-def test_a_worker_keeps_few_blocks_whatever_their_sizes_and_however_many_are_out() -> None:
+def test_a_worker_keeps_few_blocks_of_any_size() -> None:
     shared = SharedBuffers()
     out = [leased(shared.empty(SHAPE, torch.float32).fill_(k)) for k in range(SHARED + 3)]
     assert len(shared._blocks) == SHARED
@@ -101,7 +101,7 @@ def test_a_worker_keeps_few_blocks_whatever_their_sizes_and_however_many_are_out
     assert len(shared._blocks) == SHARED
 
 
-def test_a_child_that_drops_its_copy_takes_nothing_from_its_parent() -> None:
+def test_a_forked_child_does_not_free_the_memory_of_its_parent() -> None:
     shared = SharedBuffers()
     received = [leased(shared.empty(SHAPE, torch.float32))]
     pid = os.fork()
@@ -115,7 +115,7 @@ def test_a_child_that_drops_its_copy_takes_nothing_from_its_parent() -> None:
     assert marks(shared) == [0]
 
 
-def test_a_copy_has_memory_of_its_own_and_what_waits_can_be_given_back() -> None:
+def test_a_copy_has_memory_of_its_own_and_free_blocks_can_be_released() -> None:
     buffers = Buffers()
     buffers.empty(SHAPE, torch.float32)
     assert len(buffers._free) == 1

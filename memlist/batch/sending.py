@@ -1,0 +1,94 @@
+"""What travels between processes: indices to the workers, batches back, and bytes on to a device."""
+
+from __future__ import annotations
+
+from typing import Any, Callable, NamedTuple, Tuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+from torch.utils.data._utils.pin_memory import pin_memory
+
+from .buffers import leased
+from .gathered import Gathered
+from .plan import Plan
+from .render import render
+
+
+class Packed(NamedTuple):
+    "Hold images that a device is to make: the plan, the gathered bytes, and the dtype of the result."
+
+    plan: Plan
+    pixels: Gathered
+    dtype: torch.dtype
+
+    def make(self, device: torch.device) -> Tensor:
+        "Copy the bytes to `device` and make the batch there, (B, channels, height, width)."
+        pixels = self.pixels._replace(data=self.pixels.data.to(device, non_blocking=True))
+        size = (len(self.plan.rows), pixels.channels, self.plan.height, self.plan.width)
+        return render(self.plan, pixels, torch.empty(size, dtype=self.dtype, device=device))
+
+    def pin_memory(self) -> Packed:
+        "Return this with its bytes in pinned memory."
+        data = self.pixels.data
+        return self if data.is_pinned() else self._replace(pixels=self.pixels._replace(data=data.pin_memory()))
+
+
+class Batch:
+    """Carry a batch from the process that gathered it to the one that trains.
+
+    - `x`, `y`: tensors, whatever stock's collating makes of other targets, or `Packed`
+    - `form`: list or tuple, the type of the pair in stock
+    - `normalised`: whether the first of the loader's transforms has been applied
+    - `lent`: for each of the two, whether its memory is a worker's `SharedBuffers`
+    """
+
+    def __init__(
+        self, x: Any, y: Any, form: type, normalised: bool = False, lent: Tuple[bool, bool] = (False, False)
+    ) -> None:
+        self.x, self.y, self.form, self.normalised, self.lent = x, y, form, normalised, lent
+
+    def _lease(self) -> None:
+        "Have the memory go back to the worker when it is no longer needed here."
+        lent, self.lent = self.lent, (False, False)
+        self.x, self.y = (_leased(one) if its else one for one, its in zip((self.x, self.y), lent))
+
+    def pin_memory(self) -> Batch:
+        "Return this in pinned memory; torch's loaders call it."
+        self._lease()
+        # A `Packed` is not handed to torch, whose `pin_memory` would take a named tuple apart.
+        x, y = (
+            one.pin_memory() if isinstance(one, Packed) else pin_memory(one)  # type: ignore[no-untyped-call]
+            for one in (self.x, self.y)
+        )
+        return Batch(x, y, self.form, self.normalised)
+
+    def on(self, device: torch.device, move: Callable[[Any, torch.device], Any]) -> Any:
+        "Return the pair on `device`; `move` takes there what is not packed."
+        self._lease()
+        x, y = (one.make(device) if isinstance(one, Packed) else move(one, device) for one in (self.x, self.y))
+        return self.form((x, y))
+
+
+def _leased(one: Any) -> Any:
+    if isinstance(one, Packed):
+        return one._replace(pixels=one.pixels._replace(data=leased(one.pixels.data)))
+    return leased(one)
+
+
+class Indices(Dataset):  # type: ignore[type-arg]
+    "Give an inner loader `i` as item `i`; in everything else be the dataset."
+
+    def __init__(self, dataset: Any) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: Any) -> Any:
+        return i
+
+    def __getattr__(self, name: str) -> Any:
+        if name[:2] == "__" or name == "dataset":  # a pickled one lacks `dataset` at first
+            raise AttributeError(name)
+        return getattr(self.dataset, name)

@@ -1,0 +1,235 @@
+"""From the indices of a batch to the batch, in the process that holds the pixels.
+
+For each index in turn, input and target are opened and their transforms' random parameters drawn, in stock's order;
+then all images are made together. What cannot be made so goes through stock's code, an image or a dataset at a time.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+
+import torch
+from fastai.core import ItemBase
+from fastai.data_block import ItemList
+from fastai.torch_core import data_collate
+from fastai.vision.image import Image, ImagePoints, ImageSegment
+from torch.utils.data import get_worker_info
+
+from ..batch.buffers import Memory, NewMemory, SharedBuffers
+from ..batch.maker import Maker
+from ..batch.pixels import Pixels
+from ..batch.plan import Norm
+from ..batch.sending import Batch, Packed
+from ..batch.threads import ONE_THREAD, Threads
+from ..cache.messages import warn_user
+from .draws import Pipeline
+from .images import ImageTask, as_item, make_image, make_images, pixels_of
+from .lists import parts
+from .mixin import InMemory
+from .reader import Reader
+from .supported import not_batched, parts_of_pipelines, pipelines, reason_of_item
+from .transforms import Unknown
+
+
+class Collate:
+    """Make batches from indices into a `LabelList`, in the process that calls it.
+
+    - `norm`: applied to inputs as they are made here, if given
+    - `memory`, `threads`: of a process that makes its batches itself; a worker has shared memory of its own
+    """
+
+    def __init__(self, ds: Any, collate_fn: Any, on_device: bool, norm: Optional[Norm] = None) -> None:
+        self.ds, self.collate_fn, self.on_device, self.norm = ds, collate_fn, on_device, norm
+        self._forget()
+
+    def _forget(self) -> None:
+        self.memory: Memory = NewMemory()
+        self.threads: Threads = ONE_THREAD
+        self._shared: Optional[SharedBuffers] = None
+        self._memo: Tuple[List[Any], Any] = ([], None)
+
+    def __getstate__(self) -> Dict[str, Any]:
+        return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm")}
+
+    def __setstate__(self, state: Dict[str, Any]) -> None:
+        vars(self).update(state)
+        self._forget()
+
+    def __call__(self, indices: Sequence[int]) -> Any:
+        try:
+            found = self._pipelines()
+        except Unknown:
+            found = None
+        if found is None or self.ds.item is not None:
+            return self.collate_fn([self.ds[i] for i in indices])
+        stores = [il.store for il in parts(self.ds.x, self.ds.y)]
+        before = [store.generation for store in stores]
+        x, y = self._opened(indices, *found)
+        sides = [_Side(x, self.norm), _Side(y)]
+        self._warn_of_odd(x[0] if x else None)
+        maker = self._maker()
+        made = [side.make(maker) for side in sides]
+        if before != [store.generation for store in stores]:
+            # A store was purged meanwhile, so some bytes may have been overwritten: read them into memory of our own.
+            for side, il in zip(sides, (self.ds.x, self.ds.y)):
+                side.read_again(il, indices)
+            self._shared = None  # nothing made so far will be sent
+            maker = self._maker()
+            made = [side.make(maker) for side in sides]
+        return self._collated(sides, made)
+
+    def _maker(self) -> Maker:
+        if get_worker_info() is None:
+            return Maker(self.memory, self.threads, self.on_device)
+        if self._shared is None:
+            self._shared = SharedBuffers()
+        return Maker(self._shared, ONE_THREAD, self.on_device)
+
+    def _warn_of_odd(self, item: Any) -> None:
+        "Warn once if the inputs, of which `item` is the first, are images that stock has to make."
+        known = isinstance(item, (ImageTask, ImagePoints)) or type(item).__module__.startswith("fastai.")
+        odd = isinstance(item, ItemBase) and pixels_of(item) is None and (isinstance(item, Image) or not known)
+        if (
+            odd
+            and not isinstance(item, ImagePoints)
+            and isinstance(self.ds.x, InMemory)
+            and self.ds.x.notes().note(b"odd images")
+        ):
+            warn_user(not_batched(self.ds, reason_of_item(item)))
+
+    def _pipelines(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
+        "Return the pipelines of the dataset, made anew if anything that they depend on has changed."
+        seen = parts_of_pipelines(self.ds)
+        known, found = self._memo
+        if seen is None or len(seen) != len(known) or not all(a is b for a, b in zip(seen, known)):
+            found = pipelines(self.ds)
+            self._memo = (seen or [], found)
+        return found  # type: ignore[no-any-return]
+
+    def _opened(
+        self, indices: Sequence[int], x_pipeline: Optional[Pipeline], y_pipeline: Optional[Pipeline]
+    ) -> Tuple[List[Any], List[Any]]:
+        "Open and draw for each index in turn; return an `ImageTask` per image to make, else what stock makes of it."
+        ds = self.ds
+        plain = all(type(i) is int for i in indices)
+        readers = [_reader(il, plain) for il in (ds.x, ds.y)]
+        read_x, read_y = readers
+        reduces = getattr(ds.x, "max_size", None) is not None
+        transformed, tfm_y = bool(ds.tfms or ds.tfmargs), bool(hasattr(ds, "tfms_y") and ds.tfm_y)
+        # Targets follow what their inputs drew; or what stock has drawn, if stock does the inputs.
+        y_pipelines = {own: y_pipeline and y_pipeline.for_targets(x_pipeline if own else None) for own in (True, False)}
+        xs: List[Any] = []
+        ys: List[Any] = []
+        draws: Any = None
+        for i in indices:
+            x, y = read_x(i), read_y(i)
+            if reduces and isinstance(y, ImagePoints):
+                y.flow.size = x.size
+            pixels, draws = pixels_of(x), None
+            if pixels is not None:
+                if transformed and x_pipeline is not None:
+                    draws = x_pipeline.draw()
+                    x = ImageTask(pixels, x_pipeline, draws, x_pipeline.draw_for_size(draws, pixels.shape))
+                else:
+                    x = ImageTask(pixels)
+            elif transformed:
+                x = x.apply_tfms(ds.tfms, **ds.tfmargs)
+            pixels = pixels_of(y)
+            if tfm_y:
+                target = pixels and _target(pixels, y_pipelines[draws is not None], draws or [])
+                if target is None:
+                    if draws is not None:
+                        _leave_drawn(x_pipeline, draws)
+                    target = as_item(y).apply_tfms(ds.tfms_y, **{**ds.tfmargs_y, "do_resolve": False})
+                y = target
+            elif pixels is not None:
+                y = ImageTask(pixels)
+            xs.append(x)
+            ys.append(0 if y is None else y)
+        for one in readers:
+            if isinstance(one, Reader):
+                one.close()
+        if draws is not None:
+            _leave_drawn(x_pipeline, draws)
+        return xs, ys
+
+    def _collated(self, sides: Sequence[_Side], made: List[Any]) -> Any:
+        "Return what stock's collating makes of the rest, with the images put in."
+        rest = [[_ABSENT] * len(side.items) if one is not None else side.plain() for side, one in zip(sides, made)]
+        plain = getattr(self.collate_fn, "func", self.collate_fn)
+        if plain is data_collate:
+            x, y = (one if one is not None else data_collate(items) for one, items in zip(made, rest))
+            form: type = list
+        else:
+            x, y = pair = self.collate_fn(list(zip(*rest)))
+            form = type(pair)
+            x, y = (one if one is not None else other for one, other in zip(made, (x, y)))
+        normalised = any(side.normalised for side in sides)
+        lent = (made[0] is not None, made[1] is not None) if self._shared is not None else (False, False)
+        if not normalised and not any(lent) and not any(isinstance(one, Packed) for one in (x, y)):
+            return form((x, y))
+        return Batch(x, y, form, normalised, lent)
+
+
+# Takes the position of images that are made already, while stock collates the other half of the pairs.
+_ABSENT = ItemBase(torch.empty(0))
+
+
+class _Side:
+    """Hold the inputs or the targets of a batch.
+
+    - `whole`: all of them are images to make at once; else stock decides what a mixture of kinds makes
+    - `normalised`: `norm` is applied as they are made
+    """
+
+    def __init__(self, items: List[Any], norm: Optional[Norm] = None) -> None:
+        self.items, self.norm = items, norm
+        tasks = [one for one in items if isinstance(one, ImageTask)]
+        kinds = {(id(task.pipeline), task.pixels.cls is ImageSegment, task.pixels.array.shape[2]) for task in tasks}
+        self.whole = len(kinds) == 1 and len(tasks) == len(items)
+        self.normalised = (
+            self.whole and not tasks[0].mask and norm is not None and len(norm[0]) == tasks[0].pixels.array.shape[2]
+        )
+
+    def make(self, maker: Maker) -> Any:
+        "Return the batch of images; None if stock has to collate."
+        return make_images(self.items, maker, self.norm if self.normalised else None) if self.whole else None
+
+    def plain(self) -> List[Any]:
+        "Return the items for stock to collate."
+        return [make_image(one) if isinstance(one, ImageTask) else one for one in self.items]
+
+    def read_again(self, il: Any, indices: Sequence[int]) -> None:
+        "Replace pixels that lie in a store by those of the list's own images, in memory of their own."
+        for k, (i, task) in enumerate(zip(indices, self.items)):
+            if isinstance(task, ImageTask) and task.pixels.viewed:
+                pixels = pixels_of(il[i])
+                if pixels is not None:
+                    sized = task.sized
+                    if pixels.shape != task.pixels.shape:
+                        sized = task.pipeline.draw_for_size(task.draws, pixels.shape)
+                    self.items[k] = task._replace(pixels=pixels, sized=sized)
+
+
+def _reader(il: Any, plain: bool) -> Callable[[int], Any]:
+    "Return what gives the items of `il`; `plain`: for indices that are all ints, and need no check."
+    if isinstance(il, InMemory):
+        return il._reader()
+    return il.get if plain and type(il).__getitem__ is ItemList.__getitem__ else il.__getitem__  # type: ignore
+
+
+def _leave_drawn(pipeline: Optional[Pipeline], draws: Sequence[Any]) -> None:
+    "Leave the transforms as drawing for an image would have left them, for a target that asks them."
+    for step in pipeline.steps if pipeline is not None else ():
+        step.transform.resolved, step.transform.do_run = step.values(draws), step.runs(draws)
+
+
+def _target(pixels: Pixels, pipeline: Optional[Pipeline], draws: List[Any]) -> Optional[ImageTask]:
+    "Return the task of making a target whose input has `draws`; None if stock has to make it."
+    if pipeline is None:
+        return None
+    try:
+        draws = draws + pipeline.last_draws()
+    except Unknown:
+        return None
+    return ImageTask(pixels, pipeline, draws, pipeline.draw_for_size(draws, pixels.shape))

@@ -1,0 +1,186 @@
+"""The loaders of `databunch(batch_tfms=True)`: whole batches, drawn as stock fastai draws, made at once.
+
+A batch begins as a list of indices. On a CPU it is made where it is gathered, in a worker or in the main process,
+straight from the store's bytes; for a GPU the bytes are gathered, and the GPU makes the images. Where that cannot be
+done, stock's code makes the batch image by image, and a message says why (`supported`).
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Any, Iterator, Optional, Set, Tuple
+
+import torch
+from fastai.basic_data import DataBunch, DeviceDataLoader
+from fastai.core import defaults, listify
+from fastai.data_block import LabelLists
+from fastai.torch_core import data_collate, to_device
+from fastai.vision.data import _normalize_batch
+from torch.utils.data import DataLoader
+
+from ..batch import cpu
+from ..batch.buffers import Buffers
+from ..batch.plan import Norm
+from ..batch.sending import Batch, Indices
+from ..batch.threads import Threads
+from ..cache.messages import warn_user
+from .collate import Collate
+from .supported import not_batched, of_list, reason
+
+LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data bunch
+_NORMALIZE = (("mean", torch.empty(0, 0)), ("std", torch.empty(0, 0)), ("do_x", True), ("do_y", False))
+# Workers that gather batches for a GPU. Two were the fastest on an H100 beside 16 cores: benchmarks/results/gpu.json.
+GPU_WORKERS = 2
+
+
+class BatchDeviceDataLoader(DeviceDataLoader):
+    """Make batches at once; in everything else be fastai's `DeviceDataLoader`.
+
+    The `DataLoader` inside, `dl`, is stock's, and so is what it yields: code that looks at it, changes or replaces it
+    finds what fastai would have there. An iteration uses a copy of it whose items are indices.
+    """
+
+    #: Whether batches are made on the device; None: unless it is a CPU.
+    on_device: Optional[bool] = None
+    #: Reasons that have been warned of; the loaders of one data bunch share it.
+    warned: Optional[Set[str]] = None
+    #: Memory for batches that are made in this process: the next epoch reuses that of the last one.
+    buffers: Optional[Buffers] = None
+
+    @classmethod
+    def of(cls, dl: DeviceDataLoader, warned: Set[str], buffers: Optional[Buffers] = None) -> BatchDeviceDataLoader:
+        "Return the loader `dl` as one that makes its batches at once, sharing `warned` and `buffers` with others."
+        made = cls(dl.dl, dl.device, dl.tfms, dl.collate_fn)
+        made.warned, made.buffers = warned, Buffers() if buffers is None else buffers
+        return made
+
+    def like(self, dl: DeviceDataLoader) -> BatchDeviceDataLoader:
+        "Return the loader `dl` as one like this."
+        made = type(self).of(dl, self.warned if self.warned is not None else set(), self.buffers)
+        made.on_device = self.on_device
+        return made
+
+    def new(self, **kwargs: Any) -> BatchDeviceDataLoader:
+        "Return a copy with other arguments, as fastai's does."
+        return self.like(super().new(**kwargs))
+
+    def __iter__(self) -> Iterator[Any]:
+        reason = self.reason()
+        if reason:
+            self.warn(reason)
+            yield from super().__iter__()
+            return
+        norm, fused = self._norm()
+        collate = Collate(self.dl.dataset, self.dl.collate_fn, self._packs(), norm)
+        inner = object.__new__(DataLoader)  # not `copy`, which asks it for `__getstate__`: fastai's asks the list
+        vars(inner).update(vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, _iterator=None)
+        cpu.prepare()  # before workers are forked, which would each compile
+        threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
+        if inner.num_workers == 0:
+            collate.memory = self.buffers = self.buffers or Buffers()
+            collate.threads = threads
+        try:
+            for b in inner:
+                yield self._processed(b, fused)
+        finally:
+            threads.close()
+
+    def reason(self) -> str:
+        "Return why stock's code makes the batches, image by image; empty if it does not."
+        if type(self.dl) is not DataLoader:
+            return f"{type(self.dl).__name__} is not torch's own DataLoader"
+        if self.dl.batch_sampler is None:
+            return "it has no batches"
+        if getattr(self.dl, "persistent_workers", False):
+            return "its workers are persistent"
+        return reason(self.dl.dataset, self.dl.collate_fn)
+
+    def warn(self, reason: str) -> None:
+        "Warn once that batches are made image by image for this reason."
+        warned = self.warned if self.warned is not None else set()
+        if reason not in warned:
+            warned.add(reason)
+            warn_user(not_batched(self.dl.dataset, reason))
+
+    def _packs(self) -> bool:
+        "Return whether batches are packed for the device, which makes them."
+        return self.on_device if self.on_device is not None else torch.device(self.device).type != "cpu"
+
+    def _norm(self) -> Tuple[Optional[Norm], Any]:
+        "Return the first transform, if batches can be normalised as they are made, as a `Norm` and as it is."
+        first = self.tfms[0] if self.tfms else None
+        if self._packs() or not isinstance(first, functools.partial) or first.func is not _normalize_batch:
+            return None, None
+        given = dict(first.keywords)
+        mean, std, do_x, do_y = (given.pop(name, default) for name, default in _NORMALIZE)
+        floats = mean.dtype == std.dtype == torch.float32  # others would make doubles of a batch
+        if first.args or given or do_y or not do_x or not floats or mean.dim() != 1 or mean.shape != std.shape:
+            return None, None
+        return Norm(mean.numpy(), (1 / std).numpy()), first
+
+    def _processed(self, b: Any, fused: Any) -> Any:
+        "Take a batch to the device and apply the loader's transforms, except for `fused` if it has been applied."
+        if not isinstance(b, Batch):
+            return self.proc_batch(b)
+        made = b.on(self.device, to_device)
+        tfms = listify(self.tfms)
+        if b.normalised:
+            if tfms and tfms[0] is fused:
+                tfms, made = tfms[1:], (made[0], made[1])
+            else:  # taken away since this iteration began
+                mean, std = (fused.keywords[name].to(made[0].device)[:, None, None] for name in ("mean", "std"))
+                made = b.form((made[0] * std + mean, made[1]))
+        for f in tfms:
+            made = f(made)
+        return made
+
+
+def batched(data: DataBunch) -> DataBunch:
+    "Let all loaders of `data` make their batches at once, and warn of what will not be."
+    warned: Set[str] = set()
+    buffers = Buffers()
+    for name in LOADERS:
+        dl = getattr(data, name, None)
+        if dl is not None:
+            setattr(data, name, BatchDeviceDataLoader.of(dl, warned, buffers))
+    cpu.prepare()
+    why = data.train_dl.reason()
+    missing = cpu.without_kernels()
+    if why:
+        data.train_dl.warn(why)
+    elif missing and torch.device(data.device).type == "cpu":
+        warn_user(
+            f"batch_tfms{of_list(data.train_ds)}: on a CPU it takes numba to be faster than image by image, and there "
+            f"is none ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
+        )
+    return data
+
+
+def release(data: DataBunch) -> None:
+    "Give back the memory that is kept for the next batches of `data`."
+    for name in LOADERS:
+        buffers = getattr(getattr(data, name, None), "buffers", None)
+        if isinstance(buffers, Buffers):
+            buffers.clear()
+
+
+def default_workers(lists: LabelLists, device: Any = None, collate_fn: Any = data_collate) -> int:
+    """Return how many workers make batches if the caller does not say.
+
+    On a CPU none: threads of the main process are as fast, and what a worker makes has to be sent. For a GPU
+    `GPU_WORKERS`: they gather batches while it computes, and more of them only take longer to start. As many as fastai
+    takes if stock has to make the batches.
+    """
+    kind = torch.device(defaults.device if device is None else device).type
+    if reason(lists.train, collate_fn):
+        return defaults.cpus  # type: ignore[no-any-return]
+    return 0 if kind == "cpu" else min(GPU_WORKERS, defaults.cpus)
+
+
+def checked(batch_tfms: Any) -> bool:
+    "Return `batch_tfms`, which is True or False; raise TypeError for anything else."
+    if not isinstance(batch_tfms, bool):
+        raise TypeError(
+            f"batch_tfms={batch_tfms!r}: please use True or False; the transforms themselves go to `.transform(…)`."
+        )
+    return batch_tfms

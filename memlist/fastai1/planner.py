@@ -1,0 +1,258 @@
+"""From what fastai's transforms have drawn to a `Plan`: where each pixel of a batch comes from, for all images at once.
+
+fastai's maps of coordinates compose into one 3×3 matrix per image (`matrices`), and what comes after sampling comes to
+two lists of indices (`selection`). An output pixel is then a matrix times its two indices, and nothing is computed that
+a crop throws away. Each phase returns a value, and `plan_batch` puts them together. Nothing here knows of lists, stores
+or how pixels are sampled.
+"""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from fastai.vision import image as fastai_image
+from fastai.vision.image import FlowField
+from torch import Tensor
+
+from ..batch.plan import Plan
+from .draws import Drawn, Pipeline
+from .matrices import AFFINE, IDENTITY, MATRICES, Shape, Sizes
+from .selection import PIXELS, Selection
+
+
+class Coordinates(NamedTuple):
+    "Hold `matrix`, `sampled` and `pooled` of a `Plan`, and by image the (height, width, 2) grid that jitter has moved."
+
+    matrix: np.ndarray
+    sampled: np.ndarray
+    pooled: np.ndarray
+    grids: Dict[int, Tensor]
+
+
+class Lighting(NamedTuple):
+    "Hold `lit`, `gain` and `bias` of a `Plan`."
+
+    lit: np.ndarray
+    gain: np.ndarray
+    bias: np.ndarray
+
+
+Steps = Sequence[Tuple[str, Drawn]]  # the names of transforms, and what they have drawn
+Pass = Tuple[Pipeline, Sequence[Drawn]]
+
+
+def plan_batch(pipeline: Pipeline, drawn: Sequence[Drawn], shapes: Sequence[Shape], mask: bool = False) -> Plan:
+    """Return the plan for images of `shapes` (channels, height, width), for which the steps have `drawn`.
+
+    `mask`: the images are masks, which are sampled to the nearest pixel and not lit. Raise what collating raises if
+    the images come out in different sizes, and what padding raises if there is too little to reflect.
+    """
+    steps = [(step.name, one) for step, one in zip(pipeline.steps, drawn)]
+    sizes, mode = Sizes.of(pipeline, shapes), "nearest" if mask else pipeline.mode
+    where = coordinates(steps, sizes, mode)
+    light = lighting([] if mask else steps, len(shapes))
+    chosen = select(steps, sizes, pipeline, shapes[0][0])
+    rows, columns = chosen.indices()
+    swapped, across, down = chosen.swapped, sizes.grid_width, sizes.grid_height
+    matrix = where.matrix
+    matrix[swapped] = matrix[swapped][:, :, [1, 0, 2]]  # it takes their rows for columns
+    return Plan(
+        height=rows.shape[1],
+        width=columns.shape[1],
+        matrix=matrix,
+        columns=_on_grid(columns, np.where(swapped, down, across), where.sampled),
+        rows=_on_grid(rows, np.where(swapped, across, down), where.sampled),
+        sampled=where.sampled,
+        pooled=where.pooled,
+        lit=light.lit,
+        gain=light.gain,
+        bias=light.bias,
+        mode=mode,
+        padding=pipeline.sampling,
+        aligned=aligned(),
+        blank=chosen.blank,
+        extras=chosen.extras(rows, columns, where.grids),
+    )
+
+
+def first_pass(pipeline: Pipeline, drawn: Sequence[Drawn], shape: Shape) -> Tuple[Optional[Pass], Pass]:
+    """Return what has to be done to one image of `shape` before the rest, if anything, and what is left to do then.
+
+    Each is a pipeline and its draws. `pad` needs a pass of its own: it pads the pixels of the resized image.
+    """
+    while pipeline.steps and pipeline.steps[0].name == "pad" and not drawn[0].run[0]:
+        pipeline, drawn = pipeline._replace(steps=pipeline.steps[1:]), drawn[1:]
+    if not pipeline.steps or pipeline.steps[0].name != "pad":
+        return None, (pipeline, drawn)
+    resized = tuple(pipeline.resized(*shape[1:])) != tuple(shape[1:])
+    rows, cols = pipeline.cropped(*shape[1:])
+    # When fastai resizes an image, it forgets how to sample it, and samples the padded one by its defaults.
+    mode, sampling = ("bilinear", "reflection") if resized else (pipeline.mode, pipeline.sampling)
+    left = pipeline._replace(
+        steps=pipeline.steps[1:], size=(int(rows), int(cols)), fit=False, mode=mode, sampling=sampling
+    )
+    return (pipeline._replace(steps=pipeline.steps[:1]), drawn[:1]), (left, drawn[1:])
+
+
+def aligned() -> bool:
+    """Return whether fastai's sampling aligns corners.
+
+    1.0.60 never asks `grid_sample` to; 1.0.61 does, but compares the version of torch as a string for it, and '1.13.1'
+    is less than '1.2.0'. So its own function is asked, once.
+    """
+    return _aligned(fastai_image._grid_sample, fastai_image.torch.__version__)
+
+
+@functools.lru_cache(maxsize=4)
+def _aligned(sample: Any, version: str) -> bool:
+    "Sample at a coordinate of -0.5: it lies a quarter of the way between two pixels, or on the first one."
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        at = FlowField((1, 1), torch.tensor([[[[-0.5, 0.0]]]]))
+        return bool(sample(torch.tensor([[[0.0, 1.0]]]), at) > 0.125)
+
+
+# -- coordinates --------------------------------------------------------------------------------------------------
+
+
+def coordinates(steps: Steps, sizes: Sizes, mode: str) -> Coordinates:
+    """Compose the transforms of coordinates.
+
+    fastai moves its grid through each transform as it comes, so the later map stands to the left. Affine transforms it
+    multiplies in their order first, and moves the grid once: there the later one stands to the right.
+    """
+    n = len(sizes.height)
+    moved = np.broadcast_to(IDENTITY, (n, 3, 3))
+    affine, any_affine = moved, np.zeros(n, bool)
+    sampled = (sizes.grid_height != sizes.height) | (sizes.grid_width != sizes.width)
+    noise: Dict[int, List[Tuple[np.ndarray, Tensor]]] = {}  # by image: a matrix, and the noise added after it
+    for name, drawn in steps:
+        matrix_of, run = MATRICES.get(name), drawn.run
+        if (matrix_of is None and name != "jitter") or not run.any():
+            continue
+        sampled = sampled | run
+        if matrix_of is None:
+            for b in np.flatnonzero(run).tolist():
+                shift = (drawn.at_size(b) - 0.5) * drawn.get("magnitude", b) * 2
+                noise.setdefault(b, []).append((moved[b], shift))
+            moved = np.where(run[:, None, None], IDENTITY, moved)
+            continue
+        matrix = matrix_of(drawn, sizes)
+        matrix[~run] = IDENTITY
+        if name in AFFINE:
+            affine, any_affine = affine @ matrix, any_affine | run
+        else:
+            moved = matrix @ moved
+    if any_affine.any():
+        # Coordinates go from -1 to 1 along either side, so a rotation depends on the ratio of the sides.
+        affine = affine.copy()
+        affine[:, 0, 1] *= sizes.grid_height / sizes.grid_width
+        affine[:, 1, 0] *= sizes.grid_width / sizes.grid_height
+        moved = affine @ moved
+    grids = {}
+    for b, parts in noise.items():
+        points = _points(sizes, b)
+        for matrix, shift in parts:
+            points = _project(points, matrix).add_(shift)
+        grids[b] = _project(points, moved[b])
+    pooled = np.zeros((n, 2), np.int64) if mode != "bilinear" else _pooling(moved, sampled, grids, sizes)
+    return Coordinates(np.where(sampled[:, None, None], moved, IDENTITY), sampled, pooled, grids)
+
+
+def _pooling(moved: np.ndarray, sampled: np.ndarray, grids: Dict[int, Tensor], sizes: Sizes) -> np.ndarray:
+    """Return the sizes that images are averaged down to because sampling would skip pixels, (B, 2) int64, or 0.
+
+    This is fastai's rule, for the whole grid. A quotient of linear functions whose divisor keeps its sign takes its
+    extremes over a rectangle at the corners, so only there is it computed.
+    """
+    pooled = np.zeros((len(moved), 2), np.int64)
+    d = np.minimum(sizes.height / sizes.grid_height, sizes.width / sizes.grid_width) / 2
+    asked = sampled & (d > 1)
+    if not asked.any():
+        return pooled
+    right, lower = (np.where(n > 1, 1.0, -1.0) for n in (sizes.grid_width, sizes.grid_height))
+    ones = np.ones(len(moved))
+    corners = np.stack([[x, y, ones] for x in (-ones, right) for y in (-ones, lower)], 0).transpose(2, 1, 0)
+    x, y, divisor = np.moveaxis(moved @ corners, 1, 0)
+    with np.errstate(all="ignore"):
+        x, y = x / divisor, y / divisor
+        low, high = np.minimum(x.min(1), y.min(1)), np.maximum(x.max(1), y.max(1))
+    for b in np.flatnonzero(asked & (divisor.min(1) <= 0)).tolist():
+        points = _project(_points(sizes, b), moved[b])
+        low[b], high[b] = points.min(), points.max()
+    for b, grid in grids.items():
+        low[b], high[b] = grid.min(), grid.max()
+    with np.errstate(all="ignore"):
+        pool = asked & (d > 1 / (high - low) * 2)
+    for b in np.flatnonzero(pool).tolist():
+        factor = 1 / d[b]
+        pooled[b] = int(float(sizes.height[b]) * factor), int(float(sizes.width[b]) * factor)
+    return pooled
+
+
+def _points(sizes: Sizes, b: int) -> Tensor:
+    "Return the grid that fastai starts with for image `b`, (height, width, 2) float32."
+    x, y = (torch.from_numpy(_unit(int(n[b]))) for n in (sizes.grid_width, sizes.grid_height))
+    return torch.stack([x[None].expand(len(y), -1), y[:, None].expand(-1, len(x))], 2)
+
+
+def _project(points: Tensor, matrix: np.ndarray) -> Tensor:
+    "Move points (height, width, 2) through one projective map."
+    m = torch.from_numpy(np.ascontiguousarray(matrix, np.float32))
+    moved = points @ m[:, :2].t() + m[:, 2]
+    return moved[..., :2] / moved[..., 2:]
+
+
+def _unit(n: int) -> np.ndarray:
+    "Return the coordinates of `n` points of fastai's grids."
+    return (torch.linspace(-1, 1, n) if n > 1 else torch.tensor([-1.0])).numpy()
+
+
+def _on_grid(indices: np.ndarray, n: np.ndarray, sampled: np.ndarray) -> np.ndarray:
+    "Return the coordinates at `indices` of grids of `n` points, equal to fastai's to the bit; indices if not sampled."
+    if sampled.all() and (n == n[0]).all():  # the usual case
+        return _unit(int(n[0]))[indices]  # type: ignore[no-any-return]
+    found = indices.astype(np.float32)
+    for one in np.unique(n[sampled]).tolist():
+        which = sampled & (n == one)
+        found[which] = _unit(one)[indices[which]]
+    return found
+
+
+# -- values and pixels --------------------------------------------------------------------------------------------
+
+
+def lighting(steps: Steps, n: int) -> Lighting:
+    "Compose the lighting of `n` images: additions and multiplications of logits come to one of each."
+    lit, gain, bias = np.zeros(n, bool), np.ones(n), np.zeros(n)
+    for name, drawn in steps:
+        if name == "brightness":
+            change = drawn.array("change", 0.5)
+            with np.errstate(all="ignore"):
+                bias = bias + np.where(drawn.run, np.log(change / (1 - change)), 0.0)
+        elif name == "contrast":
+            scale = drawn.array("scale", 1.0)
+            gain, bias = gain * scale, bias * scale
+        else:
+            continue
+        lit = lit | drawn.run
+    return Lighting(lit, gain, bias)
+
+
+def select(steps: Steps, sizes: Sizes, pipeline: Pipeline, channels: int) -> Selection:
+    "Apply the transforms of pixels, and the final crop with its padding."
+    made, final = Selection(sizes.grid_height, sizes.grid_width, channels), []
+    for name, drawn in steps:
+        if not drawn.run.any():
+            continue
+        if name in PIXELS:
+            PIXELS[name](made, drawn)
+        elif name == "crop_pad":
+            final.append(drawn)
+    if final:
+        made.crop_pad(final, pipeline.cropped(sizes.height, sizes.width), pipeline.padding)
+    return made

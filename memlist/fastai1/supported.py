@@ -1,0 +1,118 @@
+"""What can be made a batch at a time and what cannot: the pipelines of a dataset, reasons and messages."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, List, Optional, Tuple
+
+import torch
+from fastai.core import listify
+from fastai.data_block import LabelList, MixedItemList
+from fastai.torch_core import data_collate
+from fastai.vision import image as fastai_image
+from fastai.vision.data import bb_pad_collate
+from fastai.vision.image import Image, ImageSegment, RandTransform, ResizeMethod, Transform
+from torch import Tensor
+
+from .draws import Pipeline
+from .lists import lists_of
+from .messages import named
+from .pipelines import UNTOUCHED, pipeline_of
+from .transforms import Unknown, describe
+
+COLLATES = (data_collate, bb_pad_collate)
+# The functions with which fastai makes an image, as they were at import: if one is replaced, so are the images.
+_STOCK = [
+    (owner, name, getattr(owner, name, None))
+    for owner, names in (
+        (Image, ("apply_tfms", "clone", "refresh", "lighting", "affine", "coord", "pixel", "resize", "px", "flow")),
+        (ImageSegment, ("apply_tfms", "clone", "refresh", "lighting", "data")),
+        (RandTransform, ("resolve", "__call__")),
+        (Transform, ("__call__", "calc")),
+        (fastai_image, ("_affine_grid", "_affine_mult", "_resolve_tfms", "_get_resize_target", "rand_bool", "logit_")),
+    )
+    for name in names
+]
+# The module that gives `LabelList` its `__getitem__`: with another one, every batch would run as stock.
+_GETITEM = "memlist.fastai1.attach"
+_FIXED = (int, float, str, bool, tuple, type(None), ResizeMethod)
+
+
+def pipelines(ds: LabelList) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
+    """Return what `ds` does to its inputs, None for nothing, and to its targets, None if stock has to do it.
+
+    Ask for every batch, since fastai exchanges `tfms` between batches. Raise Unknown if stock has to make the batch.
+    """
+    changed = next((name for owner, name, stock in _STOCK if getattr(owner, name, None) is not stock), None)
+    if changed is None and LabelList.__getitem__.__module__ != _GETITEM:
+        changed = "LabelList.__getitem__"
+    if changed is not None:
+        raise Unknown(f"somebody has replaced {changed}")
+    arguments = dict(ds.tfmargs or {})
+    if not arguments.pop("do_resolve", True):
+        raise Unknown("do_resolve=False is asked for")
+    x = pipeline_of(ds.tfms, arguments) if ds.tfms or ds.tfmargs else None
+    y = None
+    if getattr(ds, "tfm_y", False) and hasattr(ds, "tfms_y"):
+        arguments = {name: value for name, value in (ds.tfmargs_y or {}).items() if name != "do_resolve"}
+        with suppress(Unknown):
+            y = pipeline_of(ds.tfms_y, arguments) or UNTOUCHED
+    return x, y
+
+
+def parts_of_pipelines(ds: Any) -> Optional[List[Any]]:
+    """Return everything that `pipelines(ds)` depends on, to be compared by identity with what it was.
+
+    Return None if a part may change inside.
+    """
+    tfms = [*listify(ds.tfms), *listify(getattr(ds, "tfms_y", None))]
+    if any(type(one) is not RandTransform for one in tfms):
+        return None
+    arguments = [*(ds.tfmargs or {}).items(), *(getattr(ds, "tfmargs_y", None) or {}).items()]
+    values = [value for _, value in arguments]
+    seen = [bool(ds.tfms), ds.tfm_y, *(name for name, _ in arguments)]
+    for one in tfms:
+        values += one.kwargs.values()
+        seen += (one, one.tfm, one.p, one.is_random, *one.kwargs)
+    return seen + values if all(isinstance(value, _FIXED) for value in values) else None
+
+
+def reason(ds: Any, collate_fn: Any) -> str:
+    "Return why the batches of `ds` cannot be made at once; empty if they can."
+    if getattr(collate_fn, "func", collate_fn) not in COLLATES:
+        return f"the collate_fn {describe(collate_fn)} is your own and wants items"
+    if not isinstance(ds, LabelList) or type(ds).__getitem__ is not LabelList.__getitem__:
+        return f"{type(ds).__name__} is not fastai's own LabelList"
+    if isinstance(ds.x, MixedItemList):
+        return f"the inputs are a {type(ds.x).__name__}, which has transforms for each of its lists"
+    try:
+        pipelines(ds)
+    except Unknown as unknown:
+        return str(unknown)
+    return ""
+
+
+def reason_of_item(item: Any) -> str:
+    "Return why stock has to make batches of items such as `item`."
+    kind, px = type(item), vars(item).get("_px")
+    if kind is not Image and kind is not ImageSegment:
+        return f"its {'images' if isinstance(item, Image) else 'items'} are of your class {kind.__name__}"
+    if isinstance(px, Tensor) and px.dtype != torch.float32:
+        return f"its pixels are {px.dtype}, and not torch.float32"
+    if isinstance(px, Tensor) and px.dim() != 3:
+        return f"its pixels have {px.dim()} dimensions, and not three"
+    return f"its {kind.__name__}s carry more than pixels"
+
+
+def not_batched(ds: Any, reason: str) -> str:
+    "Return the warning that batches of `ds` are made image by image."
+    return (
+        f"batch_tfms{of_list(ds)}: transforms run as stock fastai's do, image by image, since {reason}. "
+        "What is your own may work on whole batches, by data.add_tfm; else leave batch_tfms out."
+    )
+
+
+def of_list(ds: Any) -> str:
+    "Return ' of' and the list whose transforms a warning is about: the first one in memory, else the inputs."
+    found = [*lists_of(ds), getattr(ds, "x", None)]
+    return f" of {named(found[0])}" if hasattr(found[0], "path") else ""

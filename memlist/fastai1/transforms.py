@@ -1,0 +1,95 @@
+"""The transforms of fastai 1 that can run on a whole batch: what each is called, when it runs and what it needs.
+
+Every transform has one row in `_ROWS`. To add one, write its row here, and what it means in one other file:
+
+- a map of coordinates (`coord`, `affine`): its matrix, in `matrices.py`
+- a change of values (`lighting`): its gain and bias, in `planner.lighting`
+- a choice of pixels (`pixel`): a method of `Selection`, in `selection.py`
+
+So `saturation` would have its row here, and its meaning in `planner.lighting`. It mixes channels, though, which `Plan`
+has no field for yet: `memlist/batch/__init__.py` says where that goes.
+
+What a transform draws is read from its own arguments in `pipelines.py`, without code per transform. Only one that draws
+again when it is applied, numbers that depend on the size of the image, needs a case in `Pipeline.draw_for_size`.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Collection, Dict, NamedTuple, Tuple
+
+import torch
+from fastai.vision import transform as fastai_transform
+
+
+class Unknown(Exception):
+    "Say why something cannot run a batch at a time, as the end of a sentence that begins with 'since'."
+
+
+class KnownTransform(NamedTuple):
+    """Describe one transform of `fastai.vision.transform`.
+
+    - `method`, `order`: the method of `Image` that applies it, and fastai's order of application
+    - `needed`: parameters that have no default
+    - `tensors`: parameters that fastai's own code requires to be tensors of several numbers
+    - `arguments`: for these, how many arguments each draw takes
+    - `size_dependent`: whether it draws again when it is applied, numbers that depend on the size of the image
+    """
+
+    name: str
+    method: str
+    order: int
+    needed: Tuple[str, ...] = ()
+    tensors: Tuple[str, ...] = ()
+    arguments: Dict[str, int] = {}  # noqa: RUF012 - never written to
+    size_dependent: bool = False
+
+
+_ROWS = (
+    KnownTransform("pad", "pixel", -10, ("padding", "mode")),
+    KnownTransform("jitter", "coord", 4, ("magnitude",), size_dependent=True),
+    KnownTransform("perspective_warp", "coord", 4, (), ("magnitude",)),
+    KnownTransform("symmetric_warp", "coord", 4),
+    KnownTransform("tilt", "coord", 4, ("direction",)),
+    KnownTransform("skew", "coord", 4, ("direction",)),
+    KnownTransform(
+        "zoom_squish", "coord", 4, (), ("scale", "squish", "invert"), {"scale": 3, "squish": 3, "invert": 2}
+    ),
+    KnownTransform("rotate", "affine", 5, ("degrees",)),
+    KnownTransform("zoom", "affine", 5),
+    KnownTransform("squish", "affine", 5),
+    KnownTransform("flip_affine", "affine", 5),
+    KnownTransform("dihedral_affine", "affine", 5, ("k",)),
+    KnownTransform("brightness", "lighting", 8, ("change",)),
+    KnownTransform("contrast", "lighting", 8, ("scale",)),
+    KnownTransform("flip_lr", "pixel", 10),
+    KnownTransform("dihedral", "pixel", 10, ("k",)),
+    KnownTransform("crop", "pixel", 10, ("size",)),
+    KnownTransform("rgb_randomize", "pixel", 10, size_dependent=True),
+    KnownTransform("cutout", "pixel", 20, size_dependent=True),
+    KnownTransform("crop_pad", "pixel", 99),
+)
+_BY_NAME = {row.name: row for row in _ROWS}
+#: By the function that each transform wraps.
+KNOWN: Dict[Any, KnownTransform] = {getattr(fastai_transform, f"_{row.name}"): row for row in _ROWS}
+
+
+def check_values(name: str, values: Dict[str, Any], drawn: Collection[str] = ()) -> None:
+    """Raise Unknown where fastai would raise when it applies the transform `name`.
+
+    That is if a needed parameter is neither among `values` nor `drawn`, or if one of `values` should be a tensor.
+    """
+    row = _BY_NAME.get(name)
+    if row is None:
+        return
+    missing = [key for key in row.needed if key not in values and key not in drawn]
+    if missing:
+        raise Unknown(f"the transform {name} lacks {', '.join(missing)}")
+    for key in row.tensors:
+        if key in values and not isinstance(values[key], torch.Tensor):
+            raise Unknown(f"the transform {name} has {key}={values[key]!r}")
+
+
+def describe(one: Any) -> str:
+    "Return a transform, or a function, as a message names it."
+    inner = getattr(one, "tfm", one)
+    return getattr(getattr(inner, "func", inner), "__name__", None) or type(inner).__name__

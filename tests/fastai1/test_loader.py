@@ -1,0 +1,323 @@
+"""The loaders of `batch_tfms=True`: workers, memory, normalisation, and everything that fastai does with a loader."""
+
+from __future__ import annotations
+
+import copy
+import gc
+import multiprocessing
+import pickle
+import random
+import threading
+from pathlib import Path
+from typing import Any, List
+
+import fastai.vision as fv
+import numpy as np
+import pytest
+import torch
+from batch_helpers import (
+    assert_close,
+    assert_near,
+    assert_same_epochs,
+    bunches,
+    classification,
+    labelled_images,
+    small_learner,
+)
+from batch_helpers import schedule as schedule
+from conftest import in_child, seed
+from fastai.vision import (
+    Image,
+    ImageImageList,
+    ImageList,
+    get_transforms,
+    imagenet_stats,
+)
+
+import memlist as m
+from memlist.fastai1 import loader
+
+
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_workers_draw_what_stock_workers_draw(photos: Path, workers: int) -> None:
+    ours, stock = (classification(cls, photos) for cls in (m.MemoryImageList, ImageList))
+    assert_same_epochs(*bunches(ours, stock, num_workers=workers))
+
+
+@pytest.mark.parametrize("strategy", sorted(torch.multiprocessing.get_all_sharing_strategies()))
+@pytest.mark.parametrize("workers", [0, 1, 2])
+def test_a_batch_keeps_its_memory_while_a_part_of_it_is_in_use(photos: Path, workers: int, strategy: str) -> None:
+    "Memory is reused, in this epoch and the next, except that of a batch of which a part is still in use."
+    made = classification(m.MemoryImageList, photos, size=320)().databunch(
+        batch_tfms=True, bs=1, num_workers=workers, device=torch.device("cpu")
+    )
+    kept: List[Any] = []
+    before = torch.multiprocessing.get_sharing_strategy()
+    torch.multiprocessing.set_sharing_strategy(strategy)
+    try:
+        for k in range(3):
+            seed(k)
+            for at, (x, _y) in enumerate(made.train_dl):
+                if at % 3 == 0:  # the others go, and their memory is free for those that follow
+                    kept.append((x[:, 1:], x[:, 1:].clone()))
+                del x, _y
+    finally:
+        torch.multiprocessing.set_sharing_strategy(before)
+    assert len(kept) > 6
+    for x, x_then in kept:
+        assert torch.equal(x, x_then)
+
+
+def test_an_epoch_reuses_the_memory_of_the_last_one_and_purge_frees_it(photos: Path) -> None:
+    made = classification(m.MemoryImageList, photos, size=400)().databunch(
+        batch_tfms=True, bs=3, num_workers=0, device=torch.device("cpu")
+    )
+    addresses: List[List[int]] = []
+    for _ in range(3):
+        addresses.append([])
+        for x, _y in made.train_dl:
+            addresses[-1].append(x.data_ptr())
+    assert set(addresses[1]) == set(addresses[2]) <= set(addresses[0])
+    made.valid_dl.new(shuffle=False)  # one more of the same kind
+    buffers = made.train_dl.buffers
+    assert buffers is made.valid_dl.buffers and buffers is made.train_dl.new(shuffle=False).buffers
+    del x
+    assert buffers._free
+    made.purge()
+    assert not buffers._free
+
+
+def test_spawned_workers(photos: Path) -> None:
+    "Half of fastai's transforms cannot be pickled, `get_transforms()` among them; these can."
+    tfms = ([fv.rand_zoom(scale=(1.0, 1.5)), fv.crop_pad()], [])
+    ours, stock = (classification(cls, photos, tfms) for cls in (m.MemoryImageList, ImageList))
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        assert_same_epochs(*bunches(ours, stock, num_workers=1), epochs=1)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.parametrize("moment", ["before", "after", "never", "targets too"])
+def test_normalize(photos: Path, moment: str, schedule: str) -> None:
+    "Batches are normalised as they are made, unless a transform comes before that or targets are normalised too."
+
+    def halved(b: Any) -> Any:
+        return b[0] / 2, b[1]
+
+    made = bunches(
+        labelled_images(m.MemoryImageImageList, photos), labelled_images(ImageImageList, photos), normalise=False
+    )
+    for data in made:
+        if moment == "after":
+            data.add_tfm(halved)
+        if moment != "never":
+            data.normalize(imagenet_stats, do_y=moment == "targets too")
+        if moment == "before":
+            data.add_tfm(halved)
+    assert_same_epochs(*made)
+
+
+def test_a_transform_taken_away_in_an_epoch(photos: Path) -> None:
+    ours, stock = bunches(classification(m.MemoryImageList, photos), classification(ImageList, photos))
+    for data in (ours, stock):
+        seed(0)
+        data.seen = []
+        for k, b in enumerate(data.train_dl):
+            data.seen.append(b)
+            if k == 1:
+                data.train_dl.remove_tfm(data.train_dl.tfms[0])
+    for one, other in zip(ours.seen, stock.seen):
+        assert_near(one[0], other[0], 1e-3)
+
+
+def test_fit_predict_tta_and_interpretation(photos: Path, tmp_path: Path, schedule: str) -> None:
+    "One seed gives one training: losses, predictions, TTA, interpretation and predict are the same."
+    made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
+    found = []
+    for data in made:
+        learn = small_learner(data)
+        seed(1)
+        learn.fit(2)
+        losses = torch.tensor([float(loss) for loss in learn.recorder.losses])
+        seed(2)
+        tta = learn.TTA()[0]
+        interpretation = fv.ClassificationInterpretation.from_learner(learn)
+        item = data.valid_ds[0][0]
+        found.append(
+            [
+                losses,
+                learn.get_preds()[0],
+                learn.get_preds(fv.DatasetType.Fix)[0],
+                tta,
+                interpretation.losses,
+                learn.predict(item)[2],
+                data.one_batch()[0],
+                data.one_item(item)[0],
+            ]
+        )
+        data.show_batch(2)
+        interpretation.plot_top_losses(2, heatmap=False)
+        fv.plt.close("all")
+        seed(3)
+        learn.lr_find(num_it=3)
+    for one, other in zip(*found):
+        assert_near(one, other, 2e-3)
+    assert (found[0][0] - found[1][0]).abs().max() < 1e-4
+
+
+def test_half_precision(photos: Path) -> None:
+    "`to_fp16` adds a transform to the loaders; on a CPU that is all there is to test."
+    made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
+    for data in made:
+        data.add_tfm(fv.batch_to_half)
+    seed(0)
+    one = next(iter(made[0].train_dl))
+    seed(0)
+    other = next(iter(made[1].train_dl))
+    assert one[0].dtype == other[0].dtype == torch.float16
+    assert (one[0].float() - other[0].float()).abs().max() < 4e-3
+
+
+def test_test_sets_export_save_and_copies(photos: Path, tmp_path: Path) -> None:
+    files = sorted(photos.rglob("*.jpg"))
+    made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
+    found = []
+    for k, data in enumerate(made):
+        data.add_test(files[:5])
+        assert (type(data.test_dl) is loader.BatchDeviceDataLoader) == (k == 0)
+        learn = small_learner(data)
+        found.append(learn.get_preds(fv.DatasetType.Test)[0])
+        learn.export(tmp_path / f"{k}.pkl")
+        assert b"memlist" not in (tmp_path / f"{k}.pkl").read_bytes()
+        again = fv.load_learner(tmp_path, f"{k}.pkl", test=ImageList(files[:5], path=photos))
+        found.append(again.get_preds(fv.DatasetType.Test)[0])
+        data.path = tmp_path
+        data.save(f"{k}.data")
+    for other in found[1:]:
+        assert_near(found[0], other, 1e-4)
+    loaded = fv.load_data(tmp_path, "0.data", bs=4, num_workers=0, batch_tfms=True)
+    assert type(loaded.train_dl) is loader.BatchDeviceDataLoader
+    twin = copy.deepcopy(made[0])
+    seed(0)
+    one = next(iter(twin.train_dl))
+    seed(0)
+    assert torch.equal(one[0], next(iter(made[0].train_dl))[0])
+
+
+def test_the_factories_pass_it_on(photos: Path) -> None:
+    data = m.MemoryImageDataBunch.from_folder(
+        photos, valid_pct=0.3, seed=1, ds_tfms=get_transforms(), size=24, bs=4, num_workers=0, batch_tfms=True
+    )
+    assert type(data.train_dl) is loader.BatchDeviceDataLoader
+    assert data.one_batch()[0].shape == (4, 3, 24, 24)
+
+
+def test_loaders_that_are_changed(photos: Path) -> None:
+    "Another batch size, another order, no dropping of the last batch: as in stock's loaders."
+    made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
+    for data in made:
+        data.batch_size = 5
+        data.train_dl = data.train_dl.new(shuffle=False, drop_last=False)
+        data.valid_dl.dl = data.valid_dl.dl.__class__(data.valid_ds, 2, num_workers=0, collate_fn=fv.data_collate)
+    assert_same_epochs(*made)
+    assert type(made[0].train_dl.dl) is torch.utils.data.DataLoader
+    assert made[0].train_dl.dataset is made[0].train_ds
+    x, _ = made[0].train_dl.dataset[0]
+    assert type(x) is Image
+
+
+def test_iterations_side_by_side_and_broken_off(photos: Path) -> None:
+    "Two iterations over one loader at once, and one left early, give stock's batches and leave no thread."
+    torch.set_num_threads(2)
+    try:
+        ours, stock = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
+        before = threading.active_count()
+        for k in range(3):
+            found = []
+            for data in (ours, stock):
+                seed(k)
+                found.append([(a, b) for a, b in zip(data.train_dl, data.valid_dl)])
+                for b in data.train_dl:
+                    found[-1].append((b, b))
+                    break
+            for one, other in zip(*found):
+                assert_close(list(one), list(other))
+        gc.collect()
+        assert threading.active_count() == before
+    finally:
+        torch.set_num_threads(1)
+
+
+def test_a_batch_is_the_callers(photos: Path) -> None:
+    "Changing or keeping a batch does not affect later ones."
+    ours, stock = bunches(*(classification(cls, photos, size=120) for cls in (m.MemoryImageList, ImageList)))
+    kept, wanted = [], []
+    seed(0)
+    for _ in range(3):
+        for x, _ in ours.train_dl:
+            kept.append(x)
+            x[:, :, ::2] = -1.0
+    seed(0)
+    for _ in range(3):
+        for x, _ in stock.train_dl:
+            x[:, :, ::2] = -1.0
+            wanted.append(x)
+    for one, other in zip(kept, wanted):
+        assert_close(one, other)
+
+
+def test_mixup(photos: Path) -> None:
+    "A callback that mixes two batches gives the same losses."
+    losses = []
+    for data in bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList))):
+        learn = small_learner(data).mixup()
+        seed(1)
+        learn.fit(2)
+        losses.append(torch.tensor([float(loss) for loss in learn.recorder.losses]))
+    assert_near(losses[0], losses[1], 1e-4)
+
+
+def test_a_killed_worker_leaves_nothing_behind(photos: Path) -> None:
+    ours, stock = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)), num_workers=2)
+
+    def die() -> None:
+        for _ in ours.train_dl:
+            import os
+
+            os.kill(os.getpid(), 9)
+
+    in_child(die)
+    assert_same_epochs(ours, stock, epochs=1)
+
+
+def test_statistics_of_doubles_make_doubles(photos: Path) -> None:
+    made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)), normalise=False)
+    for data in made:
+        data.normalize((np.array([0.5] * 3), np.array([0.2] * 3)))
+    assert_same_epochs(*made)
+    assert next(iter(made[0].train_dl))[0].dtype == torch.float64
+
+
+def look_at_the_dataset(worker: int) -> None:
+    info = torch.utils.data.get_worker_info()
+    assert info is not None
+    random.seed(len(info.dataset.x))  # type: ignore[attr-defined]
+
+
+def test_a_worker_finds_its_dataset(photos: Path) -> None:
+    made = bunches(
+        *(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)),
+        num_workers=1,
+        worker_init_fn=look_at_the_dataset,
+    )
+    assert_same_epochs(*made)
+
+
+@pytest.mark.parametrize(
+    "former", ["batches.BatchDeviceDataLoader", "batches.Batch", "buffers.Buffers", "draws.Pipeline", "geometry.Plan"]
+)
+def test_pickles_find_classes_under_the_names_of_former_modules(former: str) -> None:
+    module, name = former.split(".")
+    assert pickle.loads(f"cmemlist.{module}\n{name}\n.".encode()).__name__ == name
