@@ -1,4 +1,4 @@
-"""What is to be done to the images of a batch: where each output pixel comes from, and how its value changes.
+"""The plan of a batch: where each output pixel comes from, and how its value changes.
 
 An output pixel is a 3×3 matrix times its two coordinates, sampled from the source, lit, and perhaps replaced. Front
 ends make plans (for fastai 1 it is `memlist/fastai1/planner.py`); `kernels` and `render` carry them out. Nothing here

@@ -1,4 +1,4 @@
-"""What travels between processes: indices to the workers, batches back, and bytes on to a device."""
+"""Messages between processes: indices to the workers, batches back, and bytes on to a device."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ from .cache import FULL, LATER, NEVER, THERE
 from .info import ImageLoadError
 from .jobs import Job, Work, expected_bytes, stores_of
 from .messages import warn_user
-from .progress import progress, say
+from .progress import print_line, progress
 from .randomness import random_states
 
 #: So many images of each list are decoded by the calling thread first, to see whether reading or decoding takes the
@@ -147,7 +147,7 @@ class Fill:
         store = jobs[0].work.store
         there = [bool(job.keys) and all(key in job.work.store for key in job.keys) for job in jobs]
         if any(there) and self.progress:  # in a cache file, from an earlier session
-            say(f"load_data: {sum(there):,} images of {store.cache_file} to be looked at")
+            print_line(f"load_data: {sum(there):,} images of {store.cache_file} to be looked at")
         jobs = [job for job, known in zip(jobs, there) if not known]
         if not jobs:
             return
@@ -164,7 +164,7 @@ class Fill:
                 f"(max_ram={store.rule!r}): about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
             )
         if self.progress or (need is not None and need > room):
-            say(text)
+            print_line(text)
 
     def _sample(self, jobs: List[Job]) -> Tuple[int, List[Job]]:
         "Do the first jobs of each list; return how many threads to use, and the jobs that are left."

@@ -56,7 +56,7 @@ class Bar(Progress):
     def close(self, done: int, text: str = "") -> None:
         self.update(done, text)
         if not in_notebook():
-            say("")  # the bar leaves the cursor on its line
+            print_line("")  # the bar leaves the cursor on its line
         elif not self.finished:
             with suppress(*UNWRITABLE):
                 self.bar.on_interrupt()
@@ -83,7 +83,7 @@ class Lines(Progress):
         self._say(what, text, f"{took} in all")
 
     def _say(self, *parts: str) -> None:
-        say(f"{self.name}: " + ", ".join(part for part in parts if part))
+        print_line(f"{self.name}: " + ", ".join(part for part in parts if part))
 
 
 def progress(total: int, name: str, unit: str = "images", show: bool = True) -> Progress:
@@ -93,7 +93,7 @@ def progress(total: int, name: str, unit: str = "images", show: bool = True) -> 
     return kind(total, name, unit)
 
 
-def say(text: str) -> None:
+def print_line(text: str) -> None:
     "Print a line on standard output, if that can be written to."
     with suppress(*UNWRITABLE):
         print(text, flush=True)

@@ -20,7 +20,7 @@ from fastai.vision.image import ImagePoints
 
 from ..cache.info import CacheInfo
 from . import work
-from .lists import lists_of, parts, stock_class
+from .lists import in_memory_lists, lists_of, stock_class
 from .loader import BatchDeviceDataLoader, batched, checked, default_workers, release
 from .mixin import InMemory
 from .waiting import DataWait
@@ -146,7 +146,7 @@ def _get_state(self: Any, **kwargs: Any) -> Dict[str, Any]:
 
 def _without_list(processor: Any) -> Any:
     "Return a processor without the in-memory list it was made for, which fastai keeps and never asks for."
-    if not parts(getattr(processor, "ref_ds", None)):
+    if not in_memory_lists(getattr(processor, "ref_ds", None)):
         return processor
     processor = copy.copy(processor)
     processor.ref_ds = None

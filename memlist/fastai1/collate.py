@@ -24,7 +24,7 @@ from ..batch.threads import ONE_THREAD, Threads
 from ..cache.messages import warn_user
 from .draws import Pipeline
 from .images import ImageTask, as_item, make_image, make_images, pixels_of
-from .lists import parts
+from .lists import in_memory_lists
 from .mixin import InMemory
 from .reader import Reader
 from .supported import not_batched, parts_of_pipelines, pipelines, reason_of_item
@@ -62,7 +62,7 @@ class Collate:
             found = None
         if found is None or self.ds.item is not None:
             return self.collate_fn([self.ds[i] for i in indices])
-        stores = [il.store for il in parts(self.ds.x, self.ds.y)]
+        stores = [il.store for il in in_memory_lists(self.ds.x, self.ds.y)]
         before = [store.generation for store in stores]
         x, y = self._opened(indices, *found)
         sides = [_Side(x, self.norm), _Side(y)]

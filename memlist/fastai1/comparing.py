@@ -17,7 +17,7 @@ from fastai.basic_data import DataBunch
 from fastai.core import defaults, ifnone
 from fastai.vision.data import ImageList
 
-from ..cache.progress import in_notebook, progress, say
+from ..cache.progress import in_notebook, print_line, progress
 from ..cache.randomness import random_states
 from ..timing.epochs import Epoch, Watch
 from ..timing.plot import draw_epochs
@@ -159,7 +159,7 @@ def compare(
     if show and in_notebook():
         found.plot(return_fig=False)
     elif show:
-        say(repr(found))
+        print_line(repr(found))
     return found
 
 

@@ -23,31 +23,31 @@ _DIVISOR = np.float32(255)
 SEVERAL_THREADS = 1 << 18
 
 
-def parts() -> Tuple[Any, ...]:
+def decoding_functions() -> Tuple[Any, ...]:
     "Return the functions that decode in fastai's own `open`: a list with another part has another decoding."
     fastais = fastai_image.pil2tensor, fastai_image.open_image, fastai_data.open_image, fastai_data.open_mask
     return (_IMAGE.open, _IMAGE.Image.convert, _FILE.load, *fastais)
 
 
-_PARTS = parts()
+_DECODING = decoding_functions()
 
 
 def stock_open(function: Any) -> Optional[type]:
     """Return the class of fastai's two `open` methods that `function` is; None for a user's own, or a patched one.
 
-    The comparison is written out: it runs on every read, and this is five times faster than `parts() == _PARTS`.
+    The comparison is written out, since it runs on every read: that is five times faster than comparing tuples.
     """
     plain = getattr(function, "__func__", function)
     if plain is not _LIST_OPEN and plain is not _MASK_OPEN:
         return None
     untouched = (
-        _IMAGE.open is _PARTS[0]
-        and _IMAGE.Image.convert is _PARTS[1]
-        and _FILE.load is _PARTS[2]
-        and fastai_image.pil2tensor is _PARTS[3]
-        and fastai_image.open_image is _PARTS[4]
-        and fastai_data.open_image is _PARTS[5]
-        and fastai_data.open_mask is _PARTS[6]
+        _IMAGE.open is _DECODING[0]
+        and _IMAGE.Image.convert is _DECODING[1]
+        and _FILE.load is _DECODING[2]
+        and fastai_image.pil2tensor is _DECODING[3]
+        and fastai_image.open_image is _DECODING[4]
+        and fastai_data.open_image is _DECODING[5]
+        and fastai_data.open_mask is _DECODING[6]
     )
     return (ImageList if plain is _LIST_OPEN else SegmentationLabelList) if untouched else None
 

@@ -1,4 +1,4 @@
-"""What fastai's transforms draw for an image: the same calls in the same order as in fastai, and only the draws.
+"""The random draws of fastai's transforms for an image: the same calls in the same order as in fastai.
 
 `Pipeline.draw` does for one image what stock fastai does up to the moment it would touch pixels; `Pipeline.drawn`
 collects the numbers of a batch. What they mean for the pixels is decided in `planner`.

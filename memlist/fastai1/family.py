@@ -18,8 +18,8 @@ import numpy as np
 from ..cache import plain
 from ..cache.randomness import Judge
 from ..store import ImageStore
-from .decoders import parts
-from .whole import packed
+from .decoders import decoding_functions
+from .whole import record_of
 
 Opened = Sequence[Tuple[Any, Sequence[bytes]]]
 
@@ -43,7 +43,7 @@ class Family:
         self.kinds: Dict[int, type] = {}
         self.pid, self.idle, self.opens = os.getpid(), 0, 0
         dropped = own.purge if pixels is own else _nothing
-        self.judge = Judge(own, lambda made: packed(made, {}), dropped)
+        self.judge = Judge(own, lambda made: record_of(made, {}), dropped)
         own.family = ref(self)  # type: ignore[attr-defined]
         own.before_fork = partial(_settle, ref(self))
 
@@ -59,9 +59,9 @@ class Family:
         code = getattr(own, "__code__", None)
         if self.code is None:
             fastais = str(getattr(own, "__module__", "")).startswith("fastai.")
-            self.code, self.defined = (own, code, parts() if fastais else None), _defined(cls)
+            self.code, self.defined = (own, code, decoding_functions() if fastais else None), _defined(cls)
         if self.code[0] is own and self.code[1] is code:
-            return self.code[2] is None or self.code[2] == parts()
+            return self.code[2] is None or self.code[2] == decoding_functions()
         defined = _defined(cls)  # a `partialmethod`, for one, is another function at each access
         return defined is self.defined and not isinstance(defined, types.FunctionType)
 

@@ -75,11 +75,11 @@ def _own_code(cls: type) -> bool:
     return bool(names - {"_label_cls", "_bunch", "_plain_getitem", "cache", "cache_version"})
 
 
-def parts(*lists: Any) -> List[InMemory]:
+def in_memory_lists(*lists: Any) -> List[InMemory]:
     "Return the in-memory lists among `lists`, those inside a `MixedItemList` included, each once."
     found: List[InMemory] = []
     for il in lists:
-        inner = parts(*getattr(il, "item_lists", ()))
+        inner = in_memory_lists(*getattr(il, "item_lists", ()))
         for one in [il, *inner] if isinstance(il, InMemory) else inner:
             if not any(one is other for other in found):
                 found.append(one)
@@ -95,4 +95,4 @@ def lists_of(data: Any, sets_of_a_bunch: Sequence[str] = ("train_ds", "valid_ds"
     else:
         sets = [data]
     inner = [getattr(one, name, None) for one in sets if isinstance(one, LabelList) for name in ("x", "y")]
-    return parts(*sets, *inner)
+    return in_memory_lists(*sets, *inner)

@@ -1,4 +1,4 @@
-"""What can be made a batch at a time and what cannot: the pipelines of a dataset, reasons and messages."""
+"""Support for a batch at a time: the pipelines of a dataset, or the reason why stock makes its batches."""
 
 from __future__ import annotations
 

@@ -114,7 +114,7 @@ class Whole:
         before = random_states()
         made = self.call(item)
         moved = not before.same(random_states())
-        decoded = Decoded(made, *packed(made, family.kinds), moved=moved)
+        decoded = Decoded(made, *record_of(made, family.kinds), moved=moved)
         if keep and not random and (random is None or moved) and family.pixels.rule != 0:
             random = family.judge.after(self.call, item, decoded, random is not None)
         if random:
@@ -133,7 +133,7 @@ class Whole:
         return decoded
 
 
-def packed(made: Any, kinds: Dict[int, type]) -> Tuple[Sequence[Piece], str]:
+def record_of(made: Any, kinds: Dict[int, type]) -> Tuple[Sequence[Piece], str]:
     "Return the record of what a user's `open` returned, or none and the reason why; add its class to `kinds`."
     cls, px, name = type(made), made, 0
     if isinstance(made, Image):

@@ -1,4 +1,4 @@
-"""How much a store may take: budgets as users write them, and what they allow as of now."""
+"""The budget of a store: as users write it, and what it allows as of now."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the bytes of a store live: one growing region that many processes map.
+"""The bytes of a store: one growing region that many processes map.
 
 On Linux the region is a `memfd`: memory with a descriptor and no name. It takes no space in /dev/shm, and the system
 frees it when the last process ends, however that ends. A forked process inherits it, a spawned one is sent its

@@ -1,4 +1,4 @@
-"""How processes and lists come to share a store: `store_for` a dataset, and what a pickled store becomes.
+"""Sharing a store: `store_for` gives a dataset its store, and a pickled store finds the one it was.
 
 A process being spawned is sent the descriptors. A pickle for a file names the store, and never holds its arrays.
 """
