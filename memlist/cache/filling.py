@@ -147,7 +147,7 @@ class Fill:
         store = jobs[0].work.store
         there = [bool(job.keys) and all(key in job.work.store for key in job.keys) for job in jobs]
         if any(there) and self.progress:  # in a cache file, from an earlier session
-            print_line(f"load_data: {sum(there):,} images of {store.cache_file} to be looked at")
+            print_line(f"load_data: {sum(there):,} images of {store.cache_file} to verify")
         jobs = [job for job, known in zip(jobs, there) if not known]
         if not jobs:
             return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 
+#: The packages whose code is not the user's own.
 LIBRARIES = ("memlist", "fastai")
 
 

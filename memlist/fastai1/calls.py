@@ -65,7 +65,7 @@ def current(il: Any) -> Optional[Call]:
     return call
 
 
-def opening(il: Any, function: Callable[[Any], Any], item: Any) -> Any:
+def run_open(il: Any, function: Callable[[Any], Any], item: Any) -> Any:
     "Call a user's `open`. What it opens by ours is not cached, and what it sets on the list is bookkeeping."
     call = current(il)
     if call is None:

@@ -21,7 +21,7 @@ from ..store import ImageStore
 from .decoders import decoding_functions
 from .whole import record_of
 
-Opened = Sequence[Tuple[Any, Sequence[bytes]]]
+OpenedItems = Sequence[Tuple[Any, Sequence[bytes]]]
 
 
 class Family:
@@ -42,7 +42,7 @@ class Family:
         self.defined: Any = None
         self.kinds: Dict[int, type] = {}
         self.pid, self.idle, self.opens = os.getpid(), 0, 0
-        dropped = own.purge if pixels is own else _nothing
+        dropped = own.purge if pixels is own else _keep_file
         self.judge = Judge(own, lambda made: record_of(made, {}), dropped)
         own.family = ref(self)  # type: ignore[attr-defined]
         own.before_fork = partial(_settle, ref(self))
@@ -65,16 +65,16 @@ class Family:
         defined = _defined(cls)  # a `partialmethod`, for one, is another function at each access
         return defined is self.defined and not isinstance(defined, types.FunctionType)
 
-    def opened(self, position: bytes) -> Optional[Opened]:
+    def opened(self, position: bytes) -> Optional[OpenedItems]:
         "Return what `get` opened when it first made the item at `position`; None if it never did."
         record = self.own.read(b"read " + position)
         with suppress(ValueError):
             if record is not None:
-                made: Opened = plain.loads(record.array.tobytes())
+                made: OpenedItems = plain.loads(record.array.tobytes())
                 return made if self.own.current(record) else self.opened(position)
         return None
 
-    def note_opened(self, position: bytes, opened: Opened) -> None:
+    def note_opened(self, position: bytes, opened: OpenedItems) -> None:
         "Note what `get` has opened for the item at `position`, unless that is known."
         if b"read " + position not in self.own:
             self.own.put(b"read " + position, np.frombuffer(plain.dumps(list(opened)), np.uint8))
@@ -87,7 +87,7 @@ class Family:
         return record is not None and record.tag != context
 
 
-def _nothing() -> None:
+def _keep_file() -> None:
     "Leave a cache file as it is: its records are no longer served."
 
 

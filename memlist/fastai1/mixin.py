@@ -17,6 +17,7 @@ from fastai.vision.image import Image
 
 from ..cache.decode import DECODER
 from ..cache.info import CacheInfo
+from ..cache.messages import LIBRARIES
 from ..store import ImageStore, MaxRam, parse_max_ram, store_for
 from . import messages, work
 from .calls import Call, current, of_one
@@ -26,8 +27,6 @@ from .reader import Reader
 from .serving import Serving
 from .wrapping import building, cached, inside, watched
 
-# The packages whose `get` is not a user's own.
-LIBRARIES = ("fastai", "memlist")
 _ITEM_OF = ItemList.__getitem__
 
 

@@ -16,7 +16,7 @@ from ..cache import keys
 from ..cache.cache import ImageCache
 from ..cache.decode import Keys
 from ..store import ImageStore
-from .calls import current, opening
+from .calls import current, run_open
 from .decoders import stock_open
 from .family import Family
 from .whole import Whole
@@ -205,7 +205,7 @@ class Owned(ItemList):
 
 def _opening(function: Any, item: Any) -> Any:
     il = getattr(function, "__self__", None)
-    return function(item) if il is None else opening(il, function, item)
+    return function(item) if il is None else run_open(il, function, item)
 
 
 def _same(one: Any, other: Any) -> bool:

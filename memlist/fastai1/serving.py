@@ -14,7 +14,7 @@ from ..cache.cache import FULL, HIT, KEPT, NEVER, Fetched, ImageCache
 from ..cache.decode import Keys
 from ..cache.randomness import VARIES
 from . import messages, work
-from .calls import Call, Opened, current, of_one, opening
+from .calls import Call, Opened, current, of_one, run_open
 from .decoders import Stock, stock_open
 from .owned import Owned
 
@@ -50,7 +50,7 @@ class Serving(Owned):
         if type(self).cache and not (call and call.opening):
             messages.say_never(self, function, "it is called with more than an item")
             self._record(call, fn, (), NEVER)
-        return opening(self, of_one(function, args, kwargs), fn)
+        return run_open(self, of_one(function, args, kwargs), fn)
 
     def _got(self, get: Callable[[Any], Any], i: Any) -> Any:
         "Call `get`; if it is a user's own, note what it opens."
@@ -80,15 +80,15 @@ class Serving(Owned):
         "Return the image of `item` from `images`, the cache of what `function` returns; decode it if it is not there."
         call = current(self)
         if (call is not None and call.opening) or not type(self).cache:
-            return Fetched(opening(self, function, item), NEVER, own=False)
+            return Fetched(run_open(self, function, item), NEVER, own=False)
         try:
             images = images or self._images(function)
             if self._set_in_get and images.decoder.one_for_all and (call is None or call.getting is None):
                 # `open` may read what was set for another item
-                return Fetched(opening(self, function, item), NEVER, own=False)
+                return Fetched(run_open(self, function, item), NEVER, own=False)
             wanted = images.decoder.keys(item)
         except Exception as error:  # whatever a value can do to code that looks at it
-            image = opening(self, function, item)  # raises what stock raises, if this is no item to open at all
+            image = run_open(self, function, item)  # raises what stock raises, if this is no item to open at all
             messages.say_never(self, function, self._unkeyable(item, error))
             self._record(call, item, (), NEVER)
             return Fetched(image, NEVER, own=False)
