@@ -113,10 +113,11 @@ class Parts:
                 self.log.drop(offset)
         return False
 
-    def close(self) -> None:
-        "Unmap and close all but the lock: other stores may use it, so it closes itself with the last of them."
-        self.region.close()
-        self.looks.close()
+
+def close_parts(region: Region, looks: Looks, lock: Lock) -> None:
+    "Unmap and close all but the lock: other stores may use it, so it closes itself with the last of them."
+    region.close()
+    looks.close()
 
 
 def anonymous_parts(kind: Optional[str], max_ram: MaxRam, available: Optional[Available], maker: bytes) -> Parts:

@@ -25,7 +25,7 @@ from .budget import MaxRam, format_size, parse_max_ram
 from .checking import Problem, check_store
 from .layout import BLOCK_BYTES, DTYPES, digest_of, hash_of, storable, unpack_record
 from .notes import Notes
-from .parts import Parts, anonymous_parts, named_parts
+from .parts import Parts, anonymous_parts, close_parts, named_parts
 from .record import Record
 from .source import NO_SOURCE, Source
 
@@ -114,7 +114,8 @@ class ImageStore:
         self._notes, self.made, self.uid = Notes(parts), time.monotonic_ns(), uid
         self.places: List[str] = [] if place is None else [place]
         registry.STORES[uid] = self
-        finalize(self, parts.close).atexit = False  # when the process ends, the system takes all back
+        # Not at exit, because handlers that run then may still use the store.
+        finalize(self, close_parts, parts.region, parts.looks, parts.lock).atexit = False
 
     # -- reading ----------------------------------------------------------------------------------------------
 
@@ -215,9 +216,8 @@ class ImageStore:
         TypeError for a dtype and ValueError for a shape that can't be stored (numbers and booleans in up to four
         dimensions can).
         """
-        array = storable(array)
         origin = NO_SOURCE if source is None else Source(*source)
-        return self.parts.put(digest_of(key), array, tag, origin, replace, generation)
+        return self.parts.put(digest_of(key), storable(array), tag, origin, replace, generation)
 
     def claimed(self, key: bytes, wait: bool = False) -> ContextManager[bool]:
         """Claim `key` against other processes while decoding for it; gives False where another one has the claim.

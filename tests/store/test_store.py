@@ -160,6 +160,17 @@ def test_a_store_is_freed_with_its_last_reference(make: Make) -> None:
     assert _descriptors() == before
 
 
+def test_a_store_is_freed_though_a_function_it_was_given_refers_to_it() -> None:
+    gc.collect()
+    before = _descriptors()
+    images = ImageStore()
+    images._budget.available = lambda images=images: len(images) + (1 << 30)  # type: ignore[misc]
+    assert images.put(b"a", picture(1))
+    del images
+    gc.collect()
+    assert _descriptors() == before
+
+
 @pytest.mark.parametrize("kind", ["memfd", "file"])
 def test_no_file_of_the_store_has_a_name(kind: str) -> None:
     shm = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
