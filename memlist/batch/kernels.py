@@ -344,18 +344,17 @@ def bilinear(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: 
     at, words = np.empty(tile * out_width, np.int32), np.empty((4, tile * out_width), np.uint32)
     fx, fy = np.empty(tile * out_width, np.float32), np.empty(tile * out_width, np.float32)
     values = np.empty((channels, tile * out_width), np.float32)
-    low, padding, mean, over_std = images.low, images.padding, images.mean, images.over_std
+    address, height, width, matrix, columns, rows, lit, gain, bias, scale, low, padding, mean, over_std = images
     for b in which:
-        h, w, m, scale = images.height[b], images.width[b], images.matrix[b], images.scale[b]
-        columns, rows, lit = images.columns[b], images.rows[b], images.lit[b]
-        source = carray(_at(images.address[b]), (h * w * channels,), source_type)
+        h, w, m = height[b], width[b], matrix[b]
+        source = carray(_at(address[b]), (h * w * channels,), source_type)
         straight = m[0, 1] == 0.0 and m[2, 0] == 0.0 and m[2, 1] == 0.0
         step, line = (channels if w > 1 else 0), (w * channels if h > 1 else 0)
         left_most, top_most, stride = _F(max(w - 2, 0)), _F(max(h - 2, 0)), float(w * channels)
         begin = 0
-        if straight and is_bytes and channels == 3 and padding != ZEROS and not lit:
+        if straight and is_bytes and channels == 3 and padding != ZEROS and not lit[b]:
             # The rows that are copied, if each pixel is one of the source's.
-            _points(m, 0, scale, columns, rows[0], w, low, padding, x[:out_width])
+            _points(m, 0, scale[b], columns[b], rows[b, 0], w, low, padding, x[:out_width])
             step_x = _whole(x[:out_width], w)
             if step_x != 0:
                 begin = _copied_rgb(images, b, source, factor, step_x, x, y, out[b])
@@ -365,8 +364,8 @@ def bilinear(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: 
             for i in range(top, bottom):
                 of_row = slice((i - top) * out_width, (i - top + 1) * out_width)
                 if top == begin or not straight:
-                    _points(m, 0, scale, columns, rows[i], w, low, padding, x[of_row])
-                _points(m, 1, scale, columns, rows[i], h, low, padding, y[of_row])
+                    _points(m, 0, scale[b], columns[b], rows[b, i], w, low, padding, x[of_row])
+                _points(m, 1, scale[b], columns[b], rows[b, i], h, low, padding, y[of_row])
             if padding == ZEROS:
                 _mixed_zeros(source, h, w, x[:n], y[:n], factor, values)
             else:
@@ -376,12 +375,12 @@ def bilinear(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: 
                     fx[j], fy[j] = x[j] - x0, y[j] - y0
                     at[j] = y0 * stride + x0 * channels
                 if is_bytes and channels == 3 and w > 1:
-                    _mixed_rgb(images.address[b], at[:n], line, fx, fy, words, factor, values)
+                    _mixed_rgb(address[b], at[:n], line, fx, fy, words, factor, values)
                 else:
                     _mixed(source, at[:n], step, line, fx, fy, factor, values)
             for c in range(channels):
-                if lit:
-                    _light(values[c, :n], images.gain[b], images.bias[b])
+                if lit[b]:
+                    _light(values[c, :n], gain[b], bias[b])
                 a, k, made, taken = mean[c], over_std[c], out[b, c, top:bottom].reshape(n), values[c]
                 for j in range(n):
                     made[j] = (taken[j] - a) * k
@@ -393,14 +392,13 @@ def nearest(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: A
     channels, out_height, out_width = out.shape[1], out.shape[2], out.shape[3]
     x, y = np.empty(out_width, np.float32), np.empty(out_width, np.float32)
     row = np.empty((channels, out_width), np.float32)
-    low, padding, mean, over_std = images.low, images.padding, images.mean, images.over_std
+    address, height, width, matrix, columns, rows, lit, gain, bias, scale, low, padding, mean, over_std = images
     for b in which:
-        h, w, m, scale = images.height[b], images.width[b], images.matrix[b], images.scale[b]
-        columns, rows, lit = images.columns[b], images.rows[b], images.lit[b]
-        source = carray(_at(images.address[b]), (h * w * channels,), source_type)
+        h, w, m = height[b], width[b], matrix[b]
+        source = carray(_at(address[b]), (h * w * channels,), source_type)
         for i in range(out_height):
-            _points(m, 0, scale, columns, rows[i], w, low, padding, x)
-            _points(m, 1, scale, columns, rows[i], h, low, padding, y)
+            _points(m, 0, scale[b], columns[b], rows[b, i], w, low, padding, x)
+            _points(m, 1, scale[b], columns[b], rows[b, i], h, low, padding, y)
             for j in range(out_width):
                 xi, yi = int(np.rint(x[j])), int(np.rint(y[j]))  # a tie goes to the even one, as in torch
                 if 0 <= xi < w and 0 <= yi < h:
@@ -409,8 +407,8 @@ def nearest(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: A
                 else:
                     for c in range(channels):
                         row[c, j] = 0
-            if lit:
-                _light(row.reshape(channels * out_width), images.gain[b], images.bias[b])
+            if lit[b]:
+                _light(row.reshape(channels * out_width), gain[b], bias[b])
             for c in range(channels):
                 for j in range(out_width):
                     out[b, c, i, j] = (row[c, j] - mean[c]) * over_std[c]
