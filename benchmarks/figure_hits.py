@@ -96,39 +96,49 @@ def own(inputs: Inputs) -> Dict[str, Any]:
 
 
 def records(inputs: Inputs) -> Dict[str, Any]:
-    "Time a look-up in the index and a hit, by number of records: images of 28x28, stored without files."
+    "Time a look-up in a store and a hit of a list, by number of records: images of 28x28, in random order."
     counts, rounds = inputs.scale.records, inputs.scale.epochs * 3
-    pixels = np.random.RandomState(0).randint(0, 256, (64, 28, 28, 3)).astype(np.uint8)
-    reads = 2000
-    looks, opens, hold = {}, {}, []
+    looks, hits = {}, {}
     for n in counts:
-        files = [Path(f"/none/{n}/train/{i % 100}/{i:07}.png") for i in range(n)]
-        store = ImageStore(1 << 30)
-        il = MemoryImageList(files, path=files[0].parent, store=store)
-        wanted = [il.decoder().keys(file)[0] for file in files]
-        for i, key in enumerate(wanted):
+        files = _links(inputs, n)
+        il = MemoryImageList(files, path=files[0].parent).load_data(progress=False)
+        store, keys = ImageStore(1 << 30), [str(file).encode() for file in files]
+        pixels = [decoded(file) for file in files[:64]]
+        for i, key in enumerate(keys):
             store.put(key, pixels[i % len(pixels)])
-        hold.append((il, store))
-        order = np.random.RandomState(1).randint(0, n, (rounds + 1, reads)).tolist()
-
-        def look(k: int, store: Any = store, wanted: Any = wanted, order: Any = order) -> float:
-            chosen = [wanted[i] for i in order[k]]
-            begun = time.perf_counter()
-            for key in chosen:
-                store.get(key)
-            return (time.perf_counter() - begun) / reads
-
-        def hit(k: int, il: Any = il, order: Any = order) -> float:
-            begun = time.perf_counter()
-            for i in order[k]:
-                il[i]
-            return (time.perf_counter() - begun) / reads
-
-        looks[f"{n:,}"], opens[f"{n:,}"] = look, hit
+        order = np.random.RandomState(1).randint(0, n, (rounds + 1, READS)).tolist()
+        looks[f"{n:,}"] = _in_order(store.get, [[keys[i] for i in some] for some in order])
+        hits[f"{n:,}"] = _in_order(il.__getitem__, order)
     first, last = f"{counts[0]:,}", f"{counts[-1]:,}"
     against = [ratio(f"{last} / {first}", last, first)]
     cases = [case("store.get(key)", interleave(looks, rounds), against)]
-    return {"cases": [*cases, case("il[i]", interleave(opens, rounds), against)], "notes": []}
+    return {"cases": [*cases, case("il[i]", interleave(hits, rounds), against)], "notes": []}
+
+
+#: How many records one round reads.
+READS = 2000
+
+
+def _in_order(read: Callable[[Any], Any], order: List[List[Any]]) -> Contender:
+    "Time reading a round's share of `order`."
+
+    def run(k: int) -> float:
+        begun = time.perf_counter()
+        for one in order[k]:
+            read(one)
+        return (time.perf_counter() - begun) / READS
+
+    return run
+
+
+def _links(inputs: Inputs, n: int) -> List[Path]:
+    "Make `n` links to a few files."
+    made, folder = inputs.digits(inputs.scale.small), inputs.folder / f"records-{n}"
+    folder.mkdir()
+    files = [folder / f"{i:07}.png" for i in range(n)]
+    for i, file in enumerate(files):
+        file.symlink_to(made[i % len(made)])
+    return files
 
 
 def small(inputs: Inputs) -> Dict[str, Any]:
