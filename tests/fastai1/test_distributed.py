@@ -14,7 +14,7 @@ from typing import Any, Dict, List
 import pytest
 from conftest import photo
 
-EXAMPLE = Path(__file__).parents[1] / "examples" / "distributed.py"
+EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed.py"
 # torch 1.8 has no torchrun yet, but its forerunner.
 TORCHRUN = importlib.util.find_spec("torch.distributed.run") is not None
 IMAGES = 200
