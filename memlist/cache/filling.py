@@ -135,8 +135,9 @@ class Fill:
         "Yield each job that has to be done, once."
         seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
         for work in self.works:
+            uid = work.store.uid
             for job in work.jobs():
-                name = work.store.uid, job.keys
+                name = uid, job.keys
                 if job.keys and name in seen:
                     continue
                 seen.add(name)
@@ -280,7 +281,7 @@ class Fill:
     def _worthwhile(self, job: Job) -> bool:
         "Return whether the image of `job` may fit, and images of its work can be kept."
         try:
-            if job.work.store.uid in self.refused and not self._might_fit(job):
+            if self.refused and job.work.store.uid in self.refused and not self._might_fit(job):
                 self.left_out += 1
             elif self.outcomes[id(job.work)] == [NEVER] * SAMPLE:  # it was said; decoding the rest would be in vain
                 self.never += 1

@@ -56,26 +56,28 @@ class Work:
 
     def missing(self, job: Job) -> bool:
         "Return whether the image of `job` has to be decoded, or a record of an earlier session looked at."
-        verified = bool(job.keys) and all(self.store.verified(key) for key in job.keys)
-        return not verified or self.images.changed(job.keys, job.item)
+        images = self.images
+        verified = bool(job.keys) and all(images.store.verified(key) for key in job.keys)
+        return not verified or images.changed(job.keys, job.item)
 
     def do(self, job: Job, wait: bool, say: Say) -> str:
         """Decode the image of `job` unless it is there by now; return KEPT, NEVER, FULL, THERE or LATER.
 
         LATER: another process is decoding it, and this one is not to `wait`. Raises what decoding raises.
         """
+        images = self.images
         if not job.keys:
-            return self.decode(job, say)
-        with self.store.claimed(job.keys[0], wait) as mine:
+            return self.decode(job, images, say)
+        with images.store.claimed(job.keys[0], wait) as mine:
             if not mine and not wait:
                 return LATER
-            if not self.images.holds(job.keys) or self.images.changed(job.keys, job.item):
-                return self.decode(job, say)
+            if not images.holds(job.keys) or images.changed(job.keys, job.item):
+                return self.decode(job, images, say)
         return THERE
 
-    def decode(self, job: Job, say: Say) -> str:
+    def decode(self, job: Job, images: ImageCache, say: Say) -> str:
         "Decode the image of `job` and keep it; `say` takes what is to be said after the work."
-        fetched = self.images.fill(job.item, job.keys)
+        fetched = images.fill(job.item, job.keys)
         if fetched.reason:
             say(f"{self.name}: {job.item} is not kept in memory, because {fetched.reason}.")
         return fetched.outcome

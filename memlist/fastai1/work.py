@@ -59,7 +59,7 @@ class ListWork(Work):
         except Exception:
             return ()
 
-    def decode(self, job: Job, say: Say) -> str:
+    def decode(self, job: Job, images: ImageCache, say: Say) -> str:
         il = self.il
         with Call(il) as call:
             call.say = say
@@ -67,8 +67,9 @@ class ListWork(Work):
                 if not job.keys:
                     il.open(job.item)
                     return NEVER
-                fetched = self.images.fill(job.item, job.keys)
-                il._say_outcome(il._function(), fetched)
+                fetched = images.fill(job.item, job.keys)
+                if fetched.reason or il._family is not None:
+                    il._say_outcome(il._function(), fetched)
                 return fetched.outcome
             _, opened = il._noted(il.get, job.number)
         outcomes = {one.outcome for one in opened}
