@@ -43,7 +43,7 @@ def test_the_next_session_starts_warm(photos: Path, tmp_path: Path, opens: Opens
 
     assert in_child(session) == 0  # lazily, in the main process or in workers
     data = bunch(photos, cache_file=file, workers=workers)
-    data.train_ds.x.load_data(progress=False)  # what a dropped batch left out
+    data.train_ds.x.load_data(progress=False)  # images of a dropped batch
     opens.take()
     assert data.loaded and data.cache_info()[:2] == (24, 24) and data.cache_info().misses == 0
     for _ in range(2):
@@ -52,7 +52,7 @@ def test_the_next_session_starts_warm(photos: Path, tmp_path: Path, opens: Opens
     assert_same_bunches(data, bunch(photos, ImageList))
 
 
-def test_lists_that_name_no_file_join_the_one_that_their_path_has(photos: Path, tmp_path: Path) -> None:
+def test_lists_without_a_file_use_that_of_their_path(photos: Path, tmp_path: Path) -> None:
     file = tmp_path / "a.cache"
     first = m.MemoryImageList.from_folder(photos, cache_file=file)
     assert m.MemoryImageList.from_folder(photos).store is first.store
@@ -65,7 +65,7 @@ def test_lists_that_name_no_file_join_the_one_that_their_path_has(photos: Path, 
     assert bunched.train_ds.x.store is first.store and first.store.rule == 1_000_000_000
 
 
-def test_a_bunch_that_was_saved_finds_its_file_again(photos: Path, tmp_path: Path) -> None:
+def test_a_saved_data_bunch_finds_its_cache_file(photos: Path, tmp_path: Path) -> None:
     data = bunch(photos, cache_file=tmp_path / "cache").load_data(progress=False)
     data.save(tmp_path / "data.pkl")
     data.train_ds.x.store.put(b"mark", picture(1))
@@ -86,7 +86,7 @@ def test_a_bunch_that_was_saved_finds_its_file_again(photos: Path, tmp_path: Pat
 
 
 class Looks:
-    "Counts the looks at sources and at pixels."
+    "Count how often records are verified."
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sums, self.stats = 0, 0
@@ -99,7 +99,7 @@ class Looks:
         monkeypatch.setattr(trust.FileTrust, "fault", counting)
 
 
-def test_a_record_is_looked_at_once_in_a_session(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_record_is_verified_once_per_session(photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     il = m.MemoryImageList.from_folder(photos, cache_file=tmp_path / "cache").load_data(progress=False)
     looks = Looks(monkeypatch)
     for i in range(24):
@@ -120,7 +120,7 @@ def test_a_record_is_looked_at_once_in_a_session(photos: Path, tmp_path: Path, m
     assert in_child(child) == 0
     for i in range(24):
         il[i]
-    assert looks.sums == 14  # what a child has looked at needs no look of its parent
+    assert looks.sums == 14  # records that a child has verified are not verified again
     il.load_data(progress=False)
     assert looks.sums == 14
 
@@ -138,7 +138,7 @@ def change(file: Path, how: str) -> None:
 
 @pytest.mark.parametrize("how", ["replaced", "touched", "truncated", "deleted"])
 @pytest.mark.parametrize("load", [False, True])
-def test_a_source_that_changed_between_sessions(photos: Path, tmp_path: Path, how: str, load: bool) -> None:
+def test_a_changed_source_is_opened_again_in_a_new_session(photos: Path, tmp_path: Path, how: str, load: bool) -> None:
     files = sorted(photos.rglob("*.jpg"))
     make = lambda cls, **kw: cls(files, path=photos, **kw)  # noqa: E731
     make(m.MemoryImageList, cache_file=tmp_path / "cache").load_data(progress=False)
@@ -164,7 +164,7 @@ def test_a_source_that_changed_between_sessions(photos: Path, tmp_path: Path, ho
     assert ours.store.check() == []
 
 
-def test_pixels_that_rot_are_decoded_again(photos: Path, tmp_path: Path) -> None:
+def test_corrupted_pixels_are_decoded_again(photos: Path, tmp_path: Path) -> None:
     make = lambda cls, **kw: cls.from_folder(photos, presort=True, **kw)  # noqa: E731
     il = make(m.MemoryImageList, cache_file=tmp_path / "cache").load_data(progress=False)
     offset = il.store._index.find(layout.digest_of(jobs(il)[0].keys[0]))[0] + layout.BLOCK_BYTES + 100
@@ -180,7 +180,7 @@ def test_pixels_that_rot_are_decoded_again(photos: Path, tmp_path: Path) -> None
     assert ours.cache_info().misses == 1 and ours.store.check() == []
 
 
-def test_items_that_are_no_files_and_opens_of_ones_own(tmp_path: Path) -> None:
+def test_results_of_a_custom_open_are_kept_for_items_that_are_no_files(tmp_path: Path) -> None:
     class Numbers(ImageList):
         def open(self, fn: Any) -> Any:
             return Image(torch.full((3, 4, 5), float(fn) / 255))
@@ -218,7 +218,7 @@ def test_check_names_what_is_wrong_and_fix_drops_it(photos: Path, tmp_path: Path
     assert images.check() == [] and len(images) == 21
     offset = images._index.find(layout.digest_of(keys[5]))[0]
     segment, at = images._region.locate(offset)
-    images._region.maps[segment][at + 9] ^= 1  # in a header: what lies behind it is found all the same
+    images._region.maps[segment][at + 9] ^= 1  # in a header: records after it are still found
     images._header.records -= 1
     found = [problem.what for problem in images.check(fix=True)]
     assert len(found) == 1 and "bytes of the log" in found[0]
@@ -255,7 +255,7 @@ def test_nothing_is_unpickled(tmp_path: Path, photos: Path, monkeypatch: pytest.
 
 
 def test_records_that_make_no_image_are_decoded_again(photos: Path, tmp_path: Path) -> None:
-    "Somebody who knows the format has written them: checksums are right, and the pixels of no picture."
+    "Records may have correct checksums and still hold no picture's pixels."
     make = lambda cls, **kw: cls.from_folder(photos, presort=True, after_open=lambda im: im, **kw)  # noqa: E731
     il = make(m.MemoryImageList, cache_file=tmp_path / "cache").load_data(progress=False)
     for i, job in enumerate(jobs(il)):
@@ -296,7 +296,7 @@ def test_processes_that_load_one_file_share_the_work(tmp_path: Path) -> None:
     assert ours.cache_info().misses == 0
 
 
-def test_a_cache_file_that_is_deleted_under_its_users(photos: Path, tmp_path: Path) -> None:
+def test_a_cache_file_may_be_deleted_while_in_use(photos: Path, tmp_path: Path) -> None:
     first = m.MemoryImageList.from_folder(photos, presort=True, cache_file=tmp_path / "cache").load_data(progress=False)
     (tmp_path / "cache").unlink()
     second = m.MemoryImageList.from_folder(photos, presort=True, cache_file=tmp_path / "cache")
@@ -308,7 +308,7 @@ def test_a_cache_file_that_is_deleted_under_its_users(photos: Path, tmp_path: Pa
     assert first.cache_info()[:2] == (24, 24) and first.cache_info().misses == 0
     assert second.cache_info().misses == 24
     first.purge(file=True)
-    assert first.load_data(progress=False).loaded  # with what room the disk has, wherever the file went
+    assert first.load_data(progress=False).loaded  # the deleted file is still filled
 
 
 def test_purge_returns_the_memory_and_keeps_the_file(tmp_path: Path, opens: Opens) -> None:
@@ -323,7 +323,7 @@ def test_purge_returns_the_memory_and_keeps_the_file(tmp_path: Path, opens: Open
     batches = iter(data.train_dl)
     next(batches)
     misses = data.cache_info().misses
-    data.purge()  # with workers at it
+    data.purge()  # while workers are reading
     opens.take()
     assert len(list(batches)) > 5 and not opens.take() and data.cache_info().misses == misses
     assert_same_bunches(data, bunch(folder, ImageList))

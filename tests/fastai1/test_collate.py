@@ -1,4 +1,4 @@
-"""From indices to a batch: every kind of item and target, and stores that change meanwhile."""
+"""Batches equal stock's for every kind of item and target, and while stores change."""
 
 from __future__ import annotations
 
@@ -147,7 +147,7 @@ KINDS = [
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_kind_of_target(kind: str, masks: Path, schedule: str) -> None:
+def test_every_kind_of_target_equals_stock(kind: str, masks: Path, schedule: str) -> None:
     ours, stock, kwargs = everything(masks)[kind]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -159,7 +159,7 @@ def by_letter(path: Any) -> str:
 
 
 def test_modes_and_channels(formats: Path, schedule: str) -> None:
-    "Images of one, three and four channels from any format, in bytes and in wider types."
+    "Images of one, three and four channels equal stock's, in bytes and in wider types, from any format."
     for mode in ("L", "RGB", "RGBA", "1", "F", "I"):
         made = [
             lambda cls=cls, mode=mode: (
@@ -205,7 +205,7 @@ class MemoryDrawing(m.InMemory, Drawing):
 
 
 @pytest.mark.parametrize("pair", [(MemoryHalves, Halves), (MemoryDrawing, Drawing)])
-def test_an_open_of_ones_own(pair: Any, photos: Path, schedule: str) -> None:
+def test_batches_of_a_custom_open_equal_stock(pair: Any, photos: Path, schedule: str) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         assert_same_epochs(*bunches(*(classification(cls, photos) for cls in pair)))
@@ -218,7 +218,7 @@ def test_presize_and_after_open(photos: Path, schedule: str) -> None:
     assert_same_epochs(*made)
 
 
-def test_cold_and_warm(photos: Path, schedule: str) -> None:
+def test_cold_and_warm_epochs_are_equal(photos: Path, schedule: str) -> None:
     "The first epoch fills the store, and the second finds everything in it."
     ours, stock = bunches(classification(m.MemoryImageList, photos), classification(ImageList, photos), bs=3)
     seed(0)
@@ -237,7 +237,7 @@ def test_cold_and_warm(photos: Path, schedule: str) -> None:
 
 
 def test_grey_images_and_statistics_of_three_channels(photos: Path, schedule: str) -> None:
-    "Stock broadcasts: a batch of one channel comes out with three."
+    "Stock broadcasts: statistics of three channels turn a batch of one channel into one of three."
     made = bunches(
         *(
             lambda cls=cls: (  # type: ignore[misc]
@@ -253,7 +253,7 @@ def test_grey_images_and_statistics_of_three_channels(photos: Path, schedule: st
     assert made[0].one_batch()[0].shape[1] == 3
 
 
-def test_targets_that_follow_what_another_dataset_drew(masks: Path) -> None:
+def test_targets_may_reuse_the_draws_of_another_dataset(masks: Path) -> None:
     def lists(cls: Any) -> Callable[[], Any]:
         def make() -> Any:
             seed(0)
@@ -311,7 +311,7 @@ def test_a_bad_file_raises_what_stock_raises(photos: Path) -> None:
 
 
 def test_purging_while_batches_are_made(photos: Path) -> None:
-    "While another process purges in a loop, every pixel is still stock's."
+    "Every pixel equals stock's while another process purges in a loop."
     ours, stock = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)), num_workers=2)
     wanted = []
     for k in range(6):
@@ -337,7 +337,7 @@ def test_purging_while_batches_are_made(photos: Path) -> None:
 
 
 def test_images_purged_while_a_batch_is_made_are_read_again(photos: Path, schedule: str, monkeypatch: Any) -> None:
-    "The store is purged between reading and making, every time."
+    "The store is purged each time between reading images and making a batch of them."
     ours, stock = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
     ours.load_data(progress=False)
     make_images, purged = collate.make_images, []

@@ -1,4 +1,4 @@
-"""`compare`: both sides do the same work, take turns, and leave no trace."""
+"""`compare`: both sides do the same work, take turns, and have no side effects."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_both_sides_do_the_same_work(make: Any, capsys: Any) -> None:
     assert said.splitlines()[-1].startswith("compare: 6 epochs")
 
 
-def test_a_script_is_told_the_result(make: Any, capsys: Any) -> None:
+def test_a_script_prints_the_result(make: Any, capsys: Any) -> None:
     m.compare(make, learner, epochs=1)
     said = capsys.readouterr().out
     assert "times as fast" in said and "of that: waiting" in said
@@ -66,7 +66,7 @@ def test_a_script_is_told_the_result(make: Any, capsys: Any) -> None:
     assert data.loaded and "warm, " in repr(m.compare(make, learner, epochs=1, show=False)).splitlines()[1]
 
 
-def test_they_take_turns(make: Any) -> None:
+def test_sides_take_turns(make: Any) -> None:
     order: List[str] = []
 
     class Note(Callback):
@@ -85,22 +85,22 @@ def test_they_take_turns(make: Any) -> None:
     assert order == ["ImageList", "MemoryImageList"] * 2
 
 
-def test_without_a_learner_all_is_waiting(make: Any) -> None:
+def test_without_a_learner_all_time_is_waiting(make: Any) -> None:
     found = m.compare(make, epochs=2, show=False)
     assert [len(run.epochs[1].steps) for run in found.runs] == [8, 8]
     assert all(epoch.data_wait > 90 for run in found.runs for epoch in run.epochs)
     assert "loss" not in repr(found)
 
 
-def test_more_sides(make: Any) -> None:
+def test_more_sides_can_be_added(make: Any) -> None:
     also = {"batch_tfms=True": lambda: make(m.MemoryImageList, batch_tfms=True)}
     found = m.compare(make, learner, epochs=2, also=also)
     assert [run.name for run in found.runs] == ["ImageList", "MemoryImageList", "batch_tfms=True"]
-    assert found.runs[2].warm == 0.0  # what the one before it read is not counted as its own
+    assert found.runs[2].warm == 0.0  # reads of the side before it are not counted
     assert found.runs[0].loss == pytest.approx(found.runs[2].loss, abs=1e-3)
 
 
-def test_other_classes(photos: Path) -> None:
+def test_other_classes_can_be_compared(photos: Path) -> None:
     def targets(cls: Any) -> Any:
         noise = GANItemList.from_folder(photos, noise_sz=4, presort=True).split_none()
         return noise.label_from_func(lambda o: o, label_cls=cls).transform(size=16, tfm_y=True).databunch(bs=4)
@@ -115,12 +115,12 @@ def test_other_classes(photos: Path) -> None:
     m.compare(masks, epochs=1, classes=(SegmentationItemList, m.MemorySegmentationItemList), show=False)
 
 
-def test_data_bunches(photos: Path) -> None:
+def test_data_bunches_can_be_compared(photos: Path) -> None:
     def make(cls: Any) -> Any:
         return cls.from_folder(photos, valid_pct=0.25, seed=1, size=16, bs=3, num_workers=2)
 
     found = m.compare(make, epochs=1, classes=(ImageDataBunch, m.MemoryImageDataBunch), show=False)
-    assert all(epoch.data_wait > 90 for run in found.runs for epoch in run.epochs)  # workers end within the wait
+    assert all(epoch.data_wait > 90 for run in found.runs for epoch in run.epochs)  # workers end while it waits
 
 
 def test_generators_are_left_as_they_were(make: Any) -> None:
@@ -131,7 +131,7 @@ def test_generators_are_left_as_they_were(make: Any) -> None:
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == wanted
 
 
-def test_a_function_that_ignores_its_class_is_told(make: Any) -> None:
+def test_a_function_that_ignores_its_class_is_refused(make: Any) -> None:
     with pytest.raises(TypeError, match="made with MemoryImageList holds no in-memory list: please build it with"):
         m.compare(lambda cls: make(ImageList), show=False)
     with pytest.raises(TypeError, match="made with ImageList holds an in-memory list"):
@@ -144,7 +144,7 @@ def test_a_function_that_ignores_its_class_is_told(make: Any) -> None:
 
 
 def runs(*seconds: Any) -> m.Comparison:
-    "Sides whose epochs took these seconds, one of them computing."
+    "Return a comparison of sides whose epochs took these seconds, one second of it computing."
     made = []
     for i, side in enumerate(seconds):
         epochs = [Epoch([Step(s - 1.0, 1.0, True, 0, 0)], s) for s in side]
@@ -152,7 +152,7 @@ def runs(*seconds: Any) -> m.Comparison:
     return m.Comparison(made)
 
 
-def test_the_table_and_the_picture_say_the_same() -> None:
+def test_the_table_and_the_plot_show_the_same_figures() -> None:
     found = runs([10.0, 8.0, 9.0, 7.0], [11.0, 2.0, 4.0, 2.0])
     lines = [line.split() for line in repr(found).splitlines()]
     assert lines[1] == ["first", "epoch", "10.00", "s", "11.00", "s"]
@@ -172,7 +172,7 @@ def test_the_table_and_the_picture_say_the_same() -> None:
         assert text in found._repr_html_()
 
 
-def test_one_epoch_and_names_of_a_users() -> None:
+def test_one_epoch_has_no_median_and_names_are_escaped() -> None:
     found = runs([2.0], [1.0])
     assert "later" not in repr(found) and "2.0 times as fast" in repr(found)
     found.runs[0] = found.runs[0]._replace(name="<b>")

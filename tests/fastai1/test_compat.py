@@ -1,4 +1,4 @@
-"""The repairs of `memlist.compat`, seen from stock fastai: a test fails where a repair it needs is gone."""
+"""The repairs of `memlist.compat`, tested through stock fastai: a test fails if a repair that it needs is missing."""
 
 from __future__ import annotations
 
@@ -54,14 +54,14 @@ def write_images(folder: Path, high: int = 256, mode: str = "RGB") -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    "A folder of ten images."
+    "Make a folder of ten images."
     write_images(tmp_path / "images")
     return tmp_path / "images"
 
 
 @pytest.fixture(autouse=True)
 def figures() -> Iterator[None]:
-    "Draws in memory, and drops what was drawn."
+    "Draw in memory, and close all figures afterwards."
     plt.switch_backend("Agg")
     yield
     plt.close("all")
@@ -76,7 +76,7 @@ def a_or_b(path: Path) -> str:
 
 
 def bunch(folder: Path, tfms: Any = None) -> Any:
-    "Two classes, six images to train on and four to validate with."
+    "Return data of two classes, with six images for training and four for validation."
     labelled = ImageList(paths(folder), path=folder).split_by_idx([0, 1, 2, 3]).label_from_func(a_or_b)
     return labelled.transform(tfms, size=SIZE).databunch(bs=2, num_workers=0)
 
@@ -87,7 +87,7 @@ def model(outputs: int = 2) -> nn.Module:
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    "Runs `code` in a fresh process, where nothing is repaired yet."
+    "Run `code` in a fresh process, in which nothing is repaired yet."
     return subprocess.run(
         [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
         cwd=ROOT,
@@ -134,7 +134,7 @@ def test_array_reads_an_iterator_once(kind: int) -> None:
     assert (made.dtype, made.shape, made.tolist()) == (np.dtype(object), (2,), [["a", "b"], ["c"]])
 
 
-def test_array_of_what_numpy_can_pack_is_numpys() -> None:
+def test_array_equals_numpys_for_regular_input() -> None:
     for given in ([1, 2], [1.5, 2], ["a", "bc"], [[1, 2], [3, 4]], [True], [None], [Path("a")], np.arange(3)):
         made, expected = core.array(given), np.array(given)
         assert (made.dtype, made.tolist()) == (expected.dtype, expected.tolist())
@@ -149,7 +149,7 @@ def test_array_of_what_numpy_can_pack_is_numpys() -> None:
 def test_every_fastai_module_has_the_same_array() -> None:
     holders = [m for n, m in sys.modules.items() if n.split(".")[0] == "fastai" and hasattr(m, "array")]
     assert len(holders) > 20
-    # fastai.imports has NumPy's own, which fastai.core shadows for everybody else.
+    # fastai.imports has NumPy's own; all other modules have that of fastai.core.
     assert {m.__name__ for m in holders if m.array is not core.array} <= {
         "fastai.imports",
         "fastai.imports.core",
@@ -265,14 +265,14 @@ def test_warps_and_rotation(folder: Path, name: str) -> None:
     after = random.getstate(), torch.get_rng_state()
     assert warped.px.dtype == torch.float32 and warped.shape == original.shape
     assert not torch.equal(warped.px, original.px)
-    # To work a warp out takes no random numbers; only to choose it does.
+    # Only choosing a warp draws random numbers; computing it draws none.
     random.seed(1)
     torch.manual_seed(1)
     tfm.resolve()
     assert random.getstate() == after[0] and torch.equal(torch.get_rng_state(), after[1])
 
 
-def test_warps_are_solved_to_the_accuracy_of_floats() -> None:
+def test_warps_are_solved_to_float32_accuracy() -> None:
     draw = np.random.RandomState(0)
     for _ in range(20):
         corners = np.array(transform._orig_pts) + draw.uniform(-0.2, 0.2, (4, 2))
@@ -290,7 +290,7 @@ def test_training_with_the_default_transforms(folder: Path) -> None:
     assert learn.TTA()[0].shape == (4, 2)
 
 
-def test_transforms_where_torch_has_no_solve_at_all() -> None:
+def test_warps_work_without_any_solve_in_torch() -> None:
     done = run("""
         import torch
         for name in ("solve", "gesv"):
@@ -374,7 +374,7 @@ def test_other_callers_are_still_refused(folder: Path) -> None:
         torch.load(folder / "export.pkl")
     with pytest.raises(pickle.UnpicklingError):
         torch.load(folder / "export.pkl", map_location="cpu")
-    # Nor does fastai's own module overrule a caller who asks for it.
+    # An explicit `weights_only=True` is obeyed in fastai's own modules, too.
     with pytest.raises(pickle.UnpicklingError):
         basic_train.torch.load(folder / "export.pkl", weights_only=True)
 
@@ -442,7 +442,7 @@ def test_applied_names_what_this_stack_needs() -> None:
         assert {"ragged_arrays", "removed_numpy_aliases", "object_points"} <= set(compat.applied())
 
 
-def test_import_star_hands_on_the_real_modules() -> None:
+def test_import_star_gives_the_real_modules() -> None:
     names: dict[str, Any] = {}
     exec("from fastai.vision import *", names)
     assert names["torch"] is torch and names["np"] is np and names["pd"] is pd
@@ -450,7 +450,7 @@ def test_import_star_hands_on_the_real_modules() -> None:
     assert names["Image"] is Image
 
 
-def test_a_module_that_would_hand_it_on_is_lent_nothing() -> None:
+def test_a_module_that_exports_the_name_is_lent_nothing() -> None:
     before = core.np
     with pytest.raises(ValueError, match=r"fastai\.core"):
         compat._lend(core, "np", object=object)

@@ -1,4 +1,4 @@
-"""Two ranks under torchrun share one cache file: nothing is decoded twice, and memory holds it once."""
+"""Two ranks under torchrun share one cache file: each image is decoded once and is in memory once."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import pytest
 from conftest import photo
 
 EXAMPLE = Path(__file__).parents[2] / "examples" / "distributed.py"
-# torch 1.8 has no torchrun yet, but its forerunner.
+# torch 1.8 has no torchrun yet, but its predecessor.
 TORCHRUN = importlib.util.find_spec("torch.distributed.run") is not None
 IMAGES = 200
 
@@ -41,7 +41,7 @@ def ranks(*arguments: Any) -> List[Dict[str, Any]]:
 
 
 @pytest.mark.parametrize("arguments", [["--workers", "1"], pytest.param(["--load"], marks=pytest.mark.full)])
-def test_two_ranks(tmp_path: Path, arguments: List[str]) -> None:
+def test_two_ranks_share_one_cache_file(tmp_path: Path, arguments: List[str]) -> None:
     for i in range(IMAGES):
         folder = tmp_path / "photos" / ("cat" if i % 2 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
@@ -55,4 +55,4 @@ def test_two_ranks(tmp_path: Path, arguments: List[str]) -> None:
     assert sum(rank["Pss"] for rank in first) <= 1.05 * one
     again = ranks(tmp_path / "photos", tmp_path / "cache")
     for rank, before in zip(sorted(again, key=lambda r: r["rank"]), sorted(first, key=lambda r: r["rank"])):
-        assert rank["misses"] <= 2 and rank["loss"] == before["loss"]  # what a dropped batch left out
+        assert rank["misses"] <= 2 and rank["loss"] == before["loss"]  # images of a dropped batch

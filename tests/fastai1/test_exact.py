@@ -1,4 +1,4 @@
-"""Promise 1, bit for bit against the stock class: every twin, format, mode, number of workers and start method."""
+"""Promise 1: every twin equals its stock class bit for bit, in every format, mode and kind of worker."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def boxes(path: Any) -> Any:
 
 
 class Twin:
-    "What the data block code of a twin looks like, with either class in it."
+    "The data block code of a twin, with either our class or stock's."
 
     def __init__(
         self, ours: type, stock: type, label: Callable[[Any], Any], targets: Any = (None, None), **kwargs: Any
@@ -86,7 +86,7 @@ def both(name: str, folder: Path, mode: str) -> List[Any]:
 
 
 @pytest.mark.parametrize(("name", "mode"), list(itertools.product(TWINS, MODES)))
-def test_every_item(name: str, mode: str, formats: Path) -> None:
+def test_every_item_equals_stock(name: str, mode: str, formats: Path) -> None:
     ours, stock = both(name, formats, mode)
     for reading in range(3):  # decoded, then from RAM, then after load_data
         if reading == 2:
@@ -106,7 +106,7 @@ def test_every_item(name: str, mode: str, formats: Path) -> None:
 
 def bunch(lists: Any, name: str, workers: int, tfms: bool) -> Any:
     lists = lists.transform(get_transforms() if tfms else None, size=24, tfm_y=name != "classification")
-    if name == "points":  # as many in every image, wherever a transform takes them
+    if name == "points":  # keep points that leave the image, so that all images have as many
         lists.transform(lists.train.tfms and get_transforms(), size=24, tfm_y=True, remove_out=False)
     collate = {"collate_fn": bb_pad_collate} if name == "boxes" else {}
     return lists.databunch(bs=4, num_workers=workers, no_check=True, **collate)
@@ -114,13 +114,13 @@ def bunch(lists: Any, name: str, workers: int, tfms: bool) -> Any:
 
 @pytest.mark.parametrize("name", list(TWINS))
 def test_every_batch_without_workers(name: str, formats: Path) -> None:
-    "With the default random transforms, under one seed."
+    "Batches equal stock's with the default random transforms, under one seed."
     ours, stock = both(name, formats, "RGB")
     assert_same_bunches(bunch(ours, name, 0, True), bunch(stock, name, 0, True))
 
 
 def sampled(sample: List[Any]) -> List[Any]:
-    "Twins by modes; what is not in `sample` is for `make test-full`."
+    "Return all pairs of twin and mode; those not in `sample` run only in `make test-full`."
     pairs = itertools.product(TWINS, MODES)
     return [pytest.param(*pair, marks=() if pair in sample else pytest.mark.full) for pair in pairs]
 
@@ -129,7 +129,7 @@ def assert_hits_from_now_on(data: Any) -> None:
     before = data.cache_info()
     epoch(data)
     after = data.cache_info()
-    # Only what `drop_last` and the shuffle had left out of the first epochs.
+    # Only images that `drop_last` and the shuffle had left out of the first epochs were decoded.
     assert after.misses - before.misses == after.cached - before.cached
     data.load_data(progress=False)
     assert data.loaded
@@ -159,9 +159,9 @@ def spawn() -> Iterator[None]:
 
 @pytest.mark.parametrize(("name", "mode"), sampled([("image to image", "RGBA")]))
 def test_every_batch_with_spawned_workers(name: str, mode: str, formats: Path, spawn: None) -> None:
-    """Without random transforms, which can't be pickled, so that the stock batches can be made without workers.
+    """Batches equal stock's without random transforms, which can't be pickled.
 
-    A spawned worker takes seconds to start, hence the small sample.
+    So stock needs no workers to make the same batches. A spawned worker takes seconds to start: the sample is small.
     """
     ours, stock = both(name, formats, mode)
     ours, stock = bunch(ours, name, 2, False), bunch(stock, name, 0, False)
@@ -174,7 +174,7 @@ def test_every_batch_with_spawned_workers(name: str, mode: str, formats: Path, s
 
 
 @pytest.mark.parametrize("mode", ["1", "P", "CMYK", "HSV", "YCbCr", "LAB", "I", "F", "LA", "I;16", "I;16B"])
-def test_unusual_modes(mode: str, formats: Path) -> None:
+def test_unusual_modes_equal_stock(mode: str, formats: Path) -> None:
     files = [p for p in sorted(formats.iterdir()) if not (mode == "LAB" and p.suffix != ".jpg")]
     ours, stock = (cls(files, path=formats, convert_mode=mode) for cls in (m.MemoryImageList, ImageList))
     good = 0
@@ -191,7 +191,7 @@ def test_unusual_modes(mode: str, formats: Path) -> None:
     if not good:
         pytest.skip(f"this Pillow converts nothing to {mode}")
     info = ours.cache_info()
-    if mode == "I;16B":  # the other byte order: not kept, and said so
+    if mode == "I;16B":  # the other byte order is not kept
         assert info.cached == 0
         return
     channels = {"CMYK": 4, "HSV": 3, "YCbCr": 3, "LAB": 3, "I": 4, "F": 4, "LA": 2, "I;16": 2}.get(mode, 1)
@@ -199,7 +199,7 @@ def test_unusual_modes(mode: str, formats: Path) -> None:
 
 
 class Reds(ImageList):
-    "A user's own `open`, with an argument of its own that it carries along."
+    "A custom `open` that depends on a constructor argument in `copy_new`."
 
     def __init__(self, items: Any, strength: float = 1.0, **kwargs: Any) -> None:
         super().__init__(items, **kwargs)
@@ -217,7 +217,7 @@ class MemoryReds(m.InMemory, Reds):
 
 
 @pytest.mark.parametrize("strength", [1.0, 0.3])
-def test_a_users_own_open(strength: float, formats: Path) -> None:
+def test_a_custom_open_equals_stock(strength: float, formats: Path) -> None:
     ours, stock = (
         cls.from_folder(formats, presort=True, strength=strength).split_by_idx([1, 2]).label_from_func(by_name)
         for cls in (MemoryReds, Reds)
@@ -228,7 +228,7 @@ def test_a_users_own_open(strength: float, formats: Path) -> None:
                 assert_same_item(one[i][0], other[i][0])
     info = ours.cache_info()
     assert info.cached == info.total
-    # Lossless in a byte where nothing was scaled; else the floats themselves.
+    # One byte per value if nothing was scaled, which is lossless; otherwise floats.
     assert info.nbytes == info.total * 30 * 40 * 3 * (1 if strength == 1.0 else 4)
 
 
@@ -252,7 +252,7 @@ AFTER = {
     ],
 )
 def test_after_open_runs_on_every_read(after: str, mode: str, formats: Path) -> None:
-    "Promise 10: on a PIL image equal to stock's, so that random crops stay random and EXIF rotation works on a hit."
+    "Promise 10: `after_open` gets stock's PIL image, so crops stay random and EXIF rotation works on a hit."
     kwargs: Any = {"presort": True, "convert_mode": mode, "after_open": AFTER[after]}
     ours, stock = (cls.from_folder(formats, **kwargs) for cls in (m.MemoryImageList, ImageList))
     for reading in range(4):
@@ -264,9 +264,9 @@ def test_after_open_runs_on_every_read(after: str, mode: str, formats: Path) -> 
             theirs, after_theirs = stock[i], torch.rand(1)
             seed(reading)
             assert_same_item(ours[i], theirs)
-            assert torch.equal(torch.rand(1), after_theirs)  # as many random numbers were drawn
+            assert torch.equal(torch.rand(1), after_theirs)  # the same number of draws was made
     info = ours.cache_info()
-    if mode != "P" or PIL.__version__ > "9":  # older ones lose the palette's order: nothing is kept then
+    if mode != "P" or PIL.__version__ > "9":  # older ones lose the palette's order, so nothing is kept
         assert info.cached == info.total and info.hits == 3 * info.total
 
 
@@ -297,7 +297,7 @@ def test_mixed_lists_with_one_part_in_memory(photos: Path) -> None:
     assert ours.cache_info().hits == 5
 
 
-def test_whatever_a_caller_does_the_next_read_is_pristine(photos: Path) -> None:
+def test_changes_by_a_caller_do_not_affect_the_next_read(photos: Path) -> None:
     ours, stock = m.MemoryImageList.from_folder(photos), ImageList.from_folder(photos)
     files = list(stock.items)
     ours.items = stock.items = np.array(sorted(map(str, files)))
@@ -325,7 +325,7 @@ def test_normalize_and_stats(photos: Path) -> None:
         assert_same_bunches(one, other)
 
 
-def test_a_picture_of_one_pixel(tmp_path: Path) -> None:
+def test_pictures_of_one_pixel_or_row_equal_stock(tmp_path: Path) -> None:
     for width, height in ((1, 1), (1, 5), (5, 1)):
         photo(0, height, width).save(tmp_path / f"{width}x{height}.png")
     for mode in MODES:

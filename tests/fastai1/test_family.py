@@ -1,4 +1,4 @@
-"""Ownership: what a user's `open` returned belongs to the list that was built, and to those that descend from it."""
+"""Ownership: results of a custom `open` belong to the list that was built and to lists derived from it."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from memlist.store import registry
 
 
 class Shades(ImageList):
-    "One number on the list decides the pixels."
+    "An attribute of the list determines the pixels."
 
     def __init__(self, items: Any, shade: float = 0.5, **kwargs: Any) -> None:
         super().__init__(items, **kwargs)
@@ -80,19 +80,19 @@ def first(il: Any) -> float:
     return float(il[0].px[0, 0, 0])
 
 
-# -- whose it is ------------------------------------------------------------------------------------------------
+# -- ownership --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", BOTH)
-def test_two_lists_share_nothing(cls: Any, numbers: Path) -> None:
-    "Fault 1: pixels that `open` reads from the list."
+def test_lists_that_are_built_separately_share_nothing(cls: Any, numbers: Path) -> None:
+    "Lists that are built separately do not share: `open` may read from its list."
     one, two = (cls.from_folder(numbers, presort=True, shade=shade) for shade in (0.5, 0.25))
     again = cls.from_folder(numbers, presort=True, shade=0.5)
     assert [first(il) for il in (one, two, again)] == [0.5, 0.25, 0.5]
     assert len({il.store.uid for il in (one, two, again)}) == 3
 
 
-def test_rows_of_two_frames(numbers: Path) -> None:
+def test_lists_over_two_frames_share_nothing(numbers: Path) -> None:
     class Rows(m.MemoryImageList):
         def open(self, fn: Any) -> Image:
             return Image(torch.full((1, 2, 2), float(self.inner_df.px[int(str(fn)[2:])])))
@@ -101,16 +101,16 @@ def test_rows_of_two_frames(numbers: Path) -> None:
     train, test = (Rows.from_df(frame, ".", cols="fn") for frame in frames)
     assert [first(train), first(test)] == pytest.approx([0.1, 0.8])
     data = train.split_by_idx([1]).label_const(0).databunch(bs=1, num_workers=0, no_check=True)
-    data.add_test(test)  # items that are among the others', and another table
+    data.add_test(test)  # the same items, but another table
     assert first(data.test_ds.x) == pytest.approx(0.8)
 
 
 @pytest.mark.parametrize("cls", BOTH)
-def test_descendants_share(cls: Any, numbers: Path, tmp_path: Path) -> None:
+def test_derived_lists_share_the_store(cls: Any, numbers: Path, tmp_path: Path) -> None:
     il = loaded(cls, numbers)
     store = il.store
     lists = il.split_by_idx([0, 1]).label_from_func(lambda o: int(o.stem) % 2)
-    lists.filter_by_func(lambda x, y: x.stem == "05")  # which are left out
+    lists.filter_by_func(lambda x, y: x.stem == "05")  # leaves these out
     data = lists.databunch(bs=2, num_workers=0, no_check=True)
     buffer = io.BytesIO()
     data.save(buffer)
@@ -125,7 +125,7 @@ def test_descendants_share(cls: Any, numbers: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("cls", BOTH)
-def test_add_test_and_other_items_begin_a_family(cls: Any, numbers: Path) -> None:
+def test_other_items_get_a_new_store(cls: Any, numbers: Path) -> None:
     il = cls(sorted(numbers.iterdir())[:6], path=numbers).load_data(progress=False)
     rest = sorted(numbers.iterdir())[6:]
     data = il.split_by_idx([0]).label_const(0).databunch(bs=2, num_workers=0, no_check=True)
@@ -135,18 +135,18 @@ def test_add_test_and_other_items_begin_a_family(cls: Any, numbers: Path) -> Non
 
 
 @pytest.mark.parametrize("cls", BOTH)
-def test_memory_is_freed_with_the_last_of_a_family(cls: Any, numbers: Path) -> None:
+def test_memory_is_freed_with_the_last_derived_list(cls: Any, numbers: Path) -> None:
     il = loaded(cls, numbers)
     part, descriptors = il[[0, 1]], len(os.listdir("/proc/self/fd"))
     uid = il.store.uid
     del il
     assert part.loaded and part.store.uid == uid
-    del part  # at once: nothing waits for the garbage collector
+    del part  # freed at once, without the garbage collector
     assert len(os.listdir("/proc/self/fd")) < descriptors
     assert not any(store.uid == uid for store in registry.stores())
 
 
-def test_targets_of_a_users_own_open(numbers: Path) -> None:
+def test_targets_of_a_custom_open_have_their_own_store(numbers: Path) -> None:
     class Targets(m.MemoryImageLabelList):
         def open(self, fn: Any) -> Image:
             return Image(1 - open_image(fn).px)
@@ -159,11 +159,11 @@ def test_targets_of_a_users_own_open(numbers: Path) -> None:
     free = m.MemoryImageImageList.from_folder(numbers).split_by_idx([0]).label_from_func(noop, label_cls=Targets)
     free.train.x.store.set_max_ram(None)
     most = free.train.x.cache_info().max_ram
-    assert most <= free.cache_info().max_ram < 1.5 * most  # three stores, one memory
+    assert most <= free.cache_info().max_ram < 1.5 * most  # three stores share the same memory
     assert torch.equal(lists.train[3][1].px, 1 - lists.train[3][0].px)
 
 
-def test_workers_fill_one_store_and_plain_loaders_too(numbers: Path) -> None:
+def test_workers_of_a_plain_loader_fill_one_store(numbers: Path) -> None:
     for cls in BOTH:
         il = cls.from_folder(numbers, presort=True)
         loader = torch.utils.data.DataLoader(il, batch_size=3, num_workers=2, collate_fn=list)
@@ -171,23 +171,23 @@ def test_workers_fill_one_store_and_plain_loaders_too(numbers: Path) -> None:
         assert il.loaded and il.cache_info().misses == 12
 
 
-# -- what changes -----------------------------------------------------------------------------------------------
+# -- changes ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("cls", BOTH)
-def test_an_attribute_that_is_set_starts_an_empty_store(cls: Any, numbers: Path) -> None:
+def test_setting_an_attribute_starts_an_empty_store(cls: Any, numbers: Path) -> None:
     il = loaded(cls, numbers)
     part, before = il[[0, 1]], il.store
     il.shade = 0.25
     assert il.store is not before and il.cache_info()[:2] == (0, 12) and first(il) == 0.25
     assert part.store is before and first(part) == 0.5 and part.cache_info().hits == 1
     child = il[[0, 3]]
-    assert first(child) == 0.25 and child.store is il.store  # `shade` is carried along
+    assert first(child) == 0.25 and child.store is il.store  # `shade` is in copy_new
     il.other = 3
     assert il.cache_info().cached == 0
     assert il[[0]].store is not il.store  # `other` is not
     store = il.store
-    il.other, il.sizes, il.processor = 3, {}, None  # no change, and bookkeeping
+    il.other, il.sizes, il.processor = 3, {}, None  # no change, or bookkeeping
     assert il.store is store
     del il.other
     assert il.store is not store
@@ -210,7 +210,7 @@ def swapped(factor: float) -> Callable[[Any, Any], Image]:
     return open
 
 
-def test_an_open_that_is_replaced_or_swapped(numbers: Path) -> None:
+def test_a_replaced_open_is_noticed(numbers: Path) -> None:
     class Own(ImageList):
         open = swapped(0.5)
 
@@ -236,12 +236,12 @@ def test_an_open_that_is_replaced_or_swapped(numbers: Path) -> None:
     assert first(il) == 0.125
     data = il.split_none().label_const(0).databunch(bs=3, num_workers=2, no_check=True)
     plain.__code__ = (lambda self, fn: Image(torch.full((3, 8, 8), 0.375))).__code__
-    for _ in range(2):  # seen before the workers are forked, which share the store
+    for _ in range(2):  # noticed before the workers are forked; they share the store
         assert {float(x.min()) for x, _ in data.train_dl} == {0.375}
     assert data.cache_info().misses == 12
 
 
-def test_what_open_itself_sets_is_its_own(numbers: Path) -> None:
+def test_attributes_that_open_sets_keep_the_store(numbers: Path) -> None:
     class Counting(m.MemoryImageList):
         calls, last = 0, None
 
@@ -258,7 +258,7 @@ def test_what_open_itself_sets_is_its_own(numbers: Path) -> None:
     assert il.store is store and il.calls == 12 and il.loaded
 
 
-def test_what_get_sets_is_part_of_the_key(numbers: Path) -> None:
+def test_attributes_that_get_sets_are_part_of_the_key(numbers: Path) -> None:
     class Counting(m.MemoryImageList):
         calls = 0
 
@@ -283,14 +283,14 @@ def test_what_get_sets_is_part_of_the_key(numbers: Path) -> None:
             for i in range(12):
                 assert_same_item(il[i], stock[i])
     assert il.cache_info()[:2] == (0, 12) and not il.loaded
-    assert il.cache_info().nbytes < 12 * 300  # of what `get` opened, and no pixels
+    assert il.cache_info().nbytes < 12 * 300  # notes on what `get` opened, but no pixels
     held = Holding.from_folder(numbers, presort=True)
     with pytest.warns(UserWarning, match=r"Holding.get sets self.calls, self.held to something else"):
         for i in range(12):
             assert_same_item(held[i], stock[i])
 
 
-def test_what_changes_elsewhere_is_seen_after_purge_or_in_a_new_list(numbers: Path) -> None:
+def test_changed_globals_are_seen_after_purge_or_in_a_new_list(numbers: Path) -> None:
     settings = {"shade": 0.5}
 
     class Elsewhere(m.MemoryImageList):
@@ -316,8 +316,8 @@ def test_what_changes_elsewhere_is_seen_after_purge_or_in_a_new_list(numbers: Pa
         ({"a": slice(0, 1)}, {"a": slice(1, 2)}),
     ],
 )
-def test_a_class_attribute_of_any_kind_in_a_cell_that_is_run_again(one: Any, two: Any, numbers: Path) -> None:
-    "Fault 5."
+def test_a_cell_run_again_with_another_class_attribute_gives_new_pixels(one: Any, two: Any, numbers: Path) -> None:
+    "Class attributes of every type are compared."
     kept = []
     for value in (one, two):
         module = types.ModuleType("__main__")
@@ -376,7 +376,7 @@ RANDOM = {
 @pytest.mark.parametrize("fork", [True, False])
 @pytest.mark.parametrize("what", list(RANDOM))
 def test_random_numbers_from_anywhere_are_noticed(what: str, fork: bool, numbers: Path, monkeypatch: Any) -> None:
-    "Fault 8: twelve reads gave one value."
+    "Results that use random numbers are not kept: twelve reads must not give one value."
     if not fork:
         monkeypatch.setattr(forks, "can_fork", lambda: False)
     space = {"np": np, "torch": torch, "DRAW": random.Random(0).random, "GENERATOR": torch.Generator()}
@@ -395,7 +395,7 @@ def test_random_numbers_from_anywhere_are_noticed(what: str, fork: bool, numbers
     ] == [True]
 
 
-def test_what_was_kept_of_an_open_that_turns_out_to_be_random_is_dropped(numbers: Path) -> None:
+def test_records_are_dropped_when_an_open_turns_out_to_be_random(numbers: Path) -> None:
     class Late(m.MemoryImageList):
         def open(self, fn: Any) -> Image:
             return Image(open_image(fn).px * (random.random() if int(Path(fn).stem) > 6 else 1))
@@ -408,7 +408,7 @@ def test_what_was_kept_of_an_open_that_turns_out_to_be_random_is_dropped(numbers
     assert il[0].shape and il.cache_info().cached == 0
 
 
-def test_looking_twice_leaves_no_trace(numbers: Path) -> None:
+def test_the_trial_for_random_results_has_no_side_effects(numbers: Path) -> None:
     calls: List[Any] = []
 
     class Own(m.MemoryImageList):
@@ -428,8 +428,8 @@ def test_looking_twice_leaves_no_trace(numbers: Path) -> None:
     assert (random.random(), np.random.rand(), float(torch.rand(1))) == want
 
 
-def test_looking_twice_where_a_lock_is_held_by_another_thread(numbers: Path, monkeypatch: Any) -> None:
-    "The forked process would wait for ever: after a while the image is opened twice here."
+def test_the_trial_does_not_hang_if_another_thread_holds_a_lock(numbers: Path, monkeypatch: Any) -> None:
+    "The forked process would wait for ever: after `PATIENCE` seconds, the image is opened twice here."
     monkeypatch.setattr(forks, "PATIENCE", 0.2)
     lock, inside, leave = threading.Lock(), threading.Event(), threading.Event()
 
@@ -472,7 +472,7 @@ def lines(folder: Path) -> List[List[str]]:
 
 
 @pytest.mark.parametrize("n_workers", [None, 0, 1, 3])
-def test_a_users_code_is_called_by_no_thread(n_workers: Any, numbers: Path) -> None:
+def test_a_custom_open_is_never_called_in_a_thread(n_workers: Any, numbers: Path) -> None:
     il = Recording.from_folder(numbers, presort=True).load_data(n_workers=n_workers, progress=False)
     assert il.loaded and il.cache_info().misses == 0
     found = lines(numbers)
@@ -485,7 +485,7 @@ def test_a_users_code_is_called_by_no_thread(n_workers: Any, numbers: Path) -> N
         assert_same_item(il[i], stock[i])
 
 
-def test_stock_lists_beside_it_are_loaded_by_threads(numbers: Path) -> None:
+def test_a_custom_open_of_targets_is_never_called_in_a_thread(numbers: Path) -> None:
     class Targets(m.MemoryImageLabelList):
         names: List[str] = []  # noqa: RUF012
 
@@ -501,7 +501,7 @@ def test_stock_lists_beside_it_are_loaded_by_threads(numbers: Path) -> None:
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_errors_of_a_users_open_are_listed(n_workers: int, numbers: Path, capsys: Any) -> None:
+def test_errors_of_a_custom_open_are_listed(n_workers: int, numbers: Path, capsys: Any) -> None:
     class Picky(m.MemoryImageList):
         def open(self, fn: Any) -> Image:
             if int(Path(fn).stem) in (4, 9):
@@ -521,7 +521,7 @@ def test_errors_of_a_users_open_are_listed(n_workers: int, numbers: Path, capsys
     assert "12 images" in capsys.readouterr().out
 
 
-def test_warnings_of_forked_processes_are_heard_once(numbers: Path) -> None:
+def test_warnings_of_forked_processes_are_shown_once(numbers: Path) -> None:
     class Tuples(m.MemoryImageList):
         def open(self, fn: Any) -> Any:
             return (open_image(fn), 1)
@@ -563,8 +563,8 @@ except ChildProcessError: print("no children")
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_one_handle_for_all_processes(n_workers: int, numbers: Path) -> None:
-    "Raw records read by seek and read from one file that was opened before the fork."
+def test_processes_may_share_one_file_handle(n_workers: int, numbers: Path) -> None:
+    "Raw records are read with `seek` and `read` from one file that was opened before the fork."
     table = np.stack([np.asarray(PIL.Image.open(f)) for f in sorted(numbers.iterdir())])
     (numbers / "raw").write_bytes(table.tobytes())
 
@@ -611,10 +611,10 @@ def test_a_forked_process_does_not_move_its_parents_files(numbers: Path) -> None
     assert il.file.tell() == 50 and il.loaded
 
 
-# -- a `get` of one's own ---------------------------------------------------------------------------------------
+# -- a custom `get` ---------------------------------------------------------------------------------------------
 
 
-def test_get_runs_only_where_an_item_is_read_or_loaded(numbers: Path) -> None:
+def test_get_runs_only_when_an_item_is_read_or_loaded(numbers: Path) -> None:
     calls: List[int] = []
 
     class Pairs(m.MemoryImageList):
@@ -633,7 +633,7 @@ def test_get_runs_only_where_an_item_is_read_or_loaded(numbers: Path) -> None:
     assert il.cache_info()[:2] == (2, 13) and calls == [3]
     il[2]
     assert il.cache_info()[:2] == (3, 13)
-    assert il[[3, 7]].cache_info()[:2] == (2, 3)  # what the whole list has read, its parts need not
+    assert il[[3, 7]].cache_info()[:2] == (2, 3)  # a slice counts only its own items
     il.load_data(progress=False)
     assert il.cache_info()[:2] == (12, 12) and il.loaded and sorted(calls) == list(range(12))
     assert data.cache_info()[:2] == (12, 12) and data.loaded
@@ -644,7 +644,7 @@ def test_get_runs_only_where_an_item_is_read_or_loaded(numbers: Path) -> None:
     assert il.cache_info()[:2] == (0, 12) and len(calls) == before
 
 
-def test_what_workers_have_read_is_known_to_their_parent(numbers: Path) -> None:
+def test_a_parent_knows_what_its_workers_have_read(numbers: Path) -> None:
     class Twice(m.MemoryImageList):
         def get(self, i: int) -> Image:
             self.open(self.items[-1])
@@ -666,7 +666,7 @@ class Versioned(MemoryShades):
     cache_version = "1"
 
 
-def test_without_a_version_results_stay_in_memory_and_one_message_says_so(numbers: Path, tmp_path: Path) -> None:
+def test_without_a_version_results_stay_in_memory_with_one_warning(numbers: Path, tmp_path: Path) -> None:
     with pytest.warns(UserWarning) as caught:
         il = loaded(MemoryShades, numbers, cache_file=tmp_path / "cache")
         il.split_none()
@@ -675,7 +675,7 @@ def test_without_a_version_results_stay_in_memory_and_one_message_says_so(number
     assert il.loaded and il.store.cache_file is None and not (tmp_path / "cache").exists()
 
 
-def test_with_a_version_they_are_there_in_the_next_session(numbers: Path, tmp_path: Path) -> None:
+def test_with_a_version_results_are_kept_for_the_next_session(numbers: Path, tmp_path: Path) -> None:
     def session(cls: Any, **kwargs: Any) -> Any:
         gc.collect()
         return cls.from_folder(numbers, presort=True, cache_file=tmp_path / "cache", **kwargs)
@@ -698,7 +698,7 @@ def test_with_a_version_they_are_there_in_the_next_session(numbers: Path, tmp_pa
     assert stock.store is session(Versioned).store and session(Versioned).loaded
 
 
-def test_what_a_file_has_of_an_open_that_turned_out_to_be_random_is_not_served(numbers: Path, tmp_path: Path) -> None:
+def test_records_in_a_file_are_not_served_if_an_open_turns_out_to_be_random(numbers: Path, tmp_path: Path) -> None:
     class Late(m.MemoryImageList):
         cache_version = "1"
 
@@ -715,7 +715,7 @@ def test_what_a_file_has_of_an_open_that_turned_out_to_be_random_is_not_served(n
     assert il.cache_info().hits == hits == 0
 
 
-def test_a_changed_source_of_a_users_open_in_a_file(numbers: Path, tmp_path: Path) -> None:
+def test_a_changed_source_is_opened_again_despite_a_cache_file(numbers: Path, tmp_path: Path) -> None:
     class Files(m.MemoryImageList):
         cache_version = "1"
 
@@ -730,7 +730,7 @@ def test_a_changed_source_of_a_users_open_in_a_file(numbers: Path, tmp_path: Pat
     assert torch.equal(again[3].px, open_image(changed).px / 2)
 
 
-# -- what an adversary found ------------------------------------------------------------------------------------
+# -- unusual code -----------------------------------------------------------------------------------------------
 
 
 def mixed(cls: Any) -> Any:
@@ -745,7 +745,7 @@ def assert_equal_items(ours: Any, stock: Any, passes: int = 2) -> None:
                 assert_same_item(ours[i], stock[i])
 
 
-def test_an_own_getitem_and_what_it_sets(numbers: Path) -> None:
+def test_open_sees_attributes_that_a_custom_getitem_sets(numbers: Path) -> None:
     class Own(ImageList):
         def __getitem__(self, i: Any) -> Any:
             if isinstance(i, int):
@@ -765,7 +765,7 @@ def test_an_own_getitem_and_what_it_sets(numbers: Path) -> None:
     assert_same_item(labelled[0][3][0], labelled[1][3][0])
 
 
-def test_arguments_beside_the_item(numbers: Path) -> None:
+def test_open_and_get_may_take_more_arguments(numbers: Path) -> None:
     class Own(ImageList):
         def open(self, fn: Any, k: int = 1) -> Image:
             return Image(open_image(fn).px * k)
@@ -784,7 +784,7 @@ def test_arguments_beside_the_item(numbers: Path) -> None:
         )
 
 
-def test_a_constructor_that_opens_images(numbers: Path) -> None:
+def test_a_constructor_may_open_images(numbers: Path) -> None:
     class Own(ImageList):
         def __init__(self, *args: Any, **kwargs: Any) -> None:
             super().__init__(*args, **kwargs)
@@ -803,7 +803,7 @@ class Lut:
 
 
 @pytest.mark.parametrize("value", [Lut(7), lambda x: x * 7, [7], np.full(3, 7.0)])
-def test_a_slice_that_has_another_object_is_no_descendant(value: Any, numbers: Path) -> None:
+def test_a_slice_with_another_attribute_value_does_not_share(value: Any, numbers: Path) -> None:
     default = {Lut: Lut(), list: [1], np.ndarray: np.ones(3)}.get(type(value), lambda x: x)
 
     class Own(ImageList):
@@ -823,7 +823,7 @@ def test_a_slice_that_has_another_object_is_no_descendant(value: Any, numbers: P
     assert (first(il), first(il[:3])) == (1.0, 1.0)
 
 
-def test_an_attribute_changed_in_place_and_set_again(numbers: Path) -> None:
+def test_an_attribute_changed_in_place_and_set_again_is_noticed(numbers: Path) -> None:
     class Own(m.MemoryImageList):
         def open(self, fn: Any) -> Image:
             return Image(torch.full((1, 2, 2), float(sum(self.w))))
@@ -835,8 +835,8 @@ def test_an_attribute_changed_in_place_and_set_again(numbers: Path) -> None:
     assert first(il) == 6
 
 
-def test_handles_that_can_not_be_had_twice(numbers: Path) -> None:
-    "A file open for writing too, a pipe and a socket: the trial moves none of them."
+def test_handles_that_cannot_be_duplicated_are_not_moved(numbers: Path) -> None:
+    "The trial moves neither a file that is open for writing nor a socket."
     (numbers / "raw").write_bytes(b"".join(bytes([k]) * 3000 for k in range(12)))
 
     class File(ImageList):
@@ -874,7 +874,7 @@ def test_handles_that_can_not_be_had_twice(numbers: Path) -> None:
         there.close()
 
 
-def test_an_open_that_can_not_be_forked_is_opened_twice_here(numbers: Path) -> None:
+def test_an_open_that_fails_in_a_fork_is_run_twice_here(numbers: Path) -> None:
     rng, pid, calls = np.random.default_rng(0), os.getpid(), []
 
     class Cuda(m.MemoryImageList):
@@ -896,7 +896,7 @@ def test_an_open_that_can_not_be_forked_is_opened_twice_here(numbers: Path) -> N
     assert il.loaded and len(calls) == 12 + 4
 
 
-def test_a_wait_for_a_thread_that_is_not_there_is_waited_for_once(numbers: Path, monkeypatch: Any) -> None:
+def test_a_trial_that_hangs_is_started_only_once(numbers: Path, monkeypatch: Any) -> None:
     monkeypatch.setattr(forks, "PATIENCE", 0.3)
     from concurrent.futures import ThreadPoolExecutor
 
@@ -916,8 +916,8 @@ def test_a_wait_for_a_thread_that_is_not_there_is_waited_for_once(numbers: Path,
         assert il.loaded and len(asked) == 1
 
 
-def test_autoreload_reaches_classes_written_over_ours(numbers: Path) -> None:
-    "It exchanges the code and the attributes of a function, but not its closure."
+def test_autoreload_reaches_subclasses_of_ours(numbers: Path) -> None:
+    "autoreload replaces the code and the attributes of a function, but not its closure."
     spaces: List[Any] = [{"m": m, "Image": Image, "torch": torch} for _ in range(2)]
     for space, value in zip(spaces, ("1.0", "3.0")):
         exec(
@@ -935,7 +935,7 @@ def test_autoreload_reaches_classes_written_over_ours(numbers: Path) -> None:
     assert first(old.from_folder(numbers)) == 9 and first(il) == 9
 
 
-def test_tables_of_long_arrays_and_series_tell_files_apart(numbers: Path, tmp_path: Path) -> None:
+def test_long_arrays_and_series_are_part_of_the_key_in_a_file(numbers: Path, tmp_path: Path) -> None:
     class Rows(m.MemoryImageList):
         cache_version = "1"
 
@@ -953,7 +953,7 @@ def test_tables_of_long_arrays_and_series_tell_files_apart(numbers: Path, tmp_pa
     assert made(1, 0.5).cache_info()[:2] == (1, 2)
 
 
-def test_what_open_keeps_on_the_list_does_not_cut_the_descent(numbers: Path) -> None:
+def test_attributes_that_open_keeps_do_not_stop_sharing(numbers: Path) -> None:
     class Lazily(m.MemoryImageList):
         handle = None
 
@@ -966,7 +966,7 @@ def test_what_open_keeps_on_the_list_does_not_cut_the_descent(numbers: Path) -> 
     assert lists.cache_info()[:2] == (12, 12)
 
 
-def test_a_get_that_opens_in_threads(numbers: Path) -> None:
+def test_a_get_may_open_in_threads(numbers: Path) -> None:
     from concurrent.futures import ThreadPoolExecutor
 
     class Threads(m.MemoryImageList):
@@ -984,14 +984,14 @@ def test_a_get_that_opens_in_threads(numbers: Path) -> None:
     assert il.cache_info().misses == 12 and il.cache_info().total == 12
 
 
-def test_a_get_of_one_list_alone_is_loaded_through_it(numbers: Path) -> None:
+def test_load_data_uses_a_get_that_was_assigned_to_one_list(numbers: Path) -> None:
     il = m.MemoryImageList.from_folder(numbers, presort=True)
     il.get = lambda i: il.open(il.items[i])
     assert il.cache_info()[:2] == (0, 12) and not il.loaded
     assert il.load_data(progress=False).loaded and il.cache_info()[:2] == (12, 12)
 
 
-def test_opens_of_two_levels_and_opens_made_anew_at_each_access(numbers: Path) -> None:
+def test_inherited_opens_and_descriptors_equal_stock(numbers: Path) -> None:
     import functools
 
     class One(ImageList):
@@ -1022,7 +1022,7 @@ def test_opens_of_two_levels_and_opens_made_anew_at_each_access(numbers: Path) -
         assert ours.cache_info().misses == 12 and ours.loaded
 
 
-def test_children_that_somebody_else_reaps(numbers: Path) -> None:
+def test_child_processes_may_be_reaped_by_others(numbers: Path) -> None:
     class Dies(m.MemoryImageList):
         def open(self, fn: Any) -> Image:
             if os.getpid() != pid:
@@ -1040,7 +1040,7 @@ def test_children_that_somebody_else_reaps(numbers: Path) -> None:
     assert il.cache_info().cached == 1
 
 
-def test_what_forked_processes_print_is_printed(numbers: Path) -> None:
+def test_output_of_forked_processes_is_printed_once(numbers: Path) -> None:
     code = f"""
 import sys
 from fastai.vision import *
@@ -1056,7 +1056,7 @@ Prints.from_folder({str(numbers)!r}, presort=True).load_data(n_workers=2, progre
     assert sorted(done.stdout.split("\n")[:-1]) == ["before", *(f"opening {i:02}.png" for i in range(12))], done.stderr
 
 
-def test_an_open_that_is_no_method_is_named_when_the_list_is_built(numbers: Path) -> None:
+def test_an_open_that_is_no_method_warns_when_the_list_is_built(numbers: Path) -> None:
     static = type("Static", (m.MemoryImageList,), {"open": staticmethod(open_image)})
     with pytest.warns(UserWarning, match="its images are not kept, since `open` was assigned"):
         il = static.from_folder(numbers, presort=True)
@@ -1069,14 +1069,14 @@ def test_an_open_that_is_no_method_is_named_when_the_list_is_built(numbers: Path
 @pytest.mark.parametrize(
     ("name", "value"), [("cache", {}), ("cache", 1), ("cache_version", 1), ("cache_version", b"1")]
 )
-def test_words_that_say_nothing(name: str, value: Any, numbers: Path) -> None:
+def test_invalid_class_attributes_are_refused(name: str, value: Any, numbers: Path) -> None:
     cls = type("Odd", (m.MemoryImageList,), {name: value})
     with pytest.raises(TypeError, match=rf"Odd.{name} is "):
         cls.from_folder(numbers)
 
 
 @pytest.mark.parametrize("own", [False, True])
-def test_cache_false_caches_nothing_and_says_nothing(own: bool, numbers: Path) -> None:
+def test_cache_false_caches_nothing_without_a_warning(own: bool, numbers: Path) -> None:
     body = {"cache": False, **({"open": lambda self, fn: open_image(fn)} if own else {})}
     cls = type("Never", (m.MemoryImageList,), body)
     stock = ImageList.from_folder(numbers, presort=True)
@@ -1116,7 +1116,7 @@ def odd_opens(here: Any) -> List[Any]:
 
 @pytest.mark.parametrize("which", range(4))
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_odd_opens_do_what_they_do_in_stock(which: int, n_workers: int, numbers: Path) -> None:
+def test_odd_opens_behave_as_in_stock(which: int, n_workers: int, numbers: Path) -> None:
     def get(self: Any, i: int) -> Any:
         return self.open(self.items[i])
 
@@ -1135,7 +1135,7 @@ def test_odd_opens_do_what_they_do_in_stock(which: int, n_workers: int, numbers:
         assert ours.load_data(n_workers=n_workers, progress=False).loaded is (which != 0)
 
 
-def test_an_open_that_raises_raises_what_stock_raises(numbers: Path) -> None:
+def test_errors_of_open_are_raised_on_every_read(numbers: Path) -> None:
     class Raises(m.MemoryImageList):
         def open(self, fn: Any) -> Image:
             raise KeyError(fn)
@@ -1148,7 +1148,7 @@ def test_an_open_that_raises_raises_what_stock_raises(numbers: Path) -> None:
         il.load_data(progress=False)
 
 
-def test_an_open_that_loads_is_told_so(numbers: Path) -> None:
+def test_an_open_that_calls_load_data_is_refused(numbers: Path) -> None:
     class Loads(m.MemoryImageList):
         def open(self, fn: Any) -> Image:
             self.load_data(progress=False)
@@ -1158,7 +1158,7 @@ def test_an_open_that_loads_is_told_so(numbers: Path) -> None:
         Loads.from_folder(numbers)[0]
 
 
-def test_rows_and_dates_as_items(numbers: Path) -> None:
+def test_items_may_be_rows_with_dates(numbers: Path) -> None:
     frame = pd.DataFrame({"name": [f.name for f in sorted(numbers.iterdir())], "when": pd.Timestamp("2026-01-01")})
 
     class Rows(m.MemoryImageList):
@@ -1173,7 +1173,7 @@ def test_rows_and_dates_as_items(numbers: Path) -> None:
     assert il.loaded and torch.equal(il[3].px, open_image(numbers / "03.png").px)
 
 
-def test_items_that_cannot_be_compared(numbers: Path) -> None:
+def test_items_that_cannot_be_compared_are_read_as_in_stock(numbers: Path) -> None:
     class Odd:
         def __init__(self, file: Path) -> None:
             self.file = file
@@ -1201,7 +1201,7 @@ def test_items_that_cannot_be_compared(numbers: Path) -> None:
 
 
 def test_batch_tfms_raises_nothing_that_stock_does_not(numbers: Path) -> None:
-    "Fault 4: an open that names a generator, a frame, or a variable that is called as an attribute is."
+    "An `open` may name a generator, a frame, or a variable that has the name of an attribute."
     rng, frame, data = random.Random(0), pd.DataFrame({"a": [slice(0)]}), io.BytesIO()
 
     class Names(ImageList):
@@ -1220,7 +1220,7 @@ def test_batch_tfms_raises_nothing_that_stock_does_not(numbers: Path) -> None:
         assert made.one_batch()[0].shape == (2, 3, 20, 20) and made.load_data(progress=False).loaded
 
 
-# -- more is kept -----------------------------------------------------------------------------------------------
+# -- kinds of results -------------------------------------------------------------------------------------------
 
 
 class Methods(Image):
@@ -1264,7 +1264,7 @@ def contents(px: torch.Tensor) -> Any:
         lambda px: torch.tensor(3.0),
     ],
 )
-def test_all_of_it_comes_back_as_it_was(make: Any, numbers: Path) -> None:
+def test_every_kind_of_result_is_restored_exactly(make: Any, numbers: Path) -> None:
     class Own(m.MemoryImageList):
         def open(self, fn: Any) -> Any:
             return make(open_image(fn).px)
@@ -1292,8 +1292,8 @@ def test_all_of_it_comes_back_as_it_was(make: Any, numbers: Path) -> None:
     assert np.array_equal(np.asarray(again), np.asarray(one))
 
 
-def test_a_class_of_images_that_another_process_met_first(numbers: Path) -> None:
-    "A local class is found among the classes that there are; of two of one name neither is taken."
+def test_a_local_image_class_is_found_by_another_process(numbers: Path) -> None:
+    "A local image class is looked up by name; if two classes have that name, the image is opened again."
 
     def make() -> Any:
         class Local(Image):
@@ -1319,15 +1319,15 @@ def test_a_class_of_images_that_another_process_met_first(numbers: Path) -> None
 # -- fastai's own open ------------------------------------------------------------------------------------------
 
 
-def test_a_list_built_later_looks_at_each_file_once(numbers: Path, monkeypatch: Any) -> None:
-    "Promise 11, in the process that reads and for all of them."
+def test_a_new_list_checks_each_file_once(numbers: Path, monkeypatch: Any) -> None:
+    "Promise 11: the process that reads a file first checks it for all processes."
     older = loaded(m.MemoryImageList, numbers)
     changed, gone = older.items[3], older.items[5]
     old = older[3].px
     photo(77, 20, 20).save(changed)
     os.utime(changed, ns=(5, 5))
     gone.unlink()
-    assert torch.equal(older[3].px, old) and older[5].shape  # an epoch is as the one before
+    assert torch.equal(older[3].px, old) and older[5].shape  # epochs are all the same
     later, stock = (cls(older.items, path=numbers) for cls in (m.MemoryImageList, ImageList))
     assert_same_item(later[3], stock[3])
     with pytest.raises(FileNotFoundError):
@@ -1354,7 +1354,7 @@ def test_a_list_built_later_looks_at_each_file_once(numbers: Path, monkeypatch: 
 
 
 @pytest.mark.parametrize("start", ["fork", "spawn"])
-def test_a_later_list_looks_in_whichever_process_reads(start: str, numbers: Path) -> None:
+def test_a_new_list_checks_files_in_the_process_that_reads(start: str, numbers: Path) -> None:
     older = loaded(m.MemoryImageList, numbers)
     photo(77, 20, 20).save(older.items[3])
     os.utime(older.items[3], ns=(5, 5))
@@ -1389,7 +1389,7 @@ def test_pixels_and_metadata_are_of_one_version_of_the_file(numbers: Path) -> No
 
 
 @pytest.mark.parametrize("how", ["another Pillow", "none that is known"])
-def test_records_of_another_decoder_are_made_again(how: str, numbers: Path, tmp_path: Path, monkeypatch: Any) -> None:
+def test_records_of_another_decoder_are_replaced(how: str, numbers: Path, tmp_path: Path, monkeypatch: Any) -> None:
     other = b"Pillow 1.0" if how == "another Pillow" else b""
     with monkeypatch.context() as patch:
         patch.setattr(mixin, "DECODER", other)
@@ -1409,7 +1409,7 @@ def test_records_of_another_decoder_are_made_again(how: str, numbers: Path, tmp_
 
 
 @pytest.mark.parametrize("owner", [PIL.Image, PIL.Image.Image, PIL.ImageFile.ImageFile])
-def test_what_a_patched_pillow_decodes_is_not_mixed_with_the_rest(owner: Any, numbers: Path, monkeypatch: Any) -> None:
+def test_images_of_a_patched_pillow_are_kept_apart(owner: Any, numbers: Path, monkeypatch: Any) -> None:
     name = {PIL.Image: "open", PIL.Image.Image: "convert"}.get(owner, "load")
     plain = loaded(m.MemoryImageList, numbers)
     want, function = plain[0].px.clone(), getattr(owner, name)
@@ -1428,7 +1428,7 @@ def test_what_a_patched_pillow_decodes_is_not_mixed_with_the_rest(owner: Any, nu
     assert torch.equal(plain[0].px, want) and torch.equal(mine[0].px, want)
 
 
-def test_truncated_images_are_as_they_are_asked_for(numbers: Path, monkeypatch: Any) -> None:
+def test_truncated_images_follow_the_setting_of_pillow(numbers: Path, monkeypatch: Any) -> None:
     file = numbers / "cut.jpg"
     photo(3, 60, 80).save(file, quality=95)
     file.write_bytes(file.read_bytes()[:-900])
@@ -1444,7 +1444,7 @@ def test_truncated_images_are_as_they_are_asked_for(numbers: Path, monkeypatch: 
 
 @pytest.mark.parametrize("mode", ["1", "L", "P", "RGB", "RGBA", "CMYK", "LA", "I", "F", "YCbCr"])
 @pytest.mark.parametrize("size", [(5, 4), (5, 1), (1, 4), (1, 1)])
-def test_strides_are_stock_s(mode: str, size: Any, tmp_path: Path) -> None:
+def test_strides_equal_stock(mode: str, size: Any, tmp_path: Path) -> None:
     PIL.Image.fromarray(np.arange(size[0] * size[1] * 3, dtype=np.uint8).reshape(size[1], size[0], 3)).save(
         tmp_path / "a.png"
     )
@@ -1452,7 +1452,7 @@ def test_strides_are_stock_s(mode: str, size: Any, tmp_path: Path) -> None:
         cls([tmp_path / "a.png"], path=tmp_path, convert_mode=mode) for cls in (m.MemoryImageList, ImageList)
     )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of torch, about stock's own array
+        warnings.simplefilter("ignore")  # torch warns about stock's own array
         for _ in range(2):
             assert ours[0].px.stride() == stock[0].px.stride()
             assert_same_item(ours[0], stock[0])
@@ -1461,7 +1461,7 @@ def test_strides_are_stock_s(mode: str, size: Any, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("seconds", [10**10, 2**40, -(10**9)])
-def test_file_times_that_fit_in_no_64_bits(named: bool, seconds: int, numbers: Path, tmp_path: Path) -> None:
+def test_file_times_beyond_64_bits_are_kept(named: bool, seconds: int, numbers: Path, tmp_path: Path) -> None:
     files = sorted(numbers.iterdir())
     os.utime(files[0], (seconds, seconds))
     if os.stat(files[0]).st_mtime_ns != seconds * 10**9:
@@ -1475,7 +1475,7 @@ def test_file_times_that_fit_in_no_64_bits(named: bool, seconds: int, numbers: P
         gc.collect()
 
 
-def test_masks_and_images_of_patched_functions(numbers: Path, monkeypatch: Any) -> None:
+def test_masks_of_a_patched_open_image_equal_stock(numbers: Path, monkeypatch: Any) -> None:
     masks = m.MemorySegmentationLabelList(sorted(numbers.iterdir()), classes=[0], path=numbers)
     stock = SegmentationLabelList(sorted(numbers.iterdir()), classes=[0], path=numbers)
     masks.load_data(progress=False)

@@ -42,7 +42,7 @@ def bunch(cls: Any, folder: Path, workers: int = 2, **kwargs: Any) -> Any:
 
 @pytest.mark.parametrize("named", [False, True])
 def test_workers_killed_while_they_fill(tmp_path: Path, named: bool) -> None:
-    "200 of them, at random lines, or at random moments."
+    "200 workers are killed, at random lines or at random moments."
     folder, draw = many(tmp_path / "many", 40, 60), random.Random(named)
     kwargs = {"cache_file": tmp_path / "cache"} if named else {}
     ours, stock = lists(m.MemoryImageList, folder, **kwargs), lists(ImageList, folder)
@@ -64,7 +64,7 @@ def test_workers_killed_while_they_fill(tmp_path: Path, named: bool) -> None:
                 assert_same_item(ours[i], want[i])
             os.kill(pid, signal.SIGKILL)
         assert os.WTERMSIG(os.waitpid(pid, 0)[1]) == signal.SIGKILL
-        signal.alarm(survivor_deadline)  # a lock that was left would hang here
+        signal.alarm(survivor_deadline)  # a lock that was never released would hang here
         i = draw.randrange(40)
         assert_same_item(ours[i], want[i])
         signal.alarm(0)
@@ -76,7 +76,7 @@ def test_workers_killed_while_they_fill(tmp_path: Path, named: bool) -> None:
 
 
 def test_main_processes_killed_in_load_data(tmp_path: Path) -> None:
-    "50 of them; the file is opened again each time, and what it serves is right."
+    "50 processes are killed; the cache file is opened again each time, and serves the right pixels."
     folder, draw = many(tmp_path / "many", 60, 60), random.Random(0)
     stock = lists(ImageList, folder)
     want = [stock[i] for i in range(60)]
@@ -113,10 +113,10 @@ def test_main_processes_killed_in_load_data(tmp_path: Path) -> None:
             assert_same_item(il[i], want[i])
         il.store.purge(file=n % 5 == 0)
         del il
-    assert max(kept) > min(kept)  # it struck at different points
+    assert max(kept) > min(kept)  # processes were killed at different points
 
 
-def test_a_killed_main_process_leaves_its_workers_nothing_to_wait_for(tmp_path: Path) -> None:
+def test_a_cache_file_is_usable_after_its_main_process_is_killed(tmp_path: Path) -> None:
     folder = many(tmp_path / "many", 60, 60)
     context = multiprocessing.get_context("fork")
     ready = context.Event()
@@ -169,8 +169,8 @@ def test_ctrl_c_in_fit(tmp_path: Path, workers: int, named: bool) -> None:
 
 @pytest.mark.parametrize("how", ["deleted", "replaced", "truncated"])
 @pytest.mark.parametrize("named", [False, True])
-def test_sources_that_change_between_epochs(tmp_path: Path, how: str, named: bool) -> None:
-    "What is cached stays until somebody looks: an epoch is as the one before; `load_data` decodes again."
+def test_changed_sources_are_noticed_by_load_data(tmp_path: Path, how: str, named: bool) -> None:
+    "Cached images stay the same from epoch to epoch; `load_data` decodes changed files again."
     folder = many(tmp_path / "many", 12, 40)
     kwargs = {"cache_file": tmp_path / "cache"} if named else {}
     ours = bunch(m.MemoryImageList, folder, **kwargs)
@@ -212,7 +212,7 @@ def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: 
             warnings.filterwarnings("ignore", message=".*(pin_memory|interpolate).*")
             stock = bunch(ImageList, folder, workers)
             assert_same_bunches(data, stock)
-        # Others take the last of it: holes that were punched can't be filled again, and that is no SIGBUS.
+        # Another file takes the rest of the disk: punched holes can't be filled again, which must not raise SIGBUS.
         images = data.train_ds.x.store
         images._budget.available = lambda: 1 << 40  # so that it is the disk that refuses
         assert data.purge(file=True) > 0
@@ -230,8 +230,8 @@ def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: 
         del data, images
 
 
-def test_other_processes_take_the_memory_while_it_fills(tmp_path: Path) -> None:
-    "An injected reader: every image that is decoded, others take ten times as much."
+def test_filling_stops_when_other_processes_take_the_memory(tmp_path: Path) -> None:
+    "Available memory is simulated: it falls by 60 MB per decoded image."
     folder = many(tmp_path / "many", 60, 100)
     left = [1_000_000_000]
     il = lists(m.MemoryImageList, folder, store=ImageStore(available=lambda: left[0]))
@@ -281,7 +281,7 @@ print("RESULT", data.cache_info().cached, len(sums), il.store.taken)
 
 @contextlib.contextmanager
 def memory_cgroup(limit: int) -> Iterator[Path]:
-    "A cgroup of `limit` bytes, v2 or v1; skips where none can be made."
+    "Make a cgroup of `limit` bytes, v2 or v1; skip the test if none can be made."
     lines = Path("/proc/self/cgroup").read_text().splitlines()
     mine = {line.split(":")[1]: line.split(":", 2)[2] for line in lines}
     for root, name in (("/sys/fs/cgroup/memory", "memory.limit_in_bytes"), ("/sys/fs/cgroup", "memory.max")):
@@ -362,7 +362,7 @@ def test_under_ulimit_v_and_f_training_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize("epochs", [25, pytest.param(200, marks=pytest.mark.full)])
 @pytest.mark.parametrize("named", [False, True])
 def test_many_epochs_with_workers_and_a_lazy_fill(tmp_path: Path, epochs: int, named: bool) -> None:
-    "No growth in memory, descriptors or threads; the store is filled again every tenth epoch."
+    "Memory, descriptors and threads do not grow; the store is purged and refilled every tenth epoch."
     folder = many(tmp_path / "many", 40, 64)
     kwargs = {"cache_file": tmp_path / "cache"} if named else {}
     data = bunch(m.MemoryImageList, folder, **kwargs)

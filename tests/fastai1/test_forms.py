@@ -1,4 +1,4 @@
-"""The forms of `open` and `get` that people write: in-memory lists of them are equal to stock, item by item."""
+"""In-memory lists equal stock, item by item, for every kind of `open` and `get` that people write."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fastai.vision import Image
 from forms import FORMS, Form, Handed
 
 BATCHES = [name for name in FORMS if FORMS[name].batches]
-# Stock's workers share the offset of one open file, and read nonsense; ours do not.
+# Stock's workers share the offset of one open file, and read garbage; ours do not.
 SHARES_ITS_HANDLES = {"a_tar_with_a_handle_on_self", "open_files_as_items"}
 
 
@@ -30,7 +30,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def flat(item: Any) -> Any:
-    "All that there is to an item: types, dtypes, shapes, strides, bytes, and what else it carries."
+    "Return all that can be compared of an item: types, dtypes, shapes, strides, bytes and attributes."
     if isinstance(item, Handed):
         return [flat(one) for one in item.images]
     if isinstance(item, Image):
@@ -61,7 +61,7 @@ def batches(data: Any, k: int) -> List[torch.Tensor]:
 
 
 def sampled(first: List[Any], second: List[Any], taken: List[Any]) -> List[Any]:
-    "All pairs; those that are not `taken` are for `make test-full`."
+    "Return all pairs; those not in `taken` run only in `make test-full`."
     pairs = itertools.product(first, second)
     return [pytest.param(*pair, marks=() if pair in taken else pytest.mark.full) for pair in pairs]
 
@@ -71,7 +71,7 @@ def sampled(first: List[Any], second: List[Any], taken: List[Any]) -> List[Any]:
     sampled(["mixed", "written_over"], [None, 0, 2], [("mixed", None), ("written_over", 2)]),
 )
 @pytest.mark.parametrize("name", list(FORMS))
-def test_every_item_equals_stock_s(name: str, loaded: Any, written: str, folder: Path) -> None:
+def test_every_item_equals_stock(name: str, loaded: Any, written: str, folder: Path) -> None:
     form = FORMS[name]
     stock, ours = form.make(form.stock, folder), form.make(getattr(form, written), folder)
     with warnings.catch_warnings():
@@ -79,13 +79,13 @@ def test_every_item_equals_stock_s(name: str, loaded: Any, written: str, folder:
         if loaded is not None:
             ours.load_data(n_workers=loaded, progress=False)
         assert read(ours) == read(stock)
-        # A part of it, and one that was never split.
+        # A slice, then the whole list again.
         some = np.array([3, 1, 8])
         assert read(ours[some]) == read(stock[some])
         assert read(ours) == read(stock)
 
 
-def test_a_window_that_is_set_later(folder: Path) -> None:
+def test_an_attribute_that_is_set_later_starts_an_empty_store(folder: Path) -> None:
     form = FORMS["a_dicom_window"]
     stock, ours = form.make(form.stock, folder), form.make(form.mixed, folder)
     assert read(ours) == read(stock)
@@ -94,7 +94,7 @@ def test_a_window_that_is_set_later(folder: Path) -> None:
         il.window = (40, 80)
     assert ours.cache_info()[:2] == (0, 12) and ours.store is not before
     assert read(ours) == read(stock) and ours.load_data(progress=False).loaded
-    assert read(parts[0]) == read(parts[1]) and parts[0].store is before  # it has its window still
+    assert read(parts[0]) == read(parts[1]) and parts[0].store is before  # it still has its old window
     for il in (ours, stock):
         il.window = (40, 80)
     assert ours.loaded  # the same value changes nothing
@@ -102,7 +102,7 @@ def test_a_window_that_is_set_later(folder: Path) -> None:
 
 @pytest.mark.parametrize(("batch_tfms", "workers"), sampled([False, True], [0, 2], [(False, 2), (True, 0)]))
 @pytest.mark.parametrize("name", BATCHES)
-def test_every_batch_equals_stock_s(name: str, workers: int, batch_tfms: bool, folder: Path) -> None:
+def test_every_batch_equals_stock(name: str, workers: int, batch_tfms: bool, folder: Path) -> None:
     form = FORMS[name]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -126,7 +126,7 @@ def digests(lists: Dict[str, Any], send: Any) -> None:
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_spawned_processes_read_the_same(loaded: bool, folder: Path) -> None:
-    "One process for all forms, since it takes seconds to start; what it reads first, its parent hits."
+    "What a spawned process reads first is a hit for its parent. One process reads all forms, since it starts slowly."
     lists = {name: form.make(form.mixed, folder) for name, form in FORMS.items() if form.spawns}
     stock = {name: FORMS[name].make(FORMS[name].stock, folder) for name in lists}
     receive, send = multiprocessing.Pipe()
@@ -152,7 +152,7 @@ KEPT_NOT |= {"global_noise", "random_at_times"}
 
 
 @pytest.mark.parametrize("name", list(FORMS))
-def test_what_can_be_kept_is(name: str, folder: Path) -> None:
+def test_everything_that_can_be_kept_is_kept(name: str, folder: Path) -> None:
     il = FORMS[name].make(FORMS[name].mixed, folder)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")

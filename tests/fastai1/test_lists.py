@@ -1,4 +1,4 @@
-"""The lists among themselves: who shares a store, what is carried along, what is cached and what is not."""
+"""Lists: which of them share a store, what derived lists inherit, and what is cached."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_twins_carry_their_label_classes() -> None:
     assert m.MemoryObjectItemList._label_cls is ObjectItemList._label_cls
 
 
-# -- one store a dataset ----------------------------------------------------------------------------------------
+# -- one store per dataset --------------------------------------------------------------------------------------
 
 
 def test_splits_labels_and_slices_share_one_store(photos: Path) -> None:
@@ -85,7 +85,7 @@ def test_splits_labels_and_slices_share_one_store(photos: Path) -> None:
     assert il.new([]).store is store and LabelList(il, il.new(il.items)).new(il, il).x.store is store
 
 
-def test_lists_built_apart_over_one_path_share_too(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_built_separately_over_one_path_share_one_store(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     one = bunch(m.MemoryImageList, photos)
     epoch(one)
     monkeypatch.chdir(photos.parent)
@@ -105,7 +105,7 @@ def test_labels_from_lists_join_the_store_of_their_inputs(photos: Path) -> None:
         assert lists.train.y.store is lists.valid.y.store is il.store
 
 
-def test_a_store_goes_with_its_last_list_and_not_before(photos: Path) -> None:
+def test_a_store_is_freed_with_its_last_list(photos: Path) -> None:
     src = m.MemoryImageList.from_folder(photos).load_data(progress=False)
     src = src.split_none().label_from_folder()  # the first list is gone
     gc.collect()
@@ -116,7 +116,7 @@ def test_a_store_goes_with_its_last_list_and_not_before(photos: Path) -> None:
     assert m.MemoryImageList.from_folder(photos).store.uid != uid
 
 
-def test_an_explicit_budget_is_that_of_the_store_and_a_derived_list_does_not_set_it_back(photos: Path) -> None:
+def test_an_explicit_budget_applies_to_the_store_and_derived_lists_keep_it(photos: Path) -> None:
     first = labelled(m.MemoryImageList, photos, max_ram="2GB")
     assert first.cache_info().max_ram == 2 * 10**9
     again = labelled(m.MemoryImageList, photos, max_ram="3GB")
@@ -125,7 +125,7 @@ def test_an_explicit_budget_is_that_of_the_store_and_a_derived_list_does_not_set
     assert first.cache_info().max_ram == 3 * 10**9
 
 
-def test_purge_empties_its_own_store_alone(photos: Path, formats: Path) -> None:
+def test_purge_empties_only_its_own_store(photos: Path, formats: Path) -> None:
     one, other = m.MemoryImageList.from_folder(photos), m.MemoryImageList.from_folder(formats)
     one.load_data(progress=False), other.load_data(progress=False)
     nbytes = one.cache_info().nbytes
@@ -143,7 +143,7 @@ def test_str_and_path_of_one_file_are_one_key(photos: Path, opens: Opens, monkey
     assert sum(opens.take().values()) == 1 and il.cache_info()[:2] == (1, 1)
 
 
-def test_a_parent_of_a_link_is_not_guessed(tmp_path: Path) -> None:
+def test_the_parent_of_a_symlink_is_not_guessed(tmp_path: Path) -> None:
     (tmp_path / "a" / "deep").mkdir(parents=True)
     photo(1).save(tmp_path / "x.png")
     photo(2).save(tmp_path / "a" / "x.png")
@@ -166,7 +166,7 @@ def test_one_record_serves_a_file_as_image_and_as_target(photos: Path, opens: Op
     assert masks.loaded and masks[0].data.dtype == torch.int64
 
 
-def test_items_that_were_filtered_or_reordered_in_place(photos: Path) -> None:
+def test_items_may_be_filtered_or_reordered_in_place(photos: Path) -> None:
     ours, stock = (cls.from_folder(photos, presort=True) for cls in (m.MemoryImageList, ImageList))
     ours.load_data(progress=False)
     for il in (ours, stock):
@@ -197,11 +197,11 @@ def test_noise_opens_no_file(cls: Any, photos: Path, tmp_path: Path, opens: Open
     assert x.shape == (2, 5, 1, 1) and y.shape == (2, 3, 16, 16) and not opens.take()
 
 
-# -- a user's own lists -----------------------------------------------------------------------------------------
+# -- custom lists -----------------------------------------------------------------------------------------------
 
 
 class Square(ImageList):
-    "An `open` and constructor arguments of its own."
+    "A list with a custom `open` and custom constructor arguments."
 
     def __init__(self, items: Any, side: int, *, flag: bool = False, **kwargs: Any) -> None:
         super().__init__(items, **kwargs)
@@ -218,7 +218,7 @@ class MemorySquare(m.InMemory, Square):
 
 
 class Below(m.MemoryImageList):
-    "The same from the other side: an `open` over ours."
+    "A custom `open` that calls ours."
 
     def open(self, fn: Any) -> Image:
         image = super().open(fn)
@@ -226,7 +226,7 @@ class Below(m.MemoryImageList):
         return image
 
 
-def test_one_line_makes_a_users_list_an_in_memory_one(photos: Path, opens: Opens) -> None:
+def test_one_line_makes_a_custom_list_in_memory(photos: Path, opens: Opens) -> None:
     ours, stock = (labelled(cls, photos, side=9, flag=True) for cls in (MemorySquare, Square))
     ours.load_data(progress=False)
     opens.take()
@@ -239,7 +239,7 @@ def test_one_line_makes_a_users_list_an_in_memory_one(photos: Path, opens: Opens
     assert bigger.cache_info()[:2] == (0, 24) and bigger.train[0][0].shape == (3, 10, 10)
 
 
-def test_an_open_over_ours_is_cached_as_a_whole(photos: Path, opens: Opens) -> None:
+def test_an_open_that_calls_ours_is_cached_once(photos: Path, opens: Opens) -> None:
     class Stock(ImageList):
         def open(self, fn: Any) -> Image:
             image = super().open(fn)
@@ -252,10 +252,10 @@ def test_an_open_over_ours_is_cached_as_a_whole(photos: Path, opens: Opens) -> N
             assert_same_item(ours[i], stock[i])
     info = ours.cache_info()
     assert (info.cached, info.total, info.hits, info.misses) == (24, 24, 24, 24)
-    assert len(ours.store) == 24  # once, and not what is beneath as well
+    assert len(ours.store) == 24  # the inner result is not cached as well
 
 
-def test_code_that_was_edited_never_meets_its_old_pixels(photos: Path) -> None:
+def test_edited_code_never_gets_its_old_pixels(photos: Path) -> None:
     source = """
 class Mine(ImageList):
     def open(self, fn): return scaled(open_image(fn))
@@ -291,7 +291,7 @@ class MemoryNoisy(m.InMemory, Noisy):
 
 @pytest.mark.parametrize("generator", ["random", "numpy", "torch"])
 @pytest.mark.parametrize("n_workers", [0, 4])
-def test_an_open_that_draws_is_never_cached_and_says_so_once(tmp_path: Path, generator: str, n_workers: int) -> None:
+def test_an_open_that_draws_is_never_cached_and_warns_once(tmp_path: Path, generator: str, n_workers: int) -> None:
     for i in range(20):
         (tmp_path / generator).mkdir(exist_ok=True)
         photo(i).save(tmp_path / generator / f"{i:02}.png")
@@ -325,7 +325,7 @@ def test_an_open_that_draws_is_never_cached_and_says_so_once(tmp_path: Path, gen
         (lambda image: np.array([image], object), "its pixels are object"),
     ],
 )
-def test_what_is_more_than_pixels_is_not_cached(photos: Path, change: Any, reason: str) -> None:
+def test_results_with_more_than_pixels_are_not_cached(photos: Path, change: Any, reason: str) -> None:
     class Odd(m.MemoryImageList):
         def open(self, fn: Any) -> Any:
             return change(open_image(fn))
@@ -373,7 +373,7 @@ def test_every_kind_of_pixels_comes_back_bit_for_bit(photos: Path, make: Any) ->
     assert il.cache_info().hits == 2
 
 
-def test_masks_of_a_users_own_open_take_a_byte_a_pixel(photos: Path) -> None:
+def test_masks_of_a_custom_open_take_one_byte_per_pixel(photos: Path) -> None:
     class Halves(SegmentationLabelList):
         def open(self, fn: Any) -> Any:
             return open_mask(fn, div=True)
@@ -388,7 +388,7 @@ def test_masks_of_a_users_own_open_take_a_byte_a_pixel(photos: Path) -> None:
 
 
 class Pairs(ImageList):
-    "A `get` that opens two files for an item and works on them."
+    "A `get` that opens two files per item and combines them."
 
     def get(self, i: int) -> Image:
         first = super().get(i)
@@ -400,7 +400,7 @@ class MemoryPairs(m.InMemory, Pairs):
     pass
 
 
-def test_what_a_users_get_does_around_open_runs_every_time(tmp_path: Path, opens: Opens) -> None:
+def test_code_around_open_in_a_custom_get_runs_on_every_read(tmp_path: Path, opens: Opens) -> None:
     for i in range(10):
         photo(i).save(tmp_path / f"{i}.png")
     ours, stock = (cls.from_folder(tmp_path, presort=True) for cls in (MemoryPairs, Pairs))
@@ -421,7 +421,7 @@ def test_what_a_users_get_does_around_open_runs_every_time(tmp_path: Path, opens
     assert not opens.take()
 
 
-def test_a_get_that_never_opens_says_so(photos: Path) -> None:
+def test_a_get_that_never_opens_warns(photos: Path) -> None:
     class Blank(m.MemoryImageList):
         def get(self, i: int) -> Image:
             return Image(torch.zeros(3, 4, 4))
@@ -432,7 +432,7 @@ def test_a_get_that_never_opens_says_so(photos: Path) -> None:
     assert il.cache_info()[:2] == (0, 0) and il.loaded
 
 
-def test_a_get_that_never_opens_says_so_when_its_data_bunch_is_made(photos: Path) -> None:
+def test_a_get_that_never_opens_warns_when_its_data_bunch_is_made(photos: Path) -> None:
     class Around(ImageList):
         def get(self, i: int) -> Image:
             np.random.rand()
@@ -453,10 +453,10 @@ def test_a_get_that_never_opens_says_so_when_its_data_bunch_is_made(photos: Path
     assert np.random.rand() == drawn
     learn = Learner(data, simple_cnn((3, 4, 2)))
     learn.fit(2, callbacks=[m.DataWait(learn)])
-    assert learn.data_wait.warm is None  # there is nothing to be warm
+    assert learn.data_wait.warm is None  # nothing is cached, so nothing becomes warm
 
 
-def test_items_that_are_no_paths(tmp_path: Path) -> None:
+def test_items_that_are_no_paths_are_cached(tmp_path: Path) -> None:
     class Ids(ImageList):
         def open(self, item: Any) -> Image:
             fill = item["n"] if isinstance(item, dict) else item[0] if isinstance(item, tuple) else item
@@ -474,13 +474,13 @@ def test_items_that_are_no_paths(tmp_path: Path) -> None:
     assert ours.cache_info()[:2] == (6, 6) and ours.load_data(progress=False).loaded
 
 
-def test_items_that_no_key_can_tell_apart_are_not_cached_and_it_says_so(photos: Path) -> None:
+def test_items_without_a_key_are_not_cached_and_warn(photos: Path) -> None:
     opened = m.MemoryImageList([io.BytesIO((photos / "cat" / "01.jpg").read_bytes())], path=photos)
     with pytest.warns(UserWarning, match="a .*BytesIO is not supported in a key"):
         opened[0]
 
 
-def test_a_patched_open_image_is_what_is_cached(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_patched_open_image_is_used_and_kept_apart(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ours = m.MemoryImageList.from_folder(photos, presort=True)
     plain = ours[0].px.clone()
 
@@ -520,7 +520,7 @@ def test_threads_may_read_one_list(photos: Path) -> None:
 # -- copies and pickles -----------------------------------------------------------------------------------------
 
 
-def test_a_deep_copy_shares(photos: Path) -> None:
+def test_copies_share_the_store(photos: Path) -> None:
     data = bunch(m.MemoryImageList, photos).load_data(progress=False)
     other = copy.deepcopy(data)
     assert other.loaded and other.train_ds.x.store is data.train_ds.x.store
@@ -592,7 +592,7 @@ assert "memlist" not in sys.modules
 def test_state_names_a_users_class_without_our_mixin(photos: Path) -> None:
     pickle.dumps(MemorySquare.from_folder(photos, side=4))  # Python notes `__slotnames__` on the class
     assert labelled(MemorySquare, photos, side=4).train.get_state()["x_cls"] is Square
-    assert labelled(Below, photos).train.get_state()["x_cls"] is Below  # it has code of its own
+    assert labelled(Below, photos).train.get_state()["x_cls"] is Below  # it has its own code
 
 
 def test_a_list_itself_can_be_pickled(photos: Path) -> None:
@@ -606,7 +606,7 @@ def test_a_list_itself_can_be_pickled(photos: Path) -> None:
 
 @pytest.fixture
 def named(tmp_path: Path) -> Path:
-    "The photographs in the layouts that the six factories read."
+    "Make photographs in the layouts that the six factories read."
     for i in range(20):
         for part, names in (("train", range(12)), ("valid", range(12, 16)), ("test", range(16, 20))):
             if i in names:
@@ -645,7 +645,7 @@ def _factories(cls: Any, path: Path, **kwargs: Any) -> List[Any]:
     return [*bunches, cls.from_name_re(path, files, r"/([^/_]+)_\d+.jpg$", **by_re)]
 
 
-def test_the_six_factories(named: Path) -> None:
+def test_the_six_factories_equal_stock(named: Path) -> None:
     seed()
     ours = _factories(m.MemoryImageDataBunch, named, lazy=True, max_ram="1GB", convert_mode="RGB")
     seed()
@@ -653,7 +653,7 @@ def test_the_six_factories(named: Path) -> None:
     for mine, theirs in zip(ours, stock):
         assert type(mine) is m.MemoryImageDataBunch and mine.classes == theirs.classes
         assert isinstance(mine.train_ds.x, m.MemoryImageList) and mine.train_ds.x.store.rule == 10**9
-        # from_folder lists a folder in the system's order, which is the same for both
+        # from_folder uses the system's order of files, which is the same for both
         assert_same_bunches(mine, theirs)
         assert mine.load_data(progress=False).loaded
     assert ours[0].cache_info().total == 20 and len({id(b.train_ds.x.store) for b in ours}) == 1
@@ -661,7 +661,7 @@ def test_the_six_factories(named: Path) -> None:
         m.MemoryImageDataBunch.from_folder(named, nonsense=1)
 
 
-def test_methods_cover_every_set_and_part(named: Path) -> None:
+def test_methods_cover_all_datasets_inputs_and_targets(named: Path) -> None:
     files = sorted(named.glob("*/*/*.jpg"))
     lists = m.MemoryImageList(files, path=named).split_by_idx([0, 1])
     assert lists.load_data(progress=False) is lists and isinstance(lists.train, m.MemoryImageList)
@@ -684,7 +684,7 @@ def test_an_image_made_for_one_caller_is_not_cloned(photos: Path, monkeypatch: p
     monkeypatch.setattr(Image, "clone", lambda self: (clones.append(self), stock(self))[1])
     x = data.train_ds[0][0]
     assert not clones and "clone" not in vars(x) and "clone" not in vars(Image(x.px))
-    data.train_ds.x[0].apply_tfms(None, size=8)  # somebody else may hold this one
+    data.train_ds.x[0].apply_tfms(None, size=8)  # another caller may hold this one
     assert len(clones) == 1
     keeping: List[Any] = []
 

@@ -47,7 +47,7 @@ def test_workers_draw_what_stock_workers_draw(photos: Path, workers: int) -> Non
 @pytest.mark.parametrize("strategy", sorted(torch.multiprocessing.get_all_sharing_strategies()))
 @pytest.mark.parametrize("workers", [0, 1, 2])
 def test_a_batch_keeps_its_memory_while_a_part_of_it_is_in_use(photos: Path, workers: int, strategy: str) -> None:
-    "Memory is reused, in this epoch and the next, except that of a batch of which a part is still in use."
+    "Memory is reused in this epoch and the next, except that of a batch of which a slice is still in use."
     made = classification(m.MemoryImageList, photos, size=320)().databunch(
         batch_tfms=True, bs=1, num_workers=workers, device=torch.device("cpu")
     )
@@ -58,7 +58,7 @@ def test_a_batch_keeps_its_memory_while_a_part_of_it_is_in_use(photos: Path, wor
         for k in range(3):
             seed(k)
             for at, (x, _y) in enumerate(made.train_dl):
-                if at % 3 == 0:  # the others go, and their memory is free for those that follow
+                if at % 3 == 0:  # the others are dropped, and later batches reuse their memory
                     kept.append((x[:, 1:], x[:, 1:].clone()))
                 del x, _y
     finally:
@@ -87,8 +87,8 @@ def test_an_epoch_reuses_the_memory_of_the_last_one_and_purge_frees_it(photos: P
     assert not buffers._free
 
 
-def test_spawned_workers(photos: Path) -> None:
-    "Half of fastai's transforms cannot be pickled, `get_transforms()` among them; these can."
+def test_spawned_workers_equal_stock(photos: Path) -> None:
+    "These transforms can be pickled; half of fastai's cannot, `get_transforms()` among them."
     tfms = ([fv.rand_zoom(scale=(1.0, 1.5)), fv.crop_pad()], [])
     ours, stock = (classification(cls, photos, tfms) for cls in (m.MemoryImageList, ImageList))
     before = multiprocessing.get_start_method()
@@ -119,7 +119,7 @@ def test_normalize(photos: Path, moment: str, schedule: str) -> None:
     assert_same_epochs(*made)
 
 
-def test_a_transform_taken_away_in_an_epoch(photos: Path) -> None:
+def test_a_transform_may_be_removed_within_an_epoch(photos: Path) -> None:
     ours, stock = bunches(classification(m.MemoryImageList, photos), classification(ImageList, photos))
     for data in (ours, stock):
         seed(0)
@@ -133,7 +133,7 @@ def test_a_transform_taken_away_in_an_epoch(photos: Path) -> None:
 
 
 def test_fit_predict_tta_and_interpretation(photos: Path, tmp_path: Path, schedule: str) -> None:
-    "One seed gives one training: losses, predictions, TTA, interpretation and predict are the same."
+    "Losses, predictions, TTA, interpretation and `predict` equal stock's under the same seed."
     made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
     found = []
     for data in made:
@@ -206,7 +206,7 @@ def test_test_sets_export_save_and_copies(photos: Path, tmp_path: Path) -> None:
     assert torch.equal(one[0], next(iter(made[0].train_dl))[0])
 
 
-def test_the_factories_pass_it_on(photos: Path) -> None:
+def test_the_factories_pass_batch_tfms_on(photos: Path) -> None:
     data = m.MemoryImageDataBunch.from_folder(
         photos, valid_pct=0.3, seed=1, ds_tfms=get_transforms(), size=24, bs=4, num_workers=0, batch_tfms=True
     )
@@ -214,8 +214,8 @@ def test_the_factories_pass_it_on(photos: Path) -> None:
     assert data.one_batch()[0].shape == (4, 3, 24, 24)
 
 
-def test_loaders_that_are_changed(photos: Path) -> None:
-    "Another batch size, another order, no dropping of the last batch: as in stock's loaders."
+def test_loaders_can_be_changed(photos: Path) -> None:
+    "Batch size, order and `drop_last` can be changed as in stock's loaders."
     made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
     for data in made:
         data.batch_size = 5
@@ -228,7 +228,7 @@ def test_loaders_that_are_changed(photos: Path) -> None:
     assert type(x) is Image
 
 
-def test_iterations_side_by_side_and_broken_off(photos: Path) -> None:
+def test_parallel_and_interrupted_iterations_equal_stock(photos: Path) -> None:
     "Two iterations over one loader at once, and one left early, give stock's batches and leave no thread."
     torch.set_num_threads(2)
     try:
@@ -250,7 +250,7 @@ def test_iterations_side_by_side_and_broken_off(photos: Path) -> None:
         torch.set_num_threads(1)
 
 
-def test_a_batch_is_the_callers(photos: Path) -> None:
+def test_callers_may_change_and_keep_batches(photos: Path) -> None:
     "Changing or keeping a batch does not affect later ones."
     ours, stock = bunches(*(classification(cls, photos, size=120) for cls in (m.MemoryImageList, ImageList)))
     kept, wanted = [], []
@@ -269,7 +269,7 @@ def test_a_batch_is_the_callers(photos: Path) -> None:
 
 
 def test_mixup(photos: Path) -> None:
-    "A callback that mixes two batches gives the same losses."
+    "Losses equal stock's with a callback that mixes images."
     losses = []
     for data in bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList))):
         learn = small_learner(data).mixup()
@@ -292,7 +292,7 @@ def test_a_killed_worker_leaves_nothing_behind(photos: Path) -> None:
     assert_same_epochs(ours, stock, epochs=1)
 
 
-def test_statistics_of_doubles_make_doubles(photos: Path) -> None:
+def test_statistics_in_float64_give_batches_in_float64(photos: Path) -> None:
     made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)), normalise=False)
     for data in made:
         data.normalize((np.array([0.5] * 3), np.array([0.2] * 3)))
@@ -306,7 +306,7 @@ def look_at_the_dataset(worker: int) -> None:
     random.seed(len(info.dataset.x))  # type: ignore[attr-defined]
 
 
-def test_a_worker_finds_its_dataset(photos: Path) -> None:
+def test_worker_init_fn_finds_the_dataset(photos: Path) -> None:
     made = bunches(
         *(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)),
         num_workers=1,
@@ -318,6 +318,6 @@ def test_a_worker_finds_its_dataset(photos: Path) -> None:
 @pytest.mark.parametrize(
     "former", ["batches.BatchDeviceDataLoader", "batches.Batch", "buffers.Buffers", "draws.Pipeline", "geometry.Plan"]
 )
-def test_pickles_find_classes_under_the_names_of_former_modules(former: str) -> None:
+def test_old_pickles_find_classes_in_former_modules(former: str) -> None:
     module, name = former.split(".")
     assert pickle.loads(f"cmemlist.{module}\n{name}\n.".encode()).__name__ == name

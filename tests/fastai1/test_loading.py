@@ -1,4 +1,4 @@
-"""`load_data`, `purge`, `cache_info`: in parallel, over budgets, bad files, interrupts and changed sources."""
+"""`load_data`, `purge` and `cache_info`: workers, budgets, bad files, interrupts and changed sources."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_everything_is_decoded_once(photos: Path, opens: Opens, n_workers: Any, 
     said = capsys.readouterr().out
     assert "24 images" in said and "may be used" in said
     counts = opens.take()
-    assert set(counts) == {str(f) for f in il.items} and max(counts.values()) <= 2  # a header, and the decoding
+    assert set(counts) == {str(f) for f in il.items} and max(counts.values()) <= 2  # for the header, and to decode
     il.load_data(n_workers=n_workers)
     assert not opens.take() and capsys.readouterr().out == ""
     for i in range(24):
@@ -55,7 +55,7 @@ def test_random_generators_are_left_alone(photos: Path) -> None:
 
 
 def test_warning_filters_are_left_alone(photos: Path) -> None:
-    "fastai's `open_image` in threads leaves its filter behind; after our pool there is none of it."
+    "fastai's `open_image` in threads leaves warning filters behind; `load_data` does not."
 
     class Own(m.MemoryImageList):
         def open(self, fn: Any) -> Any:
@@ -66,7 +66,7 @@ def test_warning_filters_are_left_alone(photos: Path) -> None:
     assert warnings.filters == before
 
 
-def test_lists_that_load_nothing_are_named(photos: Path) -> None:
+def test_stock_lists_raise_an_error_that_names_ours(photos: Path) -> None:
     lists = ImageList.from_folder(photos).split_none().label_from_folder()
     for call in ("load_data", "purge", "cache_info"):
         for thing in (lists, lists.train, lists.databunch(bs=2, num_workers=0)):
@@ -74,18 +74,18 @@ def test_lists_that_load_nothing_are_named(photos: Path) -> None:
                 getattr(thing, call)()
 
 
-def test_labels_that_are_no_images(photos: Path) -> None:
+def test_labels_that_are_no_images_are_skipped(photos: Path) -> None:
     lists = m.MemoryImageList.from_folder(photos).split_none().label_from_folder()
     assert lists.load_data(progress=False).cache_info()[:2] == (24, 24)
 
 
 @pytest.mark.parametrize("value", [-1, 1.5, True, "two"])
-def test_a_wrong_number_of_workers(photos: Path, value: Any) -> None:
+def test_an_invalid_n_workers_is_refused(photos: Path, value: Any) -> None:
     with pytest.raises(ValueError, match=f"n_workers={value!r}"):
         m.MemoryImageList.from_folder(photos).load_data(n_workers=value)
 
 
-def test_a_wrong_on_error(photos: Path) -> None:
+def test_an_invalid_on_error_is_refused(photos: Path) -> None:
     with pytest.raises(ValueError, match="on_error='ignore': use 'raise' or 'warn'"):
         m.MemoryImageList.from_folder(photos).load_data(on_error="ignore")
 
@@ -99,12 +99,12 @@ def test_a_changed_file_is_decoded_again(photos: Path) -> None:
     os.remove(stock.items[5])
     ours.load_data(progress=False)
     assert_same_item(ours[3], stock[3])
-    assert ours[5].shape and ours.loaded and len(ours.store) == 24  # a file that is gone stays as it was
+    assert ours[5].shape and ours.loaded and len(ours.store) == 24  # the image of a deleted file stays cached
     (work,) = works_of([ours])
     assert not any(work.images.changed(job.keys, job.item) for job in work.jobs())
 
 
-def test_lazy_false_fills_on_load_data_alone(photos: Path) -> None:
+def test_lazy_false_fills_only_in_load_data(photos: Path) -> None:
     lists = m.MemoryImageList.from_folder(photos, lazy=False).split_by_idx([0])
     lists = lists.label_from_func(lambda f: f, label_cls=m.MemoryImageLabelList)
     data = lists.transform(size=8, tfm_y=True).databunch(bs=2, num_workers=0)
@@ -117,7 +117,7 @@ def test_lazy_false_fills_on_load_data_alone(photos: Path) -> None:
     assert data.loaded and data.cache_info().misses == misses
 
 
-def test_more_threads_where_reading_dominates(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_more_threads_are_used_if_reading_dominates(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filling, "usable_cpus", lambda: 2)
     used = []
     stock = filling.Fill._parallel
@@ -138,7 +138,7 @@ def test_more_threads_where_reading_dominates(photos: Path, monkeypatch: pytest.
 # -- budget -----------------------------------------------------------------------------------------------------
 
 
-def test_what_does_not_fit_is_said_before_and_once_after(tmp_path: Path, capsys: Any) -> None:
+def test_images_that_do_not_fit_are_announced_before_and_once_after(tmp_path: Path, capsys: Any) -> None:
     folder = many(tmp_path / "many", 40)
     il = m.MemoryImageList.from_folder(folder, presort=True, max_ram="600kB")  # of 1.2 MB
     with pytest.warns(UserWarning) as caught:
@@ -160,7 +160,7 @@ def test_what_does_not_fit_is_said_before_and_once_after(tmp_path: Path, capsys:
     assert il.cache_info().cached == info.cached  # no eviction
 
 
-def test_the_warning_of_a_full_store_adds_up_and_names_what_would_do(tmp_path: Path) -> None:
+def test_the_warning_of_a_full_store_gives_sizes_that_add_up(tmp_path: Path) -> None:
     many(tmp_path / "many", 40)
     lists = m.MemoryImageList.from_folder(tmp_path / "many", presort=True, max_ram="600kB").split_by_idx(range(10))
     for i in range(10):
@@ -174,7 +174,7 @@ def test_the_warning_of_a_full_store_adds_up_and_names_what_would_do(tmp_path: P
     assert f"The store holds {held.nbytes / 1000:.0f} kB and may take 600 kB; these 30 take about 900 kB." in text
 
 
-def test_the_warning_of_a_full_store_draws_nothing(tmp_path: Path) -> None:
+def test_the_warning_of_a_full_store_draws_no_random_numbers(tmp_path: Path) -> None:
     class Drawing(m.MemoryImageList):
         def get(self, i: int) -> Any:
             np.random.rand()
@@ -196,7 +196,7 @@ def test_the_warning_of_a_full_store_counts_a_file_once(tmp_path: Path) -> None:
         lists.label_from_func(lambda o: o).load_data(progress=False)
 
 
-def test_a_budget_below_what_is_there_is_said(tmp_path: Path) -> None:
+def test_a_budget_below_the_current_size_warns(tmp_path: Path) -> None:
     il = m.MemoryImageList.from_folder(many(tmp_path / "many", 20)).load_data(progress=False)
     with pytest.warns(UserWarning, match=r"max_ram='100kB' its store may take 100 kB, and it holds 600 kB .* purge"):
         m.MemoryImageList.from_folder(tmp_path / "many", max_ram="100kB")
@@ -212,7 +212,7 @@ def test_a_small_image_still_fits_after_a_large_one_did_not(tmp_path: Path) -> N
         il.load_data(progress=False)
 
 
-def test_lazily_a_budget_is_met_with_one_warning_over_all_workers(tmp_path: Path) -> None:
+def test_lazy_workers_keep_a_budget_and_warn_once(tmp_path: Path) -> None:
     folder = many(tmp_path / "many", 40)
     code = f"""
 import warnings; warnings.filterwarnings("ignore", message=".*(pkg_resources|pin_memory).*")
@@ -231,7 +231,7 @@ print(data.cache_info().cached)
 
 
 @pytest.mark.parametrize("max_ram", [0, "1kB"])
-def test_a_budget_too_small_for_one_image(photos: Path, max_ram: Any) -> None:
+def test_a_budget_too_small_for_one_image_caches_nothing(photos: Path, max_ram: Any) -> None:
     il = m.MemoryImageList.from_folder(photos, max_ram=max_ram)
     stock = ImageList(il.items)
     with warnings.catch_warnings(record=True) as caught:
@@ -240,12 +240,12 @@ def test_a_budget_too_small_for_one_image(photos: Path, max_ram: Any) -> None:
             assert_same_item(il[i], stock[i])
         il.load_data(progress=False)
     ours = [str(w.message) for w in caught if "in memory" in str(w.message)]
-    assert len(ours) == (0 if max_ram == 0 else 1)  # nothing is what 0 asks for
+    assert len(ours) == (0 if max_ram == 0 else 1)  # 0 asks for no cache
     assert il.cache_info()[:2] == (0, 24) and not il.loaded
 
 
 @pytest.mark.parametrize("value", ["lots", -3, 1.5, 0.0, True])
-def test_a_budget_that_cannot_be_read(photos: Path, value: Any) -> None:
+def test_an_invalid_budget_is_refused(photos: Path, value: Any) -> None:
     with pytest.raises((ValueError, TypeError), match="max_ram="):
         m.MemoryImageList.from_folder(photos, max_ram=value)
 
@@ -269,7 +269,7 @@ def bad_files(folder: Path) -> dict:
     return {name: folder / name for name in os.listdir(folder)}
 
 
-def test_bad_images_raise_what_stock_raises_where_stock_raises_it(tmp_path: Path) -> None:
+def test_bad_images_raise_the_same_errors_as_in_stock(tmp_path: Path) -> None:
     files = bad_files(tmp_path / "bad")
     files["missing"] = tmp_path / "bad" / "missing.jpg"
     for cls in (m.MemoryImageList, m.MemorySegmentationLabelList):
@@ -312,7 +312,7 @@ def test_load_data_loads_the_good_ones_and_lists_the_bad(tmp_path: Path, n_worke
         assert il.load_data(progress=False, on_error="warn") is il
 
 
-def test_an_error_with_its_paths_survives_a_pickle() -> None:
+def test_an_image_load_error_can_be_pickled() -> None:
     import pickle
 
     again = pickle.loads(pickle.dumps(m.ImageLoadError([("a.jpg", "broken")])))
@@ -338,13 +338,13 @@ def test_items_of_every_kind(photos: Path, make: Any, opens: Opens) -> None:
         assert_same_item(ours[i], stock[i])
 
 
-def test_no_items_at_all(tmp_path: Path) -> None:
+def test_an_empty_list_counts_as_loaded(tmp_path: Path) -> None:
     il = m.MemoryImageList([], path=tmp_path, ignore_empty=True)
     assert il.load_data() is il and il.loaded and il.cache_info()[:2] == (0, 0) and il.purge() == 0
     assert il.split_none().label_const(0, label_cls=m.MemoryImageLabelList).load_data().loaded
 
 
-def test_items_that_stock_cannot_open_either(tmp_path: Path) -> None:
+def test_items_that_cannot_be_opened_raise_as_in_stock(tmp_path: Path) -> None:
     items = np.array([3, None, ("a", 1), 2.5], dtype=object)
     ours, stock = m.MemoryImageList(items, path=tmp_path), ImageList(items, path=tmp_path)
     for i in range(4):
@@ -384,7 +384,7 @@ def test_ctrl_c_leaves_a_partly_filled_usable_cache(tmp_path: Path, n_workers: i
     finally:
         Stock._decode = stock  # type: ignore[method-assign]
     assert warnings.filters == filters
-    # A thread whose `start` was struck may still be on its way; it ends without doing anything.
+    # A thread whose `start` was interrupted may still be starting; it ends without doing anything.
     for thread in [t for t in threading.enumerate() if t.name.startswith("memlist-")]:
         thread._started.wait(60)  # type: ignore[attr-defined]
         thread.join(60)
@@ -404,7 +404,7 @@ def _pss(pids: Any) -> int:
     return total
 
 
-def test_one_copy_a_machine_and_all_of_it_back_with_workers_alive(tmp_path: Path) -> None:
+def test_workers_share_one_copy_and_purge_frees_it_while_they_run(tmp_path: Path) -> None:
     folder = many(tmp_path / "many", 120, 300)  # 32 MB decoded
     lists = m.MemoryImageList.from_folder(folder, presort=True).split_none().label_const(0)
     data = lists.transform(size=16).databunch(bs=4, num_workers=3, no_check=True)
@@ -421,7 +421,7 @@ def test_one_copy_a_machine_and_all_of_it_back_with_workers_alive(tmp_path: Path
     )  # the batches in flight are shared memory too
     assert data.purge() == nbytes
     assert store.allocated() <= 0.01 * nbytes
-    loaded += list(batches)  # and the workers go on, from disk, with the right pixels
+    loaded += list(batches)  # the workers continue from disk, with the right pixels
     stock = ImageList(data.train_ds.x.items).split_none().label_const(0).transform(size=16)
     want = stock.databunch(bs=4, num_workers=0, no_check=True).fix_dl.dl
     for (x, _), (u, _) in zip(loaded, want):
@@ -430,7 +430,7 @@ def test_one_copy_a_machine_and_all_of_it_back_with_workers_alive(tmp_path: Path
     assert data.loaded
 
 
-def test_lists_over_the_backing_of_other_systems(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lists_work_with_the_file_backing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MEMLIST_BACKING", "file")
     folder = many(tmp_path / "many", 40)
     lists = m.MemoryImageList.from_folder(folder, presort=True).split_none().label_const(0)
@@ -473,7 +473,7 @@ def test_purge_in_a_loop_under_live_workers(tmp_path: Path, rounds: int) -> None
         thread.join()
 
 
-def test_a_tiny_dev_shm_is_not_ours_to_mind(tmp_path: Path) -> None:
+def test_a_tiny_dev_shm_does_not_limit_the_cache(tmp_path: Path) -> None:
     if os.geteuid() != 0:
         pytest.skip("mounting a small /dev/shm takes root")
     folder = many(tmp_path / "many", 60, 300)  # 16 MB

@@ -1,4 +1,4 @@
-"""`max_size`: images are kept with their shorter side reduced, and labels that speak of the original come out right."""
+"""`max_size` reduces images to that shorter side; labels in coordinates of the original image stay correct."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SIZES = [(120, 160), (160, 120), (97, 201), (64, 64), (40, 300), (48, 33), (301,
 
 @pytest.fixture
 def large(tmp_path: Path) -> Path:
-    "JPEG and PNG photographs of several sizes; two of them are small as they are."
+    "Make JPEG and PNG photographs of several sizes; two of them are small already."
     (tmp_path / "large").mkdir()
     for i, (height, width) in enumerate(SIZES):
         photo(i, height, width).save(tmp_path / "large" / f"{i}.{'jpg' if i % 2 else 'png'}", quality=95)
@@ -47,7 +47,7 @@ def make(cls: Any, folder: Path, **kwargs: Any) -> Any:
     [((4000, 3000), 512, (683, 512)), ((3000, 4000), 512, (512, 683)), ((500, 375), 512, (500, 375)),
      ((100, 100), 30, (30, 30)), ((10_000, 3), 1, (3333, 1)), ((7, 9), None, (7, 9))],
 )  # fmt: skip
-def test_sizes(size: Any, most: Any, want: Any) -> None:
+def test_reduced_sizes(size: Any, most: Any, want: Any) -> None:
     assert reduced(size, most) == want
 
 
@@ -67,7 +67,7 @@ def test_images_are_reduced_and_look_the_same(large: Path) -> None:
 
 
 @pytest.mark.parametrize("fill", ["lazy", "load", "file"])
-def test_a_hit_is_what_the_first_open_was(large: Path, tmp_path: Path, fill: str) -> None:
+def test_a_hit_equals_the_first_open(large: Path, tmp_path: Path, fill: str) -> None:
     first = make(m.MemoryImageList, large, max_size=30, max_ram=0)  # nothing is kept: opened every time
     want = [first[i] for i in range(8)]
     sizes = dict(first.sizes)
@@ -87,7 +87,7 @@ def test_a_hit_is_what_the_first_open_was(large: Path, tmp_path: Path, fill: str
     assert il.cache_info().misses == (8 if fill == "lazy" else 0)
 
 
-def test_each_size_has_records_of_its_own_and_says_once_that_pixels_differ(large: Path) -> None:
+def test_each_size_has_its_own_records_and_warns_once_that_pixels_differ(large: Path) -> None:
     with pytest.warns(UserWarning, match="max_size=40.*pixels of larger ones differ") as caught:
         il = m.MemoryImageList.from_folder(large, presort=True, max_size=40)
         m.MemoryImageList.from_folder(large, presort=True, max_size=40)
@@ -101,12 +101,12 @@ def test_each_size_has_records_of_its_own_and_says_once_that_pixels_differ(large
 
 
 @pytest.mark.parametrize("value", [0, -1, 1.5, True, "512"])
-def test_a_wrong_size(large: Path, value: Any) -> None:
+def test_an_invalid_max_size_is_refused(large: Path, value: Any) -> None:
     with pytest.raises(ValueError, match=f"max_size={value!r}: use a number of pixels"):
         m.MemoryImageList.from_folder(large, max_size=value)
 
 
-def test_an_open_of_ones_own_is_refused_with_the_reason(large: Path) -> None:
+def test_a_custom_open_is_refused_with_the_reason(large: Path) -> None:
     class Own(m.MemoryImageList):
         def open(self, fn: Any) -> Any:
             return open_image(fn)
@@ -143,7 +143,7 @@ def label(cls: Any, folder: Path, **kwargs: Any) -> Any:
 
 
 def points(i: int) -> torch.Tensor:
-    "Top left and bottom right, as shares of the height and width of image `i`."
+    "Return a top left and a bottom right point, at fixed shares of the height and width of image `i`."
     height, width = SIZES[i]
     return torch.tensor([[0.25 * height, 0.3 * width], [0.7 * height, 0.8 * width]])
 
@@ -152,7 +152,7 @@ def points(i: int) -> torch.Tensor:
     "tfms", [None, {"size": 40}, {"size": 40, "resize_method": 2, "padding_mode": "zeros"}, {"size": (30, 50)}]
 )
 @pytest.mark.parametrize("cls", [m.MemoryPointsItemList, m.MemoryObjectItemList])
-def test_points_and_boxes_come_out_right(large: Path, cls: Any, tfms: Any) -> None:
+def test_points_and_boxes_equal_stock_within_a_pixel(large: Path, cls: Any, tfms: Any) -> None:
     stock = {m.MemoryPointsItemList: PointsItemList, m.MemoryObjectItemList: ObjectItemList}[cls]
     ours, theirs = label(cls, large, max_size=40), label(stock, large)
     if tfms:
@@ -164,14 +164,14 @@ def test_points_and_boxes_come_out_right(large: Path, cls: Any, tfms: Any) -> No
         u, v = theirs.train[i]
         mine, want = (y.data, v.data) if cls is m.MemoryPointsItemList else (y.data[0], v.data[0])
         assert mine.shape == want.shape, (i, mine, want)
-        # The coordinates are relative: a pixel of the target is 2 / 30 at the most, and rounding is half of one.
+        # Coordinates run from -1 to 1: a pixel of the target is at most 2 / 30, and rounding is half a pixel.
         assert not mine.numel() or (mine - want).abs().max() < (0.05 if tfms else 1e-6), (i, mine, want)
         assert tuple(ours.train.x.sizes[i]) == SIZES[i]
         if tfms:
             assert x.shape == u.shape
 
 
-def test_boxes_in_a_batch_and_after_a_split(large: Path) -> None:
+def test_boxes_work_in_batches_and_after_a_split(large: Path) -> None:
     lists = make(m.MemoryObjectItemList, large, max_size=40).split_by_idx([0, 3])
     lists = lists.label_from_func(lambda f: [[points(int(Path(f).stem)).flatten().tolist()], ["thing"]])
     data = lists.transform(size=40).databunch(bs=2, num_workers=2, collate_fn=bb_pad_collate, no_check=True)
@@ -181,7 +181,7 @@ def test_boxes_in_a_batch_and_after_a_split(large: Path) -> None:
     assert data.cache_info().misses <= 2 and data.loaded
 
 
-def test_a_get_of_ones_own_and_a_crop_at_random(large: Path) -> None:
+def test_a_custom_get_and_after_open_see_reduced_images(large: Path) -> None:
     class Seen(m.MemoryImageList):
         def get(self, i: Any) -> Any:
             image = super().get(i)
@@ -198,7 +198,7 @@ def test_a_get_of_ones_own_and_a_crop_at_random(large: Path) -> None:
     assert boxes[:8] == boxes[8:] == [reduced((width, height), 20) for height, width in SIZES]
 
 
-def test_targets_and_workers(large: Path) -> None:
+def test_targets_inherit_max_size_and_the_store(large: Path) -> None:
     def bunch(workers: int) -> Any:
         lists = make(m.MemoryImageImageList, large, max_size=24).split_by_idx([1]).label_from_func(lambda f: f)
         return lists.transform(get_transforms(), size=16, tfm_y=True).databunch(bs=2, num_workers=workers)
@@ -212,7 +212,7 @@ def test_targets_and_workers(large: Path) -> None:
 
 
 def test_a_large_photograph_is_decoded_reduced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    "JPEG decodes to an eighth at once: the full size is never in memory."
+    "JPEG decodes directly to an eighth: the full size is never in memory."
     photo(2, 1200, 1600).save(tmp_path / "a.jpg")
     loaded = []
     stock = PIL.Image.Image.resize

@@ -1,4 +1,4 @@
-"""Draws and plans: any combination of fastai's transforms gives the images that stock makes under the same seed."""
+"""Draws and plans: any combination of fastai's transforms gives stock's images under the same seed."""
 
 from __future__ import annotations
 
@@ -99,17 +99,17 @@ def test_any_combination_at_length(schedule: str, case: Any, sizes: Any, start: 
 
 @pytest.mark.parametrize("mirrored", [False, True])
 @pytest.mark.parametrize("size", [(28, 28), (224, 299), (1, 7), (640, 333)])
-def test_pixels_that_need_no_mixing_equal_those_of_the_source(
+def test_pixels_that_need_no_interpolation_equal_the_source(
     schedule: str, mirrored: bool, size: Tuple[int, int]
 ) -> None:
-    "An image that has the wanted size already is sampled at its own pixels, up to the error of their coordinates."
+    "An image that already has the wanted size is sampled at its own pixels, within the error of the coordinates."
     array, flips = array_of(*size, 3), [fv.flip_lr(p=1.0)] if mirrored else []
     wanted = torch.from_numpy(array.copy()).permute(2, 0, 1).float().div(255)
     wanted = wanted.flip(-1) if mirrored else wanted
     side = min(size)
     for tfms, arguments, (top, left) in (
         (flips, {"size": size}, (0, 0)),  # through coordinates between -1 and 1
-        # The shorter side is what is asked for, and the longer one is cropped.
+        # The shorter side has the wanted size, and the longer one is cropped.
         ([*flips, fv.crop_pad()], {"size": side}, ((size[0] - side + 1) // 2, (size[1] - side + 1) // 2)),
     ):
         made = our_images([array], tfms, False, schedule == "device", **arguments)[0]
@@ -120,8 +120,8 @@ def test_pixels_that_need_no_mixing_equal_those_of_the_source(
         assert_near(made, stock, 1e-4)
 
 
-def test_one_column_or_row_off_the_grid_is_mixed() -> None:
-    "Pixels are copied only where they lie on the source's own, not half a pixel or a tenth of one beside them."
+def test_one_column_or_row_off_the_grid_is_interpolated() -> None:
+    "Pixels are copied only if they lie exactly on the source's, not half or a tenth of a pixel beside them."
     arrays = [array_of(60, 80, 1)]
     for size in ((60, 79), (59, 80), (61, 80), (60, 82), (120, 80)):
         ours, stock = (
@@ -133,7 +133,7 @@ def test_one_column_or_row_off_the_grid_is_mixed() -> None:
 
 @pytest.mark.parametrize("size", [(375, 500), (1000, 700), (2, 300), (28, 28)])
 def test_shrinking_averages_first_as_stock_does(schedule: str, size: Tuple[int, int]) -> None:
-    "The image is averaged when stock does it, by as much, decided by the whole grid and not by the crop."
+    "Images are averaged when stock averages them and by as much, as decided by the whole grid, not by the crop."
     for tfms in (TRAIN, VALID, [*fv.rand_resize_crop(64), fv.flip_lr(p=0.5)], [fv.zoom(scale=1.9), fv.rand_crop()]):
         compared((tfms, {"size": 64}), [size, (size[1], size[0])], schedule, 3)
 
@@ -156,7 +156,7 @@ def tie_distance(height: int, width: int, tfms: Any, **arguments: Any) -> torch.
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_masks_are_equal_but_for_ties(schedule: str, padding: str) -> None:
+def test_masks_equal_stock_except_at_ties(schedule: str, padding: str) -> None:
     # No pixel transforms, which would move pixels away from the coordinates they were sampled at.
     tfms = [t for t in get_transforms(do_flip=False, max_rotate=40.0)[0] if t.__name__ != "crop_pad"]
     arguments = {"size": (60, 70), "padding_mode": padding}
@@ -193,7 +193,7 @@ def test_old_torch_does_not_align_corners(schedule: str, monkeypatch: Any) -> No
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_coordinates_that_are_nan_read_no_memory_outside_the_image(schedule: str, padding: str) -> None:
+def test_nan_coordinates_read_no_memory_outside_the_image(schedule: str, padding: str) -> None:
     for tfms in (
         [fv.zoom(scale=1e-39, is_random=False)],
         [fv.rotate(degrees=float("nan"), is_random=False)],
@@ -207,7 +207,7 @@ def test_coordinates_that_are_nan_read_no_memory_outside_the_image(schedule: str
                 assert float(made.min()) >= 0 and float(made.max()) <= (255 if mask else 1)
 
 
-def test_a_transform_that_is_listed_twice_does_the_same_twice() -> None:
+def test_a_transform_listed_twice_equals_stock() -> None:
     turn, light = fv.rotate(degrees=(-30, 30), p=0.7), fv.brightness(change=(0.2, 0.8), p=0.5)
     for tfms in ([turn, fv.rand_zoom(scale=(1.0, 1.5)), turn], [light, light, fv.contrast(scale=(0.5, 2.0))]):
         for k in range(8):

@@ -1,4 +1,4 @@
-"""Faults that were found by trying to break it, each kept from coming back."""
+"""Regression tests for faults that were found by trying to break memlist."""
 
 from __future__ import annotations
 
@@ -43,11 +43,11 @@ def both(photos: Path, ours: Any, stock: Any, **kwargs: Any) -> Any:
     return ours.from_folder(photos, presort=True, **kwargs), stock.from_folder(photos, presort=True, **kwargs)
 
 
-# -- the key of a user's own open -------------------------------------------------------------------------------
+# -- the key of a custom open -----------------------------------------------------------------------------------
 
 
 def cell(source: str, **given: Any) -> types.ModuleType:
-    "A notebook cell, in which `L` and its in-memory twin `M` are defined."
+    "Run `source`, which defines `L`, as a notebook cell, and add its in-memory twin `M`."
     module = types.ModuleType("__main__")
     vars(module).update(ImageList=ImageList, open_image=open_image, Image=Image, InMemory=m.InMemory, **given)
     vars(module).update(np=np, torch=torch, random=random, functools=functools, re=re)
@@ -76,7 +76,7 @@ READS = {
 
 
 @pytest.mark.parametrize("what", list(READS))
-def test_whatever_a_users_open_reads_a_list_built_anew_sees(what: str, photos: Path) -> None:
+def test_a_new_list_sees_everything_that_a_custom_open_reads(what: str, photos: Path) -> None:
     setting, reading = READS[what]
     source = f"""
 {setting}
@@ -99,8 +99,8 @@ class L(ImageList):
 
 
 @pytest.mark.parametrize("what", ["dict", "array", "nested", "object", "class attribute", "attribute"])
-def test_a_list_sees_what_changes_after_it_was_made(what: str, photos: Path) -> None:
-    "An attribute at once, all else after `purge()`."
+def test_a_list_sees_later_changes(what: str, photos: Path) -> None:
+    "An attribute counts at once, everything else after `purge()`."
     setting, reading = READS.get(what, ("", "self.k"))
     source = f"""
 {setting.replace("VALUE", "0.5")}
@@ -143,7 +143,7 @@ DRAWS = {
 
 
 @pytest.mark.parametrize("what", list(DRAWS))
-def test_a_generator_of_ones_own_is_never_frozen(what: str, photos: Path) -> None:
+def test_results_of_a_private_generator_are_never_cached(what: str, photos: Path) -> None:
     setting, drawing = DRAWS[what]
     module = cell(f"""
 {setting}
@@ -179,7 +179,7 @@ def test_an_open_that_seeds_is_not_cached_on_its_second_call(photos: Path) -> No
     assert il.cache_info().cached == 0
 
 
-def test_a_class_of_the_script_itself_hits_in_spawned_workers(tmp_path: Path) -> None:
+def test_a_class_of_the_main_script_hits_in_spawned_workers(tmp_path: Path) -> None:
     for i in range(4):
         photo(i).save(tmp_path / f"{i}.png")
     (tmp_path / "script.py").write_text(f"""
@@ -200,7 +200,7 @@ if __name__ == "__main__":
     assert done.stdout.strip().endswith(f"(4, 4, {4 * 30 * 40 * 3}) 4 0"), done.stdout + done.stderr
 
 
-# -- what others put in the way ---------------------------------------------------------------------------------
+# -- patches and unusual subclasses -----------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["open_mask", "pil2tensor"])
@@ -217,7 +217,7 @@ def test_other_functions_of_fastai_may_be_patched_too(name: str, photos: Path, m
 
 
 @pytest.mark.parametrize("name", ["open", "get"])
-def test_an_open_or_get_of_one_list_alone(name: str, photos: Path) -> None:
+def test_an_open_or_get_assigned_to_one_list_is_used(name: str, photos: Path) -> None:
     ours, stock = both(photos, m.MemoryImageList, ImageList)
     ours.load_data(progress=False)
     black = Image(torch.zeros(3, 5, 5))
@@ -230,7 +230,7 @@ def test_an_open_or_get_of_one_list_alone(name: str, photos: Path) -> None:
             assert not ours.load_data(progress=False).loaded
 
 
-def test_a_label_list_of_ones_own(photos: Path) -> None:
+def test_a_custom_label_list_is_used(photos: Path) -> None:
     class Own(LabelList):
         pass
 
@@ -246,7 +246,7 @@ def test_a_label_list_of_ones_own(photos: Path) -> None:
     assert type(lists.train) is type(lists.valid) is Own
 
 
-def test_a_constructor_that_takes_no_other_keywords(photos: Path) -> None:
+def test_a_constructor_may_refuse_unknown_keywords(photos: Path) -> None:
     class Narrow(m.MemoryImageList):
         def __init__(
             self, items: Any, path: Any = ".", processor: Any = None, x: Any = None, label_cls: Any = None,
@@ -262,7 +262,7 @@ def test_a_constructor_that_takes_no_other_keywords(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("nothing", [None, False, [], ()])
-def test_an_after_open_of_nothing(nothing: Any, photos: Path) -> None:
+def test_a_false_after_open_is_ignored(nothing: Any, photos: Path) -> None:
     ours, stock = both(photos, m.MemoryImageList, ImageList, after_open=nothing)
     for _ in range(2):
         assert_same_item(ours[0], stock[0])
@@ -289,7 +289,7 @@ def test_the_index_counts_towards_the_budget() -> None:
     assert images.allocated() <= 100_000 + 2 * PAGE
 
 
-def test_a_record_that_can_not_be_replaced_is_not_served_either() -> None:
+def test_a_record_that_cannot_be_replaced_is_not_served() -> None:
     images = m.ImageStore(20_000)
     assert images.put(b"a", np.zeros(10_000, np.uint8))
     view = images.get(b"a")
@@ -297,8 +297,8 @@ def test_a_record_that_can_not_be_replaced_is_not_served_either() -> None:
     assert b"a" not in images and not images.current(view) and images.info()[:2] == (0, 0)
 
 
-def test_two_stores_between_threads_of_two_processes() -> None:
-    "The kernel sees deadlocks between processes where there are only threads."
+def test_threads_of_two_processes_write_to_two_stores() -> None:
+    "The kernel takes locks of threads for locks of their process, and reports deadlocks that are none."
     stores = [m.ImageStore("200MB"), m.ImageStore("200MB")]
 
     def work(n: int, errors: List[BaseException]) -> None:
@@ -324,14 +324,14 @@ def test_two_stores_between_threads_of_two_processes() -> None:
     assert len(stores[0]) == len(stores[1]) == 2 * 2 * 800
 
 
-def test_a_write_inside_a_write_of_the_same_thread_is_an_error_and_no_hang() -> None:
+def test_a_nested_write_in_one_thread_raises_instead_of_hanging() -> None:
     images = m.ImageStore()
     with pytest.raises(RuntimeError, match="its own thread is writing"), images._held():
         images.purge()
     assert images.put(b"a", np.zeros(3, np.uint8))
 
 
-def test_nothing_is_closed_under_the_feet_of_exit_handlers(tmp_path: Path) -> None:
+def test_exit_handlers_can_use_a_store(tmp_path: Path) -> None:
     code = """
 import atexit
 import numpy as np
@@ -347,7 +347,7 @@ images.append(ImageStore()); images[0].put(b"a", np.ones(5))
 # -- loading ----------------------------------------------------------------------------------------------------
 
 
-def test_a_full_store_is_no_reason_to_leave_another_empty(tmp_path: Path) -> None:
+def test_a_full_store_does_not_stop_the_filling_of_another(tmp_path: Path) -> None:
     folders: Dict[str, Path] = {name: tmp_path / name for name in ("full", "empty")}
     for folder in folders.values():
         folder.mkdir()
@@ -360,7 +360,7 @@ def test_a_full_store_is_no_reason_to_leave_another_empty(tmp_path: Path) -> Non
     assert empty.loaded and not full.loaded
 
 
-def test_every_record_of_a_changed_file_is_made_again(photos: Path) -> None:
+def test_every_record_of_a_changed_file_is_replaced(photos: Path) -> None:
     from PIL import ImageOps
 
     plain = m.MemoryImageList.from_folder(photos, presort=True)
@@ -369,12 +369,12 @@ def test_every_record_of_a_changed_file_is_made_again(photos: Path) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6
     photo(50).save(stock.items[0], exif=exif)
-    plain.load_data(progress=False)  # the pixels are new now, the rest of the PIL image is not
+    plain.load_data(progress=False)  # replaces the pixels, but not the rest of the PIL image
     turned.load_data(progress=False)
     assert_same_item(turned[0], stock[0])
 
 
-def test_a_changed_file_behind_a_users_get(photos: Path) -> None:
+def test_a_changed_file_is_noticed_behind_a_custom_get(photos: Path) -> None:
     class Own(ImageList):
         def get(self, i: int) -> Any:
             return super().get(i)
@@ -390,7 +390,7 @@ def test_a_changed_file_behind_a_users_get(photos: Path) -> None:
     assert_same_item(again[0], stock[0])
 
 
-def test_counting_in_one_thread_does_not_stop_another(photos: Path) -> None:
+def test_cache_info_does_not_disturb_reads_in_another_thread(photos: Path) -> None:
     class Own(m.MemoryImageList):
         def get(self, i: int) -> Any:
             try:
@@ -416,7 +416,7 @@ def test_counting_in_one_thread_does_not_stop_another(photos: Path) -> None:
     assert not failures and il.cache_info().total == 24
 
 
-def test_workers_forked_during_a_fill_count_and_stay_lazy(photos: Path) -> None:
+def test_a_worker_forked_during_load_data_caches_nothing(photos: Path) -> None:
     il = m.MemoryImageList.from_folder(photos, lazy=False)
     inside, leave = threading.Event(), threading.Event()
     stock = Stock.pieces
@@ -444,8 +444,8 @@ def test_workers_forked_during_a_fill_count_and_stay_lazy(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("how", ["raw", "labels from lists"])
-def test_a_store_is_there_before_the_first_fork(how: str, photos: Path) -> None:
-    "A list that nobody has opened yet, read in a forked worker."
+def test_a_store_exists_before_the_first_fork(how: str, photos: Path) -> None:
+    "A list may be read first in a forked worker."
     files = sorted(photos.rglob("*.jpg"))
     if how == "raw":
         il: Any = m.MemoryImageList(files)
@@ -464,7 +464,7 @@ def test_a_store_is_there_before_the_first_fork(how: str, photos: Path) -> None:
 
 
 def test_serving_hits_does_not_grow_the_heap(tmp_path: Path) -> None:
-    "glibc's heap grew by gigabytes between blocks of torch's that are aligned."
+    "glibc's heap once grew by gigabytes between torch's aligned blocks."
     for i in range(40):
         PIL.Image.fromarray(noise(375, 500, 3, i)).save(tmp_path / f"{i}.png", compress_level=0)
     il = m.MemoryImageList.from_folder(tmp_path).load_data(progress=False)
@@ -484,7 +484,7 @@ def test_serving_hits_does_not_grow_the_heap(tmp_path: Path) -> None:
     assert anonymous() - before < 40 << 20
 
 
-def test_warnings_point_at_the_users_own_line(tmp_path: Path) -> None:
+def test_warnings_point_at_the_line_of_the_user(tmp_path: Path) -> None:
     for i in range(4):
         PIL.Image.fromarray(noise(60, 60, 3, i)).save(tmp_path / f"{i}.png")
     (tmp_path / "bad.png").write_bytes(b"")

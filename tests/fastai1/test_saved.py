@@ -1,7 +1,7 @@
-"""What earlier versions saved is loaded: pickles name modules as they were called then.
+"""Pickles of earlier versions load, although they use former names of modules.
 
 The files in `saved/` were written on Python 3.8 with torch 1.8.1, over six pictures in the folder `pictures`:
-`0.1` before lists had families, `0.1-ownership` after that, both before the modules moved into folders.
+`0.1` before lists owned the results of a custom `open`, `0.1-ownership` after it; both before modules had folders.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def loaded(version: str, name: str) -> Any:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_a_data_bunch_that_was_saved_before(version: str, tmp_path: Path) -> None:
+def test_a_data_bunch_of_an_earlier_version_loads(version: str, tmp_path: Path) -> None:
     (tmp_path / "images.pkl").write_bytes((SAVED / version / "images.pkl").read_bytes())
     ours = load_data(tmp_path, "images.pkl", bs=2, num_workers=0)
     stock = ImageList.from_folder("pictures", presort=True).split_by_idx([4, 5])
@@ -49,7 +49,7 @@ def test_a_data_bunch_that_was_saved_before(version: str, tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_lists_that_were_pickled_before(version: str) -> None:
+def test_lists_of_an_earlier_version_load(version: str) -> None:
     labelled, masks = loaded(version, "labelled"), loaded(version, "masks")
     assert labelled.load_data(progress=False).loaded
     stock = ImageList.from_folder("pictures", presort=True)
@@ -59,7 +59,7 @@ def test_lists_that_were_pickled_before(version: str) -> None:
 
 
 @pytest.mark.parametrize("version", VERSIONS)
-def test_what_else_was_pickled_before(version: str) -> None:
+def test_cache_info_and_errors_of_an_earlier_version_load(version: str) -> None:
     info, error = loaded(version, "info"), loaded(version, "error")
     assert type(info) is m.CacheInfo and info.total == 4
     assert type(error) is m.ImageLoadError and error.errors == [("a", "b")]

@@ -1,4 +1,4 @@
-"""What cannot be made a batch at a time runs as stock, with one warning that names it."""
+"""Data that cannot be transformed per batch runs as in stock, with one warning that names the reason."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ def _tinted(x: torch.Tensor, change: Any = 0.1) -> torch.Tensor:
     return x.mul_(1 - change)
 
 
-_tinted.__annotations__ = {"change": fv.uniform}  # fastai calls what it finds there
+_tinted.__annotations__ = {"change": fv.uniform}  # fastai calls these to draw arguments
 
 
 def unknown(name: str) -> Any:
-    "Return transforms of a user's own, or fastai's used as fastai does not."
+    "Return transforms that include a custom one, or one of fastai's in an unusual order."
     if name == "tinted":
         return [*TRAIN, fv.TfmPixel(_tinted)(change=(0.1, 0.3))]
-    if name == "lightened":  # fastai's function, in an order of the user's own
+    if name == "lightened":  # fastai's function, with a custom order
         known = copy.copy(fv.brightness)
         known.order = 3
         return [*TRAIN, fv.RandTransform(known, kwargs={"change": (0.4, 0.6)})]
@@ -75,7 +75,7 @@ def own_collate(samples: Any) -> Any:
     return fv.data_collate(samples)
 
 
-def test_a_collate_function_of_ones_own_gets_items(photos: Path) -> None:
+def test_a_custom_collate_function_gets_items(photos: Path) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)), collate_fn=own_collate)
@@ -88,7 +88,7 @@ def test_a_collate_function_of_ones_own_gets_items(photos: Path) -> None:
             assert_same_data(one, other)
 
 
-def test_images_of_a_users_own_class_are_named(photos: Path) -> None:
+def test_images_of_a_custom_class_are_named(photos: Path) -> None:
     lists = MemoryTinted.from_folder(photos).split_none().label_from_func(noop).transform(([], []), size=24, tfm_y=True)
     seed(0)
     stock = next(iter(lists.databunch(bs=4, num_workers=0, no_check=True).train_dl))
@@ -108,7 +108,7 @@ class Pair(fv.ItemBase):
         return Pair(*(one.apply_tfms(tfms, **kwargs) for one in self.obj))
 
 
-def test_items_of_a_users_own_class_are_named(photos: Path) -> None:
+def test_items_of_a_custom_class_are_named(photos: Path) -> None:
     class Siamese(m.MemoryImageList):
         def get(self, i: int) -> Pair:
             return Pair(self.open(self.items[i]), self.open(self.items[i - 1]))
@@ -138,22 +138,22 @@ def test_pixels_of_another_dtype_and_mixed_lists_are_named(photos: Path) -> None
     assert "since the inputs are a MixedItemList" in told(caught)[1]
 
 
-def test_without_numba_a_cpu_is_told(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_cpu_without_numba_warns(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cpu, "_imported", lambda: ImportError("No module named 'numba'"))
     lists = classification(m.MemoryImageList, photos)()
     with pytest.warns(UserWarning, match=r"No module named 'numba'.*memlist\[fast\]"):
         lists.databunch(bs=4, batch_tfms=True)
 
 
-def test_the_keyword_is_true_or_false(photos: Path) -> None:
+def test_batch_tfms_must_be_true_or_false(photos: Path) -> None:
     with pytest.raises(TypeError, match=r"transform\("):
         classification(m.MemoryImageList, photos)().databunch(bs=4, batch_tfms=get_transforms())
     with pytest.raises(TypeError, match=r"transform\("):
         m.MemoryImageDataBunch.from_folder(photos, valid_pct=0.3, size=24, batch_tfms="yes")
 
 
-def test_the_default_of_workers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    "There are none on a CPU, two for a GPU, and as many as fastai takes if stock makes the batches."
+def test_the_default_number_of_workers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "It is 0 on a CPU, 2 for a GPU, and fastai's default if stock makes the batches."
     monkeypatch.setattr(fv.defaults, "cpus", 3)
     for tfms, workers in (((TRAIN, VALID), 0), (([fv.TfmPixel(_tinted)()], []), 3)):
         with warnings.catch_warnings():
@@ -169,7 +169,7 @@ def test_the_default_of_workers(photos: Path, monkeypatch: pytest.MonkeyPatch) -
 def test_an_ordinary_data_bunch_makes_every_batch_at_once(
     photos: Path, monkeypatch: pytest.MonkeyPatch, factory: bool
 ) -> None:
-    "Nothing is warned of, and the maker makes every batch: none runs silently as stock."
+    "There is no warning, and the maker makes every batch: none falls back to stock silently."
     made, make = [], Maker.make
 
     def counted(self: Maker, plan: Any, pixels: Any, *args: Any) -> Any:
@@ -207,7 +207,7 @@ def test_the_kernels_make_every_batch_on_a_cpu(photos: Path, monkeypatch: pytest
     assert [len(y) for _, y in data.train_dl] == ran
 
 
-def test_a_dataset_whose_transforms_are_exchanged(photos: Path) -> None:
+def test_transforms_may_be_exchanged_within_an_epoch(photos: Path) -> None:
     "`ds.tfms` is read for every batch: TTA exchanges it, and a callback may do so inside an epoch."
     made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)), bs=2)
     found = []
@@ -238,16 +238,16 @@ def test_a_patched_fastai_runs_as_stock(owner: Any, name: str, photos: Path, mon
         assert_same_data(one, other)
 
 
-def test_odd_parameters_do_what_they_do_in_stock(photos: Path) -> None:
-    tfms = [fv.flip_lr(p=torch.tensor(0.5)), fv.contrast(scale=(-1.0, 2.0), p=0.0)]  # whose logarithm is no number
+def test_odd_parameters_behave_as_in_stock(photos: Path) -> None:
+    tfms = [fv.flip_lr(p=torch.tensor(0.5)), fv.contrast(scale=(-1.0, 2.0), p=0.0)]  # the logarithm of -1 is NaN
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         made = bunches(*(classification(cls, photos, (tfms, [])) for cls in (m.MemoryImageList, ImageList)))
         assert_same_epochs(*made)
 
 
-def test_parameters_changed_inside_an_epoch(photos: Path) -> None:
-    "The arguments of a transform are read for every batch too, however they were changed."
+def test_parameters_may_be_changed_within_an_epoch(photos: Path) -> None:
+    "The arguments of transforms are read for every batch, however they were changed."
     found = []
     for data in bunches(
         *(

@@ -1,4 +1,4 @@
-"""`DataWait`: seconds go to the right side, the table stays a table, and a learner stays what it was."""
+"""`DataWait` tells waiting from computing, adds a column to the table, and leaves the learner unchanged."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from memlist.timing.epochs import Epoch, Step, Watch
 
 
 def bunch(photos: Path, cls: Any = m.MemoryImageList, valid: float = 0.25, **kwargs: Any) -> Any:
-    "Six batches of three to train on, two to validate."
+    "Return data with six batches of three for training and two for validation."
     lists = cls.from_folder(photos, presort=True, **kwargs)
     lists = (lists.split_by_rand_pct(valid, seed=1) if valid else lists.split_none()).label_from_folder()
     return lists.transform(size=16).databunch(bs=3, num_workers=0)
@@ -50,7 +50,7 @@ def quiet(capsys: Any) -> Iterator[None]:
 
 
 class Hands:
-    "A clock that only moves when somebody moves it."
+    "A clock that moves only when the test moves it."
 
     now = 0.0
 
@@ -66,7 +66,7 @@ def hands(monkeypatch: pytest.MonkeyPatch) -> Hands:
 
 
 def moving(hands: Hands, data: Any, seconds: float) -> None:
-    "Every image of `data` takes so many seconds to come."
+    "Make every image of `data` take this many seconds."
     for ds in (data.train_ds, data.valid_ds):
         stock = type(ds.x).get
 
@@ -78,7 +78,7 @@ def moving(hands: Hands, data: Any, seconds: float) -> None:
 
 
 class Working(Callback):
-    "A model that takes its seconds, and callbacks that do, wherever they are called."
+    "Stand in for a model and callbacks: take the given seconds at each event."
 
     def __init__(self, hands: Hands, **seconds: float) -> None:
         self.hands, self.seconds = hands, seconds
@@ -92,7 +92,7 @@ class Working(Callback):
 # -- what is waiting and what is not ------------------------------------------------------------------------------
 
 
-def test_every_second_goes_to_its_side(photos: Path, hands: Hands) -> None:
+def test_every_second_counts_as_waiting_or_computing(photos: Path, hands: Hands) -> None:
     data = bunch(photos, ImageList)
     moving(hands, data, 2.0)
     learn = learner(data)
@@ -102,14 +102,14 @@ def test_every_second_goes_to_its_side(photos: Path, hands: Hands) -> None:
     for epoch in learn.data_wait.epochs:
         assert [step.train for step in epoch.steps] == [True] * 6 + [False] * 2
         assert [step.wait for step in epoch.steps] == [6.0] * 8  # three images of two seconds
-        assert [step.compute for step in epoch.steps] == [5.0] * 8  # what other callbacks do is no waiting
+        assert [step.compute for step in epoch.steps] == [5.0] * 8  # time in other callbacks is no waiting
         assert epoch.wait == 48.0 and epoch.compute == 140.0 and epoch.seconds == 188.0
         assert epoch.data_wait == pytest.approx(100 * 48 / 188)
     assert learn.recorder.names == ["epoch", "train_loss", "valid_loss", "accuracy", "data_wait", "time"]
     assert [metrics[-1] for metrics in learn.recorder.metrics] == [25.5, 25.5]
 
 
-def test_loaders_are_of_their_own_classes_again(photos: Path) -> None:
+def test_loaders_are_restored_after_a_fit(photos: Path) -> None:
     data = bunch(photos)
     loaders = data.train_dl, data.valid_dl
     classes, states = [type(loader) for loader in loaders], [set(vars(loader)) for loader in loaders]
@@ -130,7 +130,7 @@ def test_loaders_are_of_their_own_classes_again(photos: Path) -> None:
     assert [len(one.epochs[0].steps) for one in ours] == [8, 8]
 
 
-def test_a_loader_that_comes_in_the_midst_is_timed_by_what_callbacks_hear(photos: Path, hands: Hands) -> None:
+def test_a_loader_replaced_during_a_fit_is_timed_by_callbacks(photos: Path, hands: Hands) -> None:
     data, other = bunch(photos, ImageList), bunch(photos, ImageList)
     moving(hands, other, 2.0)
 
@@ -144,7 +144,7 @@ def test_a_loader_that_comes_in_the_midst_is_timed_by_what_callbacks_hear(photos
     assert [step.compute for step in learn.data_wait.epochs[0].steps] == [4.0] * 8
 
 
-def test_batches_made_at_once_are_timed_as_well(photos: Path) -> None:
+def test_batches_of_batch_tfms_are_timed(photos: Path) -> None:
     lists = m.MemoryImageList.from_folder(photos).split_by_rand_pct(0.25, seed=1).label_from_folder()
     data = lists.transform(size=16).databunch(bs=3, batch_tfms=True, device="cpu")
     learn = learner(data)
@@ -152,17 +152,17 @@ def test_batches_made_at_once_are_timed_as_well(photos: Path) -> None:
     assert len(learn.data_wait.epochs[0].steps) == 8 and learn.data_wait.epochs[0].wait > 0
 
 
-def test_with_workers_the_wait_is_that_of_the_model(photos: Path) -> None:
+def test_with_workers_only_the_wait_of_the_model_counts(photos: Path) -> None:
     lists = m.MemoryImageList.from_folder(photos).split_by_rand_pct(0.25, seed=1).label_from_folder()
     learn = learner(lists.transform(size=16).databunch(bs=3, num_workers=2))
     learn.fit(2, callbacks=[m.DataWait(learn)])
     for epoch in learn.data_wait.epochs:
         assert len(epoch.steps) == 8
         assert 0 < epoch.wait < epoch.seconds
-        assert epoch.steps[0].wait > 0  # starting the workers is waiting
+        assert epoch.steps[0].wait > 0  # the start of the workers counts as waiting
 
 
-def test_training_is_the_same_with_it(photos: Path) -> None:
+def test_data_wait_does_not_change_training(photos: Path) -> None:
     losses: List[Any] = []
     for watched in (False, True):
         learn = learner(bunch(photos))
@@ -176,14 +176,14 @@ def test_training_is_the_same_with_it(photos: Path) -> None:
 # -- the table and other callbacks --------------------------------------------------------------------------------
 
 
-def test_columns_stay_in_their_places_without_validation(photos: Path) -> None:
+def test_columns_keep_their_order_without_validation(photos: Path) -> None:
     learn = learner(bunch(photos, valid=0))
     learn.fit(1, callbacks=[m.DataWait(learn)])
     assert learn.recorder.names[3:5] == ["accuracy", "data_wait"]
     assert learn.recorder.metrics[0][0] is None and 0 <= learn.recorder.metrics[0][1] <= 100
 
 
-def test_callbacks_that_read_the_table_find_what_they_look_for(photos: Path, tmp_path: Path) -> None:
+def test_callbacks_that_read_the_table_still_work(photos: Path, tmp_path: Path) -> None:
     learn = learner(bunch(photos), path=tmp_path)
     callbacks = [SaveModelCallback(learn, monitor="accuracy"), CSVLogger(learn), m.DataWait(learn)]
     learn.fit(2, callbacks=callbacks)
@@ -194,7 +194,7 @@ def test_callbacks_that_read_the_table_find_what_they_look_for(photos: Path, tmp
     learn.recorder.plot_losses()
 
 
-def test_one_that_also_adds_columns(photos: Path) -> None:
+def test_other_callbacks_may_add_columns(photos: Path) -> None:
     class Two(Callback):
         _order = -20
 
@@ -212,7 +212,7 @@ def test_one_that_also_adds_columns(photos: Path) -> None:
         assert row["two"] == 2.0 and row["data_wait"] == round(ours.epochs[0].data_wait, 1)
 
 
-def test_what_is_no_training_is_as_without_it(photos: Path) -> None:
+def test_validation_and_prediction_outside_a_fit_are_not_timed(photos: Path) -> None:
     stock, learn = learner(bunch(photos)), learner(bunch(photos))
     learn.callbacks.append(m.DataWait(learn))
     learn.fit(1)
@@ -223,7 +223,7 @@ def test_what_is_no_training_is_as_without_it(photos: Path) -> None:
     assert len(learn.data_wait.epochs) == 1 and len(learn.data_wait.epochs[0].steps) == 8
 
 
-def test_a_validation_in_the_midst_of_a_fit_is_part_of_its_step(photos: Path) -> None:
+def test_validation_within_a_step_is_part_of_the_step(photos: Path) -> None:
     class Validate(Callback):
         def on_train_begin(self, **kwargs: Any) -> None:
             self.recorder = learn.recorder  # which get_preds replaces
@@ -244,7 +244,7 @@ def test_a_validation_in_the_midst_of_a_fit_is_part_of_its_step(photos: Path) ->
     assert [len(metrics) for metrics in validate.recorder.metrics] == [2, 2, 2]
 
 
-def test_without_a_loader_for_validation(photos: Path) -> None:
+def test_a_fit_without_a_validation_loader_is_timed(photos: Path) -> None:
     data = bunch(photos)
     data.valid_dl = None
     learn = learner(data)
@@ -252,7 +252,7 @@ def test_without_a_loader_for_validation(photos: Path) -> None:
     assert len(learn.data_wait.epochs[0].steps) == 6 and data.cache_info().total == 18
 
 
-def test_it_does_not_keep_the_data(photos: Path) -> None:
+def test_data_wait_does_not_keep_the_data(photos: Path) -> None:
     learn = learner(bunch(photos))
     learn.fit(1, callbacks=[m.DataWait(learn)])
     store = weakref.ref(learn.data.train_ds.x.store)
@@ -262,14 +262,14 @@ def test_it_does_not_keep_the_data(photos: Path) -> None:
     assert store() is None and ours.warm == 1.0
 
 
-def test_a_learner_can_be_copied_after_it(photos: Path) -> None:
+def test_a_learner_can_be_copied_after_a_fit(photos: Path) -> None:
     learn = learner(bunch(photos))
     learn.callbacks.append(m.DataWait(learn))
     learn.fit(1)
     copy.deepcopy(learn)
 
 
-def test_get_is_not_run_again_for_it(photos: Path) -> None:
+def test_data_wait_does_not_call_get_again(photos: Path) -> None:
     class Own(ImageList):
         calls: ClassVar[List[int]] = []
 
@@ -291,7 +291,7 @@ def test_get_is_not_run_again_for_it(photos: Path) -> None:
     assert calls[0] == calls[1]
 
 
-def test_lr_find_and_a_second_fit_begin_anew(photos: Path, tmp_path: Path) -> None:
+def test_lr_find_is_not_counted_in_the_next_fit(photos: Path, tmp_path: Path) -> None:
     learn = learner(bunch(photos), path=tmp_path, callback_fns=[m.DataWait])
     learn.lr_find(num_it=3)
     learn.fit(2)
@@ -299,7 +299,7 @@ def test_lr_find_and_a_second_fit_begin_anew(photos: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_epoch_that_is_broken_off_is_kept_as_far_as_it_came(photos: Path, error: type) -> None:
+def test_the_steps_of_an_interrupted_epoch_are_kept(photos: Path, error: type) -> None:
     class Stop(Callback):
         def on_batch_end(self, iteration: int, train: bool, **kwargs: Any) -> None:
             if train and iteration == 9:
@@ -335,7 +335,7 @@ def test_one_epoch_that_fills_everything_ends_warm(photos: Path) -> None:
     assert learn.data_wait.warm == 1.0
 
 
-def test_a_broken_epoch_does_not_hide_that_the_one_before_ended_warm(photos: Path) -> None:
+def test_an_interrupted_epoch_does_not_hide_a_warm_cache(photos: Path) -> None:
     class Stop(Callback):
         def on_batch_end(self, iteration: int, train: bool, **kwargs: Any) -> None:
             if train and iteration == 7:
@@ -347,7 +347,7 @@ def test_a_broken_epoch_does_not_hide_that_the_one_before_ended_warm(photos: Pat
     assert 0.5 < learn.data_wait.warm <= 1.0
 
 
-def test_a_gan_is_warm_by_its_targets(photos: Path) -> None:
+def test_a_gan_is_warm_when_its_targets_are_cached(photos: Path) -> None:
     noise = m.MemoryGANItemList.from_folder(photos, noise_sz=4).split_by_rand_pct(0.25, seed=1)
     data = noise.label_from_func(lambda o: o).transform(size=16, tfm_y=True).databunch(bs=3, num_workers=0)
     watch = Watch(TimedBunch(data))
@@ -366,10 +366,10 @@ def test_never_warm_without_a_cache_or_room(photos: Path) -> None:
         assert learn.data_wait.warm is None
 
 
-# -- the picture --------------------------------------------------------------------------------------------------
+# -- the plot -----------------------------------------------------------------------------------------------------
 
 
-def test_the_picture_shows_what_was_timed(photos: Path, hands: Hands) -> None:
+def test_the_plot_shows_the_timed_epochs(photos: Path, hands: Hands) -> None:
     learn = learner(bunch(photos))
     learn.fit(3, callbacks=[Working(hands, loss_begin=1.0), m.DataWait(learn)])
     learn.data_wait.watch.epochs = [Epoch([Step(w, 8.0, True, 3, 0)], 8.0 + w) for w in (6.0, 2.0, 1.0)]
@@ -386,7 +386,7 @@ def test_the_picture_shows_what_was_timed(photos: Path, hands: Hands) -> None:
     assert "42.9 %" in repr(learn.data_wait)
 
 
-def test_there_is_nothing_to_draw_before_a_fit(photos: Path) -> None:
+def test_a_plot_before_a_fit_is_refused(photos: Path) -> None:
     learn = learner(bunch(photos))
     with pytest.raises(ValueError, match=r"learn\.fit\(1, callbacks=\[DataWait\(learn\)\]\)"):
         m.DataWait(learn).plot()
