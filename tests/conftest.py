@@ -1,4 +1,4 @@
-"""Pictures for the tests, in every format that people feed to fastai, and helpers to compare lists bit for bit."""
+"""Make pictures in every format that people feed to fastai, and compare lists bit for bit."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import torch
 
 matplotlib.use("Agg")
 torch.set_num_threads(1)
-with contextlib.suppress(ValueError):  # a shell's background jobs ignore Ctrl-C, and what they start inherits that
+with contextlib.suppress(ValueError):  # background jobs of a shell ignore Ctrl-C, and so do their children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
@@ -29,18 +29,18 @@ def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarr
 
 
 def photo(i: int, height: int = 30, width: int = 40) -> PIL.Image.Image:
-    "A smooth colour picture, different for every `i`."
+    "Return a smooth colour picture, different for each `i`."
     y, x = np.mgrid[:height, :width]
     waves = [np.sin(x / (3 + i % 5) + i) + np.cos(y / (4 + c) + i * c) for c in range(3)]
     return PIL.Image.fromarray(np.clip(64 * (np.stack(waves, 2) + 2), 0, 255).astype(np.uint8))
 
 
 def make_formats(folder: Path) -> List[Path]:
-    "One file for each kind of image that decoders treat differently."
+    "Write one file per kind of image that decoders treat differently; return the paths."
     folder.mkdir(parents=True, exist_ok=True)
     picture = photo(1)
     exif = PIL.Image.Exif()
-    exif[0x0112] = 6  # rotated by a quarter
+    exif[0x0112] = 6  # rotated by 90 degrees
     alpha = picture.convert("RGBA")
     alpha.putalpha(PIL.Image.fromarray(noise(30, 40, 1, 5)))
     palette = picture.quantize(32)
@@ -64,7 +64,7 @@ def make_formats(folder: Path) -> List[Path]:
 
 
 def many(folder: Path, n: int, side: int = 100) -> Path:
-    "`n` square pictures of noise that decode fast."
+    "Write `n` square pictures of noise, which decode fast."
     folder.mkdir(parents=True, exist_ok=True)
     for i in range(n):
         PIL.Image.fromarray(noise(side, side, 3, i)).save(folder / f"{i:03}.png", compress_level=0)
@@ -72,7 +72,7 @@ def many(folder: Path, n: int, side: int = 100) -> Path:
 
 
 def in_child(task: Callable[[], Any]) -> int:
-    "The exit status of a forked process that runs `task`; 1 if it raises."
+    "Run `task` in a forked process; return its wait status: 0 if `task` returned."
     pid = os.fork()
     if not pid:
         status = 1
@@ -88,14 +88,14 @@ def in_child(task: Callable[[], Any]) -> int:
 
 @pytest.fixture
 def formats(tmp_path: Path) -> Path:
-    "A folder for each test: lists over one path would share a store."
+    "Make a folder of all formats, a new one per test: lists over one path would share a store."
     make_formats(tmp_path / "formats")
     return tmp_path / "formats"
 
 
 @pytest.fixture
 def photos(tmp_path: Path) -> Path:
-    "24 photographs in two classes and of several sizes."
+    "Make 24 photographs in two classes, of several sizes."
     for i in range(24):
         folder = tmp_path / "photos" / ("cat" if i % 2 else "dog")
         folder.mkdir(parents=True, exist_ok=True)
@@ -109,7 +109,7 @@ def seed(n: int = 0) -> None:
     torch.manual_seed(n)
 
 
-# The beginning of a program for a machine on which memlist is not installed, and fastai can load what it saved.
+# The start of a program that runs as if memlist were not installed, and in which fastai can load its own files.
 WITHOUT_MEMLIST = """
 import sys, importlib.abc
 class Absent(importlib.abc.MetaPathFinder):
@@ -127,12 +127,12 @@ def bits(tensor: torch.Tensor) -> bytes:
 
 
 def layout(px: torch.Tensor) -> List[int]:
-    "Strides, but for axes of one element, where they say nothing."
+    "Return the strides of axes with more than one element; those of other axes are arbitrary."
     return [stride for stride, size in zip(px.stride(), px.shape) if size > 1 and px.numel()]
 
 
 def assert_same_item(ours: Any, stock: Any) -> None:
-    "The same class, dtype, shape, memory layout, bits and repr."
+    "Check that class, dtype, shape, memory layout, bits and repr are the same."
     assert type(ours) is type(stock)
     assert repr(ours) == repr(stock)
     assert_same_data(ours.data, stock.data)
@@ -155,7 +155,7 @@ def assert_same_data(ours: Any, stock: Any) -> None:
 
 
 def epoch(data: Any, start: int = 0) -> List[Any]:
-    "All batches of train and valid, under a seed."
+    "Return all batches of train and valid, under a seed."
     seed(start)
     return [*data.train_dl, *data.valid_dl]
 
@@ -176,11 +176,11 @@ def _audit(event: str, args: Any) -> None:
         _counting[0].names.append(args[0])
 
 
-sys.addaudithook(_audit)  # for good: there is no way back
+sys.addaudithook(_audit)  # an audit hook can't be removed
 
 
 class Opens:
-    "Counts how often pictures are really opened. Nothing is patched, since that would change whose pixels they are."
+    "Count how often each picture is opened. Nothing is patched: that would change the keys of the pixels."
 
     def __init__(self) -> None:
         self.names: List[str] = []

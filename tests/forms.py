@@ -1,7 +1,7 @@
-"""Forms of `open` and `get` from public notebooks and kernels, each over any base class.
+"""Kinds of `open` and `get` from public notebooks and kernels, called forms, each for any base class.
 
-A form is a function of a base class; it returns a list class over it and a function that builds a list of that class
-from a folder of pictures. They are at module level, so that spawned processes find them.
+A form is a function that takes a base class; it returns a subclass and a function that builds a list of that class
+from a folder of pictures. The classes are set on this module, so that spawned processes find them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ Maker = Callable[[Any, Path], Any]
 
 
 class Form(NamedTuple):
-    "The stock class, the two in-memory ones, the function that builds a list of any of them, and what it can't do."
+    "The stock class, two in-memory ones, the function that builds a list, and whether it collates and can be spawned."
 
     stock: Any
     mixed: Any
@@ -85,7 +85,7 @@ def image(array: np.ndarray) -> Image:
 
 
 class Handed(ItemBase):
-    "Two images that go together, as in CycleGAN and siamese notebooks."
+    "Two images in one item, as in CycleGAN and siamese notebooks."
 
     def __init__(self, *images: Image) -> None:
         self.images, self.obj, self.data = images, images, [one.data for one in images]
@@ -108,7 +108,7 @@ class ImageSegmentFloat(ImageSegment):
 
 
 class Numbered(int):
-    "A number that knows more."
+    "An int that has attributes."
 
 
 @form()
@@ -149,7 +149,7 @@ def a_tar_with_a_handle_on_self(base: Any) -> Any:
     class Tar(base):
         def __init__(self, items: Any, tar: Any = None, **kwargs: Any) -> None:
             super().__init__(items, **kwargs)
-            self.tar = tarfile.open(tar)  # noqa: SIM115 - what many do
+            self.tar = tarfile.open(tar)  # noqa: SIM115 - as notebooks do
             self.copy_new.append("tar_name")
             self.tar_name = tar
 
@@ -176,7 +176,7 @@ def a_zip_opened_when_needed(base: Any) -> Any:
             return {**vars(self), "zip": None}
 
         def open(self, name: Any) -> Image:
-            if vars(self).get("zip") is None or self.opened_by != os.getpid():  # a worker needs one of its own
+            if vars(self).get("zip") is None or self.opened_by != os.getpid():  # each worker needs its own handle
                 self.opened_by = os.getpid()
                 self.zip = zipfile.ZipFile(self.path / "all.zip")
             with self.zip.open(str(name)) as file:

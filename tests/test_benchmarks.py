@@ -1,4 +1,4 @@
-"""The benchmarks: pages and plots show the committed figures, and every system is checked to do its job."""
+"""Benchmark pages and plots show the committed figures, and every system is checked to do the same job."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def raw(name: str) -> Any:
 # -- pages and plots ------------------------------------------------------------------------------------------
 
 
-def test_pages_are_made_of_the_committed_figures(benchmarks: None) -> None:
+def test_pages_are_rendered_from_the_committed_figures(benchmarks: None) -> None:
     import page_beside
     import page_figures
     import page_gpu
@@ -54,7 +54,7 @@ def test_pages_are_made_of_the_committed_figures(benchmarks: None) -> None:
         assert "A quick run" not in committed and not re.search(r"\$\w|<!--", committed)
 
 
-def test_a_page_of_some_figures_has_their_sections_only(benchmarks: None) -> None:
+def test_a_page_has_sections_only_for_its_figures(benchmarks: None) -> None:
     import page_figures
 
     results = raw("figures")
@@ -65,7 +65,7 @@ def test_a_page_of_some_figures_has_their_sections_only(benchmarks: None) -> Non
     assert page.count("Missed:") == 1 and "plain dict" not in page
 
 
-def test_the_template_of_a_page(benchmarks: None) -> None:
+def test_a_template_is_filled_and_split_into_sections(benchmarks: None) -> None:
     from page import fill, sections
 
     text = "# Title\n\n<!-- if odd -->\nOdd: $odd.\n\n<!-- end -->\n## One\n\nTarget: ≤ 1.\n\n$one\n\n## Two\n\n$two\n"
@@ -74,7 +74,7 @@ def test_the_template_of_a_page(benchmarks: None) -> None:
     assert sections(text) == [("One", "≤ 1", {"one"}), ("Two", "", {"two"})]
 
 
-def test_every_figure_has_a_section_and_a_target_is_judged(benchmarks: None) -> None:
+def test_every_figure_has_a_section_and_targets_are_judged(benchmarks: None) -> None:
     import figures
     from page import sections, template
 
@@ -86,7 +86,7 @@ def test_every_figure_has_a_section_and_a_target_is_judged(benchmarks: None) -> 
         assert bool(found[key].target) == any(one.get("bound") for one in judged), key
 
 
-def test_one_figure_is_taken(benchmarks: None, tmp_path: Path) -> None:
+def test_a_single_figure_can_be_measured(benchmarks: None, tmp_path: Path) -> None:
     import figures
 
     results: Dict[str, Any] = {"rows": {}}
@@ -96,7 +96,7 @@ def test_one_figure_is_taken(benchmarks: None, tmp_path: Path) -> None:
     assert set(case["samples"]) == {"memlist", "dict", "stock"} and all(map(min, case["samples"].values()))
 
 
-def test_what_is_slower_comes_first_and_is_complete(benchmarks: None) -> None:
+def test_every_case_in_which_memlist_is_slower_is_listed_first(benchmarks: None) -> None:
     import page_beside
     from answers import contests, named
     from systems import SYSTEMS
@@ -128,7 +128,7 @@ def test_the_plots_show_the_committed_figures(benchmarks: None, tmp_path: Path) 
         numbers = sorted(plots.number(bar.median) for _, bar in bars)
         for path in (drawn[name], BENCHMARKS / f"results/{name}.svg"):
             svg = path.read_text(encoding="utf-8")
-            assert {found for found in re.findall(r'id="([^"]*)"', svg) if "=" in found} == ids, f"make {path} anew"
+            assert {found for found in re.findall(r'id="([^"]*)"', svg) if "=" in found} == ids, f"draw {path} again"
             texts = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
             assert all(texts.count(number) >= numbers.count(number) for number in numbers)
             assert not re.search(r"<dc:date>", svg)
@@ -149,12 +149,12 @@ def imports_of(file: Path) -> Set[str]:
     return found
 
 
-def test_the_modules_form_no_circle() -> None:
+def test_the_modules_have_no_circular_imports() -> None:
     files = {file.stem: file for folder in (BENCHMARKS, BENCHMARKS / "rivals") for file in folder.glob("*.py")}
     left = {name: imports_of(file) & set(files) for name, file in files.items()}
     while left:
         ready = [name for name, wanted in left.items() if not wanted & set(left)]
-        assert ready, f"a circle among {sorted(left)}"
+        assert ready, f"circular imports among {sorted(left)}"
         for name in ready:
             del left[name]
 
@@ -163,7 +163,7 @@ def test_the_modules_form_no_circle() -> None:
 
 
 @pytest.mark.parametrize("cls, work", [("Memlist", "common"), ("Reduced", "segmentation"), ("Batches", "gan")])
-def test_a_system_in_a_process_of_its_own(photographs: str, tmp_path: Path, cls: str, work: str) -> None:
+def test_a_system_runs_in_its_own_process(photographs: str, tmp_path: Path, cls: str, work: str) -> None:
     job = {"work": work, "folder": photographs, "scratch": str(tmp_path), "n": 70, "workers": 1, "warm": 2}
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "rivals/harness.py"), "fastai_lists", cls]
     done = subprocess.run([*command, json.dumps(job)], check=True, capture_output=True, text=True)
@@ -174,7 +174,7 @@ def test_a_system_in_a_process_of_its_own(photographs: str, tmp_path: Path, cls:
     assert found["peak"] > found["bare"] > 0 and found["versions"]["memlist"]
 
 
-def test_a_system_that_does_another_job_is_noticed(benchmarks: None, photographs: str) -> None:
+def test_a_system_that_does_a_different_job_is_reported(benchmarks: None, photographs: str) -> None:
     from harness import BATCH, Job, System, wrong
     from PIL import Image
     from torchvision.transforms import functional as F
@@ -205,7 +205,7 @@ def test_a_system_that_does_another_job_is_noticed(benchmarks: None, photographs
     assert "noise" in str(wrong(noise, (x, x)))
 
 
-def test_cold_figures_include_all_that_comes_before(benchmarks: None) -> None:
+def test_cold_figures_include_the_preparation(benchmarks: None) -> None:
     import answers
 
     epochs = [{"seconds": s, "first": s / 10, "images": 100} for s in (4.0, 2.0, 1.0)]
@@ -214,7 +214,7 @@ def test_cold_figures_include_all_that_comes_before(benchmarks: None) -> None:
     assert answers.warm(row) == 50 and answers.first_warm(row) == 0.2
 
 
-def test_memory_is_that_of_the_whole_tree(benchmarks: None) -> None:
+def test_memory_includes_child_processes(benchmarks: None) -> None:
     from harness import pss
 
     before = pss()
@@ -227,7 +227,7 @@ def test_memory_is_that_of_the_whole_tree(benchmarks: None) -> None:
         child.communicate("\n")
 
 
-def test_a_plan_has_every_system_on_every_job_that_it_can_do(benchmarks: None) -> None:
+def test_the_plan_runs_every_system_on_every_job_it_can_do(benchmarks: None) -> None:
     from systems import FULL, SYSTEMS, plan
 
     planned = list(plan(FULL))

@@ -1,4 +1,4 @@
-"""The documentation: its code runs, its links lead somewhere."""
+"""The documentation: its code runs, its links have targets, and its reference is complete."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterator, List, Set
 import matplotlib.pyplot as plt
 import memlist.compat
 import pytest
-from test_readme import data as data  # the folders that the pages speak of, too
+from test_readme import data as data  # the pages use the same folders
 
 from memlist.__main__ import main
 
@@ -20,7 +20,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 
 
 def text_of(page: Path) -> str:
-    "The Markdown of a page, with what it includes."
+    "Return the Markdown of a page, with included files."
     text = page.read_text(encoding="utf-8")
     return re.sub(
         r"^```\{include\} (\S+)\n(?::.*\n)*```$",
@@ -35,12 +35,12 @@ def blocks_of(page: Path) -> List[str]:
 
 
 def prose_of(page: Path) -> str:
-    "The text of a page without its code."
+    "Return the text of a page without its code."
     return re.sub(r"^(`{3,}).*?^\1$", "", text_of(page), flags=re.MULTILINE | re.DOTALL)
 
 
 def anchors_of(page: Path) -> Set[str]:
-    "What its headings are called in links, as GitHub and MyST call them."
+    "Return the anchors of a page's headings, as GitHub and MyST name them."
     found = set()
     for heading in re.findall(r"^#+ (.*)$", prose_of(page), re.MULTILINE):
         found.add(re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-"))
@@ -84,7 +84,7 @@ def links_of(page: Path) -> Iterator[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
-def test_links_lead_somewhere(page: Path) -> None:
+def test_links_have_targets(page: Path) -> None:
     included = re.search(r"^```\{include\} (\S+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
     folder = (page.parent / included[1]).parent if included else page.parent
     for link in links_of(page):
@@ -109,7 +109,7 @@ def test_the_reference_is_complete() -> None:
             found = getattr(found, part)
 
 
-def test_the_reference_has_all_commands(capsys: Any) -> None:
+def test_the_reference_lists_all_commands(capsys: Any) -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
 
     def usage(*arguments: str) -> str:

@@ -1,4 +1,4 @@
-"""Every example runs to its end, and says what it is there to show."""
+"""Every example runs to its end and prints the figures that it demonstrates."""
 
 import os
 import re
@@ -14,14 +14,14 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 
 def run(name, *arguments):
-    "The finished process of an example; it was started far from the repository, as a user might."
+    "Run an example from outside the repository, as a user might; return the finished process."
     command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
     env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
     return subprocess.run(command, capture_output=True, text=True, env=env, cwd=os.sep, timeout=300)
 
 
 def output(name, *arguments):
-    "What an example printed; it went well, and no progress bar has left its traces."
+    "Return what an example printed; fail if it exits with an error or prints a progress bar."
     done = run(name, *arguments)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\r" not in done.stdout
@@ -30,7 +30,7 @@ def output(name, *arguments):
 
 @pytest.fixture
 def folder(tmp_path):
-    "Pictures of a user's, of different sizes and modes, in two classes."
+    "Make a user's folder: pictures of different sizes and modes, in two classes."
     random = np.random.RandomState(0)
     for i in range(40):
         name, shape = ("bright", "dark")[i % 2], (40 + i, 60, 3)[: 2 + i % 3 // 2]

@@ -1,4 +1,4 @@
-"""The house: its checks hold for the package, find what they are for, and each floor works without those above it."""
+"""The checks of house.py pass for the package and find violations; each folder works without those above it."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ def report(wrong: List[str]) -> None:
     assert not wrong, "\n" + "\n".join(wrong)
 
 
-def test_no_import_leads_in_a_circle(known: Dict[str, house.Module]) -> None:
+def test_the_package_has_no_circular_imports(known: Dict[str, house.Module]) -> None:
     assert len(known) > 20
     report(house.circles(known))
 
 
-def test_no_import_climbs(known: Dict[str, house.Module]) -> None:
+def test_no_folder_imports_one_above_it(known: Dict[str, house.Module]) -> None:
     report(house.climbing(known))
 
 
@@ -44,7 +44,7 @@ def test_folders_import_only_the_packages_that_they_may(known: Dict[str, house.M
     report(house.foreign(known))
 
 
-def test_benchmarks_import_one_another_without_a_circle() -> None:
+def test_benchmarks_have_no_circular_imports() -> None:
     report(house.circles(house.modules_of(house.ROOT / "benchmarks", "")))
 
 
@@ -65,7 +65,7 @@ def test_modules_keep_no_state(known: Dict[str, house.Module]) -> None:
 
 @pytest.fixture
 def build(tmp_path: Path) -> Any:
-    "Return a function that makes a package of files and their text."
+    "Return a function that writes a package, given file names and their text."
 
     def build(**files: str) -> Dict[str, house.Module]:
         for name, text in files.items():
@@ -77,7 +77,7 @@ def build(tmp_path: Path) -> Any:
     return build
 
 
-def test_circles_are_found_wherever_the_import_stands(build: Any) -> None:
+def test_circular_imports_are_found_in_functions_and_type_checking(build: Any) -> None:
     known = build(
         store__log="from .index import find",
         store__index="def find():\n    from .budget import room",
@@ -94,7 +94,7 @@ def test_circles_are_found_wherever_the_import_stands(build: Any) -> None:
     assert "system" not in circle
 
 
-def test_imports_that_climb_are_found(build: Any) -> None:
+def test_imports_of_folders_above_are_found(build: Any) -> None:
     known = build(
         store__log="import memlist.cache.decode",
         cache__decode="from ..store import log\nfrom ..batch.render import prepare",
@@ -125,7 +125,7 @@ def test_foreign_packages_are_found(build: Any) -> None:
     ]
 
 
-def test_what_is_too_long_is_found(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_and_functions_that_are_too_long_are_found(build: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(house, "LONGER", {"log.py:old": "it was long once", "log.py:C": "a good reason"})
     body = "        pass\n"
     known = build(log=f"class C:\n    def f(self):\n{body * 60}\n    def g(self):\n{body * 59}{body * 400}")
@@ -137,7 +137,7 @@ def test_what_is_too_long_is_found(build: Any, monkeypatch: pytest.MonkeyPatch) 
     ]
 
 
-def test_beginnings_are_found(build: Any) -> None:
+def test_bad_first_words_of_docstrings_are_found(build: Any) -> None:
     known = build(
         log='''
         """The log."""
@@ -180,7 +180,7 @@ def test_state_is_found(build: Any) -> None:
     ]
 
 
-# -- each floor without those above it ----------------------------------------------------------------------------
+# -- each folder without those above it ---------------------------------------------------------------------------
 
 LIBRARIES = {
     *("fastai", "torch", "torchvision", "PIL", "pandas", "matplotlib", "numba", "llvmlite", "fastprogress", "IPython"),
@@ -209,7 +209,7 @@ def test_a_folder_needs_only_its_packages(folder: str, known: Dict[str, house.Mo
     python("".join(f"import {name}\n" for name in modules), *(LIBRARIES - needed))
 
 
-def test_without_fastai_the_store_is_there_and_lists_say_what_they_need() -> None:
+def test_without_fastai_the_store_works_and_lists_say_what_to_install() -> None:
     said = python(
         """
         import memlist
@@ -232,7 +232,7 @@ def test_without_fastai_the_store_is_there_and_lists_say_what_they_need() -> Non
     assert "pip install 'fastai<2'" in said.splitlines()[0] and len(said.splitlines()) == 2
 
 
-def test_the_command_does_without_fastai(tmp_path: Path) -> None:
+def test_the_command_works_without_fastai(tmp_path: Path) -> None:
     formats, file = tmp_path / "formats", str(tmp_path / "cache")
     make_formats(formats)
     with warnings.catch_warnings():

@@ -1,4 +1,4 @@
-"""The notebooks of examples/ run from top to bottom, and what is committed of them is what such a run left."""
+"""The notebooks of examples/ run from top to bottom, and their committed outputs come from such a run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def outputs(book: Any) -> str:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_it_runs_from_top_to_bottom(name: str) -> None:
+def test_notebook_runs_from_top_to_bottom(name: str) -> None:
     book = read(name)
     for cell in book.cells:
         if cell.cell_type == "code":
@@ -32,7 +32,7 @@ def test_it_runs_from_top_to_bottom(name: str) -> None:
     client.execute()  # raises what a cell raises
     said = outputs(book)
     assert "data_wait" in said and "bytes given back" in said
-    # A picture here is a picture there: nothing of what is committed has become impossible.
+    # Each cell still draws as many pictures as its committed output shows.
     for cell, committed in zip(book.cells, read(name).cells):
         assert cell.source == committed.source
         assert pictures(cell) == pictures(committed), cell.source
@@ -44,7 +44,7 @@ def pictures(cell: Any) -> int:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_is_committed_was_run_in_order(name: str) -> None:
+def test_committed_notebook_was_run_in_order(name: str) -> None:
     book = read(name)
     nbformat.validate(book)
     code = [cell for cell in book.cells if cell.cell_type == "code"]
@@ -53,11 +53,11 @@ def test_what_is_committed_was_run_in_order(name: str) -> None:
     assert sum(pictures(cell) for cell in code) >= 4
     said = outputs(book)
     assert "'output_type': 'error'" not in said and "'name': 'stderr'" not in said
-    assert not re.search(r"/(home|root|work|Users)/", said)  # nothing of the machine that it was run on
+    assert not re.search(r"/(home|root|work|Users)/", said)  # no path of the machine that ran it
     assert (EXAMPLES / f"{name}.ipynb").stat().st_size < 800_000
 
 
-def test_the_lesson_differs_from_fastais_in_names_of_classes_alone() -> None:
+def test_lesson_differs_from_fastai_only_in_class_names() -> None:
     source = "\n".join(cell.source for cell in read("lesson").cells if cell.cell_type == "code")
     assert re.findall(r"\bImage(?:DataBunch|List)\b", source) == []
     ours = set(re.findall(r"\bMemory\w+", source))

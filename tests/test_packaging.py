@@ -1,4 +1,4 @@
-"""What is published: the sdist, the wheel, its types, its version, and what importing it costs."""
+"""The published package: the sdist, the wheel, its types, its version, and the modules that the import loads."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from memlist import __main__ as command
 from memlist.batch import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
-# Of the repository's files, those that no sdist carries.
+# Files of the repository that are not in the sdist.
 LEFT_OUT = {".ci/run", ".github/workflows/ci.yml", ".gitignore", ".pre-commit-config.yaml"}
-# What lies in people's checkouts and belongs to nobody but them.
+# Files that may lie in a checkout and must not be published.
 JUNK = [
     "docs/_build/html/index.html",
     "docs/notebooks/copied.ipynb",
@@ -43,7 +43,7 @@ JUNK = [
 
 
 class Built(NamedTuple):
-    "What `python -m build` makes, and the files of the repository, where git knows them."
+    "The files that `python -m build` makes, and those that git tracks, if there is a repository."
 
     sdist: Path
     wheel: Path
@@ -56,7 +56,7 @@ class Built(NamedTuple):
 
 
 def git(*arguments: str) -> Optional[List[str]]:
-    "The files that `git ls-files` names; None where there is no repository, as in an unpacked sdist."
+    "Return the files that `git ls-files` names; None if there is no repository, as in an unpacked sdist."
     if not (ROOT / ".git").exists() or shutil.which("git") is None:
         return None
     done = subprocess.run(["git", "ls-files", "-z", *arguments], cwd=ROOT, capture_output=True, text=True)
@@ -67,22 +67,22 @@ def git(*arguments: str) -> Optional[List[str]]:
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    "The sdist, and the wheel that is made from it, of a copy: nothing is written into the checkout."
-    if getattr(importlib.util.find_spec("build"), "origin", None) is None:  # a folder of that name is no module
+    "Build the sdist, and the wheel from it, in a copy: nothing is written to the checkout."
+    if getattr(importlib.util.find_spec("build"), "origin", None) is None:  # a folder named build is no module
         pytest.skip("build is not installed: pip install build")
     if tuple(map(int, setuptools.__version__.split(".")[:2])) < (70, 1):
         pytest.skip(
             f"setuptools {setuptools.__version__} makes no wheels by itself: pip install 'setuptools>=70.1,<82'"
         )
     if not (ROOT / "memlist").exists():
-        pytest.skip("these tests stand beside no package, but run against an installed one")
+        pytest.skip("there is no package to build here: these tests run against an installed one")
     folder = tmp_path_factory.mktemp("built")
     tree, dist, tracked = folder / "tree", folder / "dist", git()
     if tracked is None:
         ignore = shutil.ignore_patterns(".*", "build", "dist", "__pycache__", "*.egg-info")
         shutil.copytree(str(ROOT), str(tree), ignore=ignore)
     else:
-        # And what is new, but for data that somebody keeps in a folder here.
+        # Untracked files too, but only at the top level and in the package: other folders may hold data.
         for name in {*tracked, *(git("--others", "--exclude-standard", "--", ":(glob)*", "memlist") or ())}:
             (tree / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(str(ROOT / name), str(tree / name))
@@ -98,9 +98,9 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="module")
 def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> str:
-    "The Python of an environment with the wheel in its site-packages, and all else borrowed from here."
+    "Return the Python of an environment that has the wheel, and all other packages from this one."
     if not (ROOT / "memlist").exists():
-        return sys.executable  # here it is installed
+        return sys.executable  # it is installed here
     built = request.getfixturevalue("built")
     folder = tmp_path_factory.mktemp("installed")
     venv.create(str(folder), symlinks=True)
@@ -113,13 +113,13 @@ def python(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 def run(*arguments: str, cwd: Path) -> str:
-    "What a process prints that ends well."
+    "Run a process, which must succeed; return what it prints."
     done = subprocess.run(arguments, capture_output=True, text=True, cwd=cwd)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
 
-# --- What is in them ---
+# --- Contents ---
 
 
 def test_the_wheel_holds_the_package_and_nothing_else(built: Built) -> None:
@@ -160,11 +160,11 @@ def test_metadata(built: Built) -> None:
     assert not about.get_all("Project-URL") and not about["Home-page"] and not about["Author-email"]
 
 
-def test_the_changelog_speaks_of_this_version() -> None:
+def test_the_changelog_has_this_version() -> None:
     assert f"\n## {memlist.__version__} - " in (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
 
 
-# --- What an installed one does ---
+# --- The installed package ---
 
 
 def test_the_installed_command_runs_anywhere(python: str, tmp_path: Path) -> None:
@@ -172,7 +172,7 @@ def test_the_installed_command_runs_anywhere(python: str, tmp_path: Path) -> Non
     assert said == command.versions() + "\n"
 
 
-def test_types_reach_the_users_of_an_installed_one(python: str, tmp_path: Path) -> None:
+def test_type_checkers_see_the_types_of_the_installed_package(python: str, tmp_path: Path) -> None:
     if importlib.util.find_spec("mypy") is None:
         pytest.skip("mypy is not installed")
     (tmp_path / "program.py").write_text(
@@ -181,7 +181,7 @@ def test_types_reach_the_users_of_an_installed_one(python: str, tmp_path: Path) 
         "reveal_type(CacheInfo(1, 2, 3, 4, 5, 6).total)\n"
         "ImageStore(max_ram=[])\n"
     )
-    # Of torch and NumPy, which are all that a program's check takes long for, nothing is asked here.
+    # torch and NumPy are skipped: checking them would take most of the time.
     (tmp_path / "mypy.ini").write_text(
         "[mypy]\nstrict = True\nfollow_imports = skip\n[mypy-memlist.*,typing.*]\nfollow_imports = normal\n"
     )
@@ -216,10 +216,10 @@ def test_version_is_printed_by_the_command(capsys: Any, monkeypatch: pytest.Monk
     assert ", no numba\n" in command.versions()
 
 
-# --- What importing it brings in ---
+# --- Modules that the import loads ---
 
-# Beyond the standard library. Pillow's is the class that EXIF is full of; fastai's two are where a list to make a twin
-# of and code to repair are; torch's are imported by torch where `compat` asks it for the default of `torch.load`.
+# Besides the standard library. Pillow's has the class of EXIF's numbers; fastai's have a list that gets a twin, and
+# code to repair; torch imports its own when `compat` asks for the default of `torch.load`.
 NEEDED = {
     "memlist",
     "psutil",
@@ -231,7 +231,7 @@ NEEDED = {
 
 
 def imported(first: str, second: str, cwd: Path) -> List[Tuple[str, Optional[str]]]:
-    "The modules that `second` brings in after `first`, each with its file."
+    "Return the modules that `second` loads after `first`, each with its file."
     code = f"""
     import json, sys
     {first}
@@ -254,11 +254,11 @@ def in_standard_library(origin: Optional[str]) -> bool:
     }
 
 
-def test_importing_it_brings_in_next_to_nothing_that_fastai_does_not(tmp_path: Path) -> None:
+def test_the_import_loads_almost_nothing_that_fastai_does_not(tmp_path: Path) -> None:
     found = imported("import fastai.vision", "import memlist", tmp_path)
     assert "memlist.store.store" in dict(found)
     extra = [name for name, origin in found if not in_standard_library(origin)]
     assert not [name for name in extra if not any(f"{name}.".startswith(f"{one}.") for one in NEEDED)]
-    # What only some calls need: compiled kernels. The command. And nothing heavy of the standard library's.
+    # Compiled kernels and the command, which only some calls need, and heavy parts of the standard library stay out.
     assert not {"memlist.batch.kernels", "memlist.__main__"} & set(extra)
     assert not {"argparse", "asyncio", "sqlite3", "tkinter", "unittest", "venv"} & set(dict(found))

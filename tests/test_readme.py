@@ -1,4 +1,4 @@
-"""The code blocks of the README, from top to bottom, in one session."""
+"""The code blocks of the README run from top to bottom in one session, and its links have targets."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ README = Path(__file__).parents[1] / "README.md"
 
 @pytest.fixture
 def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    "The folders that the README speaks of."
+    "Make the folders that the README names."
     for i in range(40):
         for folder, picture in (
             (f"pets/{'cat' if i % 2 else 'dog'}", photo(i, 48, 64)),
@@ -51,7 +51,7 @@ def test_every_code_block_runs(data: None, capsys: Any) -> None:
     assert "images: 40 of 40 cached (100 %)" in capsys.readouterr().out
 
 
-def test_links_lead_somewhere() -> None:
+def test_links_have_targets() -> None:
     text = README.read_text()
     for target in re.findall(r"\]\(([^)#]+)\)", text):
         assert (README.parent / target).exists(), target

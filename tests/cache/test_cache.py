@@ -28,7 +28,7 @@ def files(tmp_path: Path) -> List[Path]:
 
 
 class Squares:
-    "A decoder of numbers: the image of n is n², in an array of n bytes."
+    "Decode numbers: the image of n is n², stored as an array of n bytes."
 
     one_for_all = True
 
@@ -78,12 +78,12 @@ def test_pixels_are_decoded_once_and_equal(files: List[Path], opens: Opens) -> N
             fetched = images.fetch(file)
             assert fetched.outcome == outcome and fetched.own and fetched.original is None
             assert np.array_equal(fetched.image, array)
-            fetched.image[:] = 0  # it is the caller's
+            fetched.image[:] = 0  # callers may change their copy
     assert set(opens.take().values()) == {1}
     assert images.store.reads() == (24, 12)
 
 
-def test_many_at_once(files: List[Path]) -> None:
+def test_fetch_many_returns_hits_and_decodes_the_rest(files: List[Path]) -> None:
     images = ImageCache(ImageStore(), PillowDecoder("L", most=10))
     images.fetch(files[0])
     found = images.fetch_many(files)
@@ -92,7 +92,7 @@ def test_many_at_once(files: List[Path]) -> None:
     assert images.store.reads() == (1, 12)
 
 
-def test_the_rest_of_a_pil_image_comes_back(tmp_path: Path) -> None:
+def test_whole_keeps_the_metadata_of_a_pil_image(tmp_path: Path) -> None:
     photo(1).save(tmp_path / "a.png", dpi=(72, 72))
     images = ImageCache(ImageStore(), PillowDecoder("RGB", whole=True))
     for _ in range(2):
@@ -112,7 +112,7 @@ def test_a_file_that_has_changed_is_decoded_again(files: List[Path]) -> None:
     assert np.array_equal(new.image, arrays(files)[3]) and not np.array_equal(old.image, new.image)
 
 
-def test_what_is_not_kept_says_why() -> None:
+def test_images_that_are_not_kept_have_a_reason() -> None:
     images = ImageCache(ImageStore(), Squares())
     assert images.fetch(13)[:4] == (169, NEVER, None, "it is unlucky") and len(images.store) == 0
     assert images.fetch(12, keep=False).outcome == KEPT and len(images.store) == 0
@@ -149,7 +149,7 @@ def test_processes_share_what_is_decoded(files: List[Path], opens: Opens) -> Non
     assert {one.outcome for one in images.fetch_many(files)} == {HIT} and not opens.take()
 
 
-def test_it_works_where_torch_and_fastai_are_missing(files: List[Path]) -> None:
+def test_it_works_without_torch_and_fastai(files: List[Path]) -> None:
     program = """
 import importlib.abc, sys
 class Absent(importlib.abc.MetaPathFinder):

@@ -1,4 +1,4 @@
-"""What is shown while images load, and of a cache: in a terminal, in a log and in a notebook."""
+"""Progress of `load_data` and `CacheInfo`, as shown in a terminal, in a log and in a notebook."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def environment() -> Any:
 
 
 class Ticking:
-    "A clock that is looked at once a second."
+    "A clock that advances one second per call."
 
     now = 0.0
 
@@ -52,7 +52,7 @@ def test_a_log_gets_plain_lines(tmp_path: Path) -> None:
     assert len(lines) == 2  # it was done before the first line was due
 
 
-def test_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_a_log_gets_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(progress, "time", Ticking())
     shown = progress.progress(100, "load_data")
     assert type(shown) is progress.Lines
@@ -65,7 +65,7 @@ def test_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch, capsys: Any) 
     assert lines[-1] == "load_data: 100 images, 0.20 GB, 2 min in all"
 
 
-def test_nothing_is_known_of_the_rest_before_the_first(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
+def test_no_time_is_estimated_before_the_first_image(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
     monkeypatch.setattr(progress, "time", Ticking())
     shown = progress.progress(10, "load_data")
     for _ in range(6):
@@ -76,14 +76,14 @@ def test_nothing_is_known_of_the_rest_before_the_first(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize("n_workers", [0, 2])
-def test_an_interrupted_load_says_how_far_it_came(
+def test_an_interrupted_load_says_how_many_images_it_loaded(
     tmp_path: Path, n_workers: int, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     il = m.MemoryImageList.from_folder(many(tmp_path / "many", 40))
     stock = filling.Fill._do
 
     def interrupted(self: Any, job: Any, wait: bool = False) -> None:
-        if self.done == filling.SAMPLE:  # at once, perhaps before another thread has begun
+        if self.done == filling.SAMPLE:  # perhaps before another thread has begun
             raise KeyboardInterrupt
         stock(self, job, wait)
 
@@ -93,7 +93,7 @@ def test_an_interrupted_load_says_how_far_it_came(
     assert re.search(r"load_data: stopped at [89] of 40 images, ", capsys.readouterr().out)
 
 
-def test_the_last_line_says_what_did_not_come(tmp_path: Path, capsys: Any) -> None:
+def test_the_last_line_counts_images_that_did_not_fit_or_failed(tmp_path: Path, capsys: Any) -> None:
     folder = many(tmp_path / "many", 40)
     (folder / "bad.png").write_bytes(b"")
     with pytest.warns(UserWarning):
@@ -103,7 +103,7 @@ def test_the_last_line_says_what_did_not_come(tmp_path: Path, capsys: Any) -> No
     assert found and 20 <= int(found[1]) <= 25, last
 
 
-def test_the_last_line_says_what_can_not_be_kept(tmp_path: Path, capsys: Any) -> None:
+def test_the_last_line_counts_images_that_cannot_be_kept(tmp_path: Path, capsys: Any) -> None:
     class Drawn(m.MemoryImageList):
         def open(self, fn: Any) -> Any:
             np.random.rand()
@@ -115,7 +115,7 @@ def test_the_last_line_says_what_can_not_be_kept(tmp_path: Path, capsys: Any) ->
 
 
 class Closed:
-    "Where nobody reads any more, or no letter beyond ASCII is known."
+    "An ASCII stream that fails on every write."
 
     encoding = "ascii"
 
@@ -131,7 +131,7 @@ class Closed:
 
 @pytest.mark.parametrize("terminal", [False, True])
 @pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("I/O operation on closed file")])
-def test_images_are_loaded_where_nobody_listens(
+def test_images_are_loaded_when_output_fails(
     tmp_path: Path, error: Exception, terminal: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     il = m.MemoryImageList.from_folder(many(tmp_path / "many", 20))
@@ -141,7 +141,7 @@ def test_images_are_loaded_where_nobody_listens(
     assert il.loaded
 
 
-def test_ctrl_c_stays_one_where_nobody_listens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ctrl_c_is_raised_when_output_fails(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     il = m.MemoryImageList.from_folder(many(tmp_path / "many", 20))
 
     def interrupted(self: Any, job: Any, wait: bool = False) -> None:
@@ -153,12 +153,12 @@ def test_ctrl_c_stays_one_where_nobody_listens(tmp_path: Path, monkeypatch: pyte
         il.load_data()
 
 
-def test_no_progress_no_line(tmp_path: Path, capsys: Any) -> None:
+def test_progress_false_prints_nothing(tmp_path: Path, capsys: Any) -> None:
     m.MemoryImageList.from_folder(many(tmp_path / "many", 12)).load_data(progress=False)
     assert capsys.readouterr().out == ""
 
 
-def test_no_standard_output_at_all(tmp_path: Path) -> None:
+def test_images_are_loaded_without_standard_output(tmp_path: Path) -> None:
     many(tmp_path / "many", 12)
     code = "import sys; sys.stdout = None; " + LOAD.format(folder=str(tmp_path / "many"), n=0)
     assert subprocess.run([sys.executable, "-c", code], env=environment()).returncode == 0
@@ -167,7 +167,7 @@ def test_no_standard_output_at_all(tmp_path: Path) -> None:
 # -- a terminal ---------------------------------------------------------------------------------------------------
 
 
-def test_a_terminal_gets_a_bar_that_ends_with_its_line(tmp_path: Path) -> None:
+def test_a_terminal_gets_a_bar_that_ends_its_line(tmp_path: Path) -> None:
     many(tmp_path / "many", 40)
     code = LOAD.format(folder=str(tmp_path / "many"), n=2) + "; print('next')"
     ours, theirs = pty.openpty()
@@ -200,7 +200,7 @@ def test_a_dumb_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Text(HTMLParser):
-    "What a reader sees of HTML; fails where tags do not match."
+    "Collect the visible text and the bars of HTML; fail if tags do not match."
 
     def __init__(self, html: str) -> None:
         super().__init__()
@@ -265,13 +265,13 @@ def test_a_notebook_gets_a_bar_and_a_table(tmp_path: Path) -> None:
     assert said[0].data["text/plain"].splitlines()[0].split() == ["epoch", "seconds", "waiting", "data_wait"]
 
 
-# -- what a cache looks like ------------------------------------------------------------------------------------------
+# -- CacheInfo ----------------------------------------------------------------------------------------------------
 
 
-def test_a_cache_reads_well() -> None:
+def test_cache_info_is_formatted() -> None:
     info = m.CacheInfo(2999, 3000, 123_456_789, 8_000_000_000, 12_345, 3_000)
     assert str(info).splitlines() == [
-        "images: 2,999 of 3,000 cached (99 %)",  # never 100 where one is missing
+        "images: 2,999 of 3,000 cached (99 %)",  # never 100 while one is missing
         "store: 123 MB of at most 8 GB",
         "reads: 12,345 hits (80 %), 3,000 misses",
     ]
@@ -286,13 +286,13 @@ def test_a_cache_reads_well() -> None:
     Text(empty._repr_html_())
 
 
-def test_per_cents_are_those_of_whole_numbers() -> None:
+def test_percentages_of_hundredths_are_exact() -> None:
     for hundredths in range(101):
         info = m.CacheInfo(hundredths, 100, 0, 0, hundredths, 100 - hundredths)
         assert f"({hundredths} %)" in str(info).splitlines()[0] and f"({hundredths} %)" in str(info).splitlines()[2]
 
 
-def test_a_terminals_printer_keeps_lists_of_them_in_shape() -> None:
+def test_ipython_prints_cache_infos_in_lists_by_repr() -> None:
     from IPython.lib.pretty import pretty
 
     info = m.CacheInfo(1, 1, 1, 1, 1, 1)

@@ -1,4 +1,4 @@
-"""`Watch`: seconds and reads go to the right step, and no front end is needed for it."""
+"""`Watch` assigns seconds and reads to the right step, and needs no front end."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def now(monkeypatch: pytest.MonkeyPatch) -> Iterator[List[float]]:
 
 
 def run(watch: Watch, now: List[float], store: Counts, reads: Any) -> Epoch:
-    "Time an epoch with a batch per pair of hits and misses: a second of waiting each, then two of computing."
+    "Time an epoch of one batch per pair of hits and misses: one second of waiting each, then two of computing."
 
     def batches() -> Iterator[int]:
         for i, (hits, misses) in enumerate(reads):
@@ -65,7 +65,7 @@ def test_seconds_and_reads_go_to_their_step(now: List[float]) -> None:
     assert epoch.steps == [Step(1.0, 2.0, True, 0, 6), Step(1.0, 2.0, True, 4, 8)]
     assert (epoch.seconds, epoch.wait, epoch.compute) == (6.0, 2.0, 4.0)
     assert epoch.data_wait == pytest.approx(100 / 3)
-    store.hits += 100  # by somebody else, between two epochs
+    store.hits += 100  # by another reader, between two epochs
     assert run(watch, now, store, [(3, 0)]).steps == [Step(1.0, 2.0, True, 10, 8)]
 
 
@@ -85,7 +85,7 @@ def test_an_epoch_without_steps_and_seconds(now: List[float]) -> None:
     assert watch.warm() is None
 
 
-def test_a_loaders_end_counts_as_waiting(now: List[float]) -> None:
+def test_the_end_of_a_loader_counts_as_waiting(now: List[float]) -> None:
     def batches() -> Iterator[int]:
         yield 1
         now[0] += 5.0  # workers end
@@ -118,7 +118,7 @@ FILLS, HITS = [(0, 3)] * 4, [(3, 0)] * 4
         ([HITS, HITS], True, 0.0),
         ([FILLS, HITS], None, 1.0),  # the last epoch missed nothing
         ([FILLS, FILLS], None, None),
-        ([FILLS], None, None),  # one epoch does not tell
+        ([FILLS], None, None),  # unknown after one epoch
         ([FILLS, HITS], False, None),
         ([FILLS[:2] + HITS[:2], HITS], True, 0.5),
         ([[(0, 0)] * 4], True, None),  # opens nothing
@@ -134,7 +134,7 @@ def test_when_the_cache_became_warm(now: List[float], epochs: Any, cached: Optio
     assert watch.warm() == wanted  # without the data
 
 
-def test_without_a_store_nothing_gets_warm(now: List[float]) -> None:
+def test_data_without_a_store_is_never_warm(now: List[float]) -> None:
     watch = Watch(Data(cached=True))
     run(watch, now, Counts(), HITS)
     assert watch.warm() is None and not watch.in_memory
@@ -184,17 +184,17 @@ def test_on_a_gpu_nothing_is_synchronised_before_the_epoch_is_over(
     batches = watch.timed(range(5), True)
     for i in batches:
         assert Event.waited == 0
-        if i == 3:  # the GPU has come to the end of the second step
+        if i == 3:  # the GPU has finished the second step
             for event in Event.made[:6]:
                 event.known = True
     assert Event.waited == 0 and len(watch.steps) == 2
     epoch = watch.end()
     assert [(step.wait, step.compute) for step in epoch.steps] == [(1.5, 1.5)] * 5
     assert epoch.ending == 1.5
-    copy.deepcopy(watch)  # it keeps no event, which could not be copied
+    copy.deepcopy(watch)  # it holds no event: events can't be copied
 
 
-def test_a_gpus_clock_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_gpu_clock_is_used_only_if_there_is_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert type(clock_for(torch.device("cuda"))) is HostClock
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
@@ -206,7 +206,7 @@ def test_a_gpus_clock_only_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(("warm", "place"), [(0.0, -0.5), (1.0, 0.5), (1.25, 0.8), (1.5, 1.0)])
-def test_the_line_where_the_cache_became_warm(warm: float, place: float) -> None:
+def test_a_line_marks_when_the_cache_became_warm(warm: float, place: float) -> None:
     axes = matplotlib.pyplot.figure().add_subplot()
     draw_epochs(axes, [Epoch([Step(1.0, 3.0, True, 0, 0)], 4.0)] * 3, warm)
     assert axes.lines[0].get_xdata()[0] == pytest.approx(place)
@@ -214,7 +214,7 @@ def test_the_line_where_the_cache_became_warm(warm: float, place: float) -> None
     matplotlib.pyplot.close("all")
 
 
-def test_many_epochs_have_no_numbers() -> None:
+def test_many_epochs_are_drawn_without_percentages() -> None:
     axes = matplotlib.pyplot.figure().add_subplot()
     draw_epochs(axes, [Epoch([], 1.0)] * 13)
     assert not axes.texts and not axes.lines
