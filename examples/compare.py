@@ -1,6 +1,6 @@
-"""Draw the picture of the README: one training with fastai's list, with ours, and with transforms a batch at a time.
+"""Draw the plot of the README: train with fastai's list, with memlist's, and with transforms applied per batch.
 
-`python examples/compare.py --out examples/waiting.svg` runs the three on crops of photographs, in turns.
+`python examples/compare.py --out examples/waiting.svg` runs the three in turns on crops of photographs.
 `python examples/compare.py FOLDER` takes your own pictures, in one subfolder per class.
 """
 
@@ -28,7 +28,7 @@ def main():
     parser.add_argument("--out", type=Path, default=Path(gettempdir()) / "memlist-waiting.svg", help="where to draw it")
     args = parser.parse_args()
     matplotlib.use("Agg")
-    matplotlib.rcParams["svg.hashsalt"] = "memlist"  # the same file for the same seconds
+    matplotlib.rcParams["svg.hashsalt"] = "memlist"  # the same timings give the same file
 
     with pictures.folder_for("compare") as made:
         folder = args.folder or made

@@ -1,4 +1,4 @@
-"""Train one classifier twice, from files and from RAM: the same losses to the last bit, and where the time goes.
+"""Train one classifier twice, from files and from RAM: compare the losses, which are identical, and the times.
 
 `python examples/demo.py` takes scikit-learn's handwritten digits, written out as PNG files.
 `python examples/demo.py FOLDER` takes your own pictures, in one subfolder per class.
@@ -91,7 +91,7 @@ def train(data, epochs):
 
 
 def warm(values):
-    "Return the median of the epochs after the first, in which torch sets things up."
+    "Return the median of all epochs but the first, in which torch sets things up."
     return median(values[1:] or values)
 
 

@@ -3,7 +3,7 @@
     torchrun --nproc_per_node=2 examples/distributed.py FOLDER CACHE_FILE [--epochs 2]
 
 Every rank names the same file, which holds the decoded images once, for all ranks and workers, and for the next run.
-With several machines, each has a file of its own on a local disk. torch.distributed does the rest.
+With several machines, each needs its own file on a local disk. torch.distributed does the rest.
 On GPUs, fastai's own `learn.to_distributed(local_rank)` does what `distribute` does here.
 """
 
@@ -26,7 +26,7 @@ from memlist import MemoryImageList
 
 
 class NewOrderEveryEpoch(Callback):
-    "Give every epoch an order of its own: without this, a DistributedSampler repeats the first one."
+    "Shuffle again in every epoch: without this, a DistributedSampler repeats the first order."
 
     def __init__(self, sampler: DistributedSampler) -> None:
         self.sampler = sampler

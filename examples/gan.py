@@ -1,7 +1,7 @@
 """Train a Wasserstein GAN on handwritten digits: the inputs are noise, the images are the targets.
 
-The first run uses `MemoryGANItemList`, the second one fastai's own `GANItemList` with in-memory labels. Both are lists
-over one folder and so share one store: the second run decodes nothing.
+The first run uses `MemoryGANItemList`, the second one fastai's own `GANItemList` with in-memory labels. Both lists are
+over the same folder, so they share a store: the second run decodes nothing.
 """
 
 import argparse
@@ -68,7 +68,7 @@ def main():
         sheet(learn, args.out)
         print(f"  generated images: {args.out}")
 
-        # fastai's own list works just as well with in-memory labels; `load_data` finds them behind the noise.
+        # fastai's own list works just as well with in-memory labels; `load_data` finds and loads them.
         noise = GANItemList.from_folder(folder, noise_sz=NOISE)
         lists = noise.split_none().label_from_func(noop, label_cls=MemoryImageLabelList, convert_mode="L")
         data = bunch(lists.load_data(progress=False))

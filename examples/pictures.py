@@ -40,8 +40,8 @@ def digits(folder, size, most=None):
 
 
 def crops(folder, size, most, factor=2):
-    """Write `most` random crops of eight photographs: `folder/high/0042.png`, and the same `factor` times smaller as
-    a poor JPEG in `folder/low`.
+    """Write `most` random crops of eight photographs: `folder/high/0042.png`, and copies that are `factor` times
+    smaller, as JPEGs of low quality, in `folder/low`.
     """
     from skimage import data
     from sklearn.datasets import load_sample_images
@@ -59,7 +59,7 @@ def crops(folder, size, most, factor=2):
 def photographs(folder, size, most, quality=90):
     """Write `most` square crops of eight photographs, at random scales, as JPEGs: `folder/coffee/coffee_0042.jpg`.
 
-    Folder and name say which photograph a crop was cut from, which a classifier can learn.
+    The folder and the name give the photograph that a crop was cut from: the class that a classifier learns.
     """
     from skimage import data
     from sklearn.datasets import load_sample_images
@@ -123,7 +123,7 @@ class NoBar:
 
 
 def no_bars():
-    "Let fastai train without bars and tables, which fill a log with garbage: it looks both names up in this module."
+    "Let fastai train without progress bars and tables, which clutter a log: it looks both names up in `basic_train`."
     from fastai import basic_train
 
     basic_train.master_bar = basic_train.progress_bar = NoBar

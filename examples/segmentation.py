@@ -1,6 +1,6 @@
 """Segment coins and print from their background, with pictures and masks in one store.
 
-The masks hold one class per pixel and are kept as the bytes that they are on disk.
+The masks hold one class per pixel and are cached at one byte per pixel.
 """
 
 import argparse

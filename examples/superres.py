@@ -1,7 +1,7 @@
-"""Make photographs of small JPEGs: super-resolution, first with a loss over pixels, then as a GAN.
+"""Enlarge small JPEGs to photographs: super-resolution, first with a loss over pixels, then as a GAN.
 
-Inputs and targets are images, and every list here is over one folder and so uses one store: each file is decoded once,
-however many lists, roles and sizes need it.
+Inputs and targets are images. All lists are over one folder, so they share a store: each file is decoded once,
+however many lists use it and at however many sizes.
 """
 
 import argparse
@@ -76,8 +76,8 @@ def main():
         print(f"{len(lists.train)} pairs to train on, {len(lists.valid)} to validate: {info.cached} of", end=" ")
         print(f"{info.total} images loaded, {pictures.size_of(info.nbytes)}.")
 
-        # The store keeps what the files hold; transforms decide the sizes. Both images of a pair have one size (the
-        # input is enlarged, a random flip is the same for both), or with `transform_y` each has its own.
+        # The store keeps images at the size of their files; transforms resize them. Both images of a pair get one size
+        # (the input is enlarged, and a random flip is the same for both); with `transform_y` each gets its own.
         x, y = bunch(pairs(folder).transform(size=SIZE // 2).transform_y(size=SIZE)).one_batch()
         print(f"transform_y: inputs {tuple(x.shape[-2:])}, targets {tuple(y.shape[-2:])}.")
         data = bunch(lists.transform(get_transforms(max_warp=0), size=SIZE, tfm_y=True))
