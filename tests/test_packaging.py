@@ -148,7 +148,7 @@ def test_the_sdist_holds_the_repository(built: Built) -> None:
     assert built.tracked - names == LEFT_OUT & built.tracked
 
 
-def test_metadata(built: Built) -> None:
+def test_the_metadata_is_complete(built: Built) -> None:
     about = built.metadata()
     assert (about["Name"], about["Version"]) == ("memlist", memlist.__version__)
     assert (about["Author"], about["License"]) == ("The memlist authors", "Apache-2.0")

@@ -123,7 +123,7 @@ def test_images_that_are_not_kept_have_a_reason() -> None:
 
 @pytest.mark.parametrize("n_workers", [0, 2])
 @pytest.mark.parametrize("user_code", [False, True])
-def test_work_is_done_once_and_counted(n_workers: int, user_code: bool, capsys: Any) -> None:
+def test_each_item_is_decoded_once_and_counted(n_workers: int, user_code: bool, capsys: Any) -> None:
     images = ImageCache(ImageStore(), Squares())
     work = Work("squares", images, [*range(1, 12), 5, 13], user_code)
     with pytest.warns(UserWarning, match="squares: 13 is not kept in memory, because it is unlucky"):

@@ -49,7 +49,7 @@ def test_a_log_gets_plain_lines(tmp_path: Path) -> None:
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]|█", done.stdout), done.stdout
     assert "40 images, about 1.2 MB decoded" in lines[0]
     assert re.fullmatch(r"load_data: 40 images, 0\.00 GB, \d+ images/s, [\d.]+ s in all", lines[1]), lines[1]
-    assert len(lines) == 2  # it was done before the first line was due
+    assert len(lines) == 2  # loading ended before the first line was due
 
 
 def test_a_log_gets_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
@@ -260,7 +260,7 @@ def test_a_notebook_gets_a_bar_and_a_table(tmp_path: Path) -> None:
     tables = [out.data["text/html"] for out in compared if out.output_type == "execute_result"]
     assert len(pictures) == 1 and len(tables) == 1
     assert Text(tables[0]).text[:2] == ["ImageList", "MemoryImageList"]
-    assert "train_loss" not in str(compared)  # the tables of the single epochs are not shown
+    assert "train_loss" not in str(compared)  # tables of single epochs are not shown
     assert "data_wait" in str(waited) and [out for out in waited if "image/png" in out.get("data", {})]
     assert said[0].data["text/plain"].splitlines()[0].split() == ["epoch", "seconds", "waiting", "data_wait"]
 
@@ -286,7 +286,7 @@ def test_cache_info_is_formatted() -> None:
     Text(empty._repr_html_())
 
 
-def test_percentages_of_hundredths_are_exact() -> None:
+def test_whole_percentages_are_exact() -> None:
     for hundredths in range(101):
         info = m.CacheInfo(hundredths, 100, 0, 0, hundredths, 100 - hundredths)
         assert f"({hundredths} %)" in str(info).splitlines()[0] and f"({hundredths} %)" in str(info).splitlines()[2]

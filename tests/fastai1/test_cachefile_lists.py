@@ -335,7 +335,7 @@ def test_purge_returns_the_memory_and_keeps_the_file(tmp_path: Path, opens: Open
     assert m.MemoryImageList.from_folder(folder, cache_file=tmp_path / "cache").cache_info().cached >= 50
 
 
-def test_the_command(photos: Path, tmp_path: Path, capsys: Any) -> None:
+def test_the_command_runs_its_subcommands_and_reports_errors(photos: Path, tmp_path: Path, capsys: Any) -> None:
     file = str(tmp_path / "cache")
     m.MemoryImageList.from_folder(photos, cache_file=file).load_data(progress=False)
 

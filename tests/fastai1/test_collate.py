@@ -158,8 +158,8 @@ def by_letter(path: Any) -> str:
     return Path(path).parent.name
 
 
-def test_modes_and_channels(formats: Path, schedule: str) -> None:
-    "Images of one, three and four channels equal stock's, in bytes and in wider types, from any format."
+def test_all_modes_and_channels_equal_stock(formats: Path, schedule: str) -> None:
+    "Images have one, three or four channels, in bytes or in wider types, and come from any format."
     for mode in ("L", "RGB", "RGBA", "1", "F", "I"):
         made = [
             lambda cls=cls, mode=mode: (
@@ -211,7 +211,7 @@ def test_batches_of_a_custom_open_equal_stock(pair: Any, photos: Path, schedule:
         assert_same_epochs(*bunches(*(classification(cls, photos) for cls in pair)))
 
 
-def test_presize_and_after_open(photos: Path, schedule: str) -> None:
+def test_presized_batches_equal_stock(photos: Path, schedule: str) -> None:
     made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
     for data in made:
         data.presize(20)
@@ -236,8 +236,8 @@ def test_cold_and_warm_epochs_are_equal(photos: Path, schedule: str) -> None:
         assert_close(one, other)
 
 
-def test_grey_images_and_statistics_of_three_channels(photos: Path, schedule: str) -> None:
-    "Stock broadcasts: statistics of three channels turn a batch of one channel into one of three."
+def test_statistics_of_three_channels_broadcast_grey_images(photos: Path, schedule: str) -> None:
+    "As in stock, statistics of three channels turn a batch of one channel into one of three."
     made = bunches(
         *(
             lambda cls=cls: (  # type: ignore[misc]
@@ -310,8 +310,8 @@ def test_a_bad_file_raises_what_stock_raises(photos: Path) -> None:
             list(data.fix_dl)
 
 
-def test_purging_while_batches_are_made(photos: Path) -> None:
-    "Every pixel equals stock's while another process purges in a loop."
+def test_batches_equal_stock_while_another_process_purges(photos: Path) -> None:
+    "The other process purges in a loop."
     ours, stock = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)), num_workers=2)
     wanted = []
     for k in range(6):

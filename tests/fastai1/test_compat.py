@@ -171,7 +171,7 @@ def boxed(folder: Path, counts: list[int], make: Callable[[Any], Any], tfms: Any
 
 @pytest.mark.parametrize("make", [list, torch.tensor])
 @pytest.mark.parametrize("counts", [[1, 2, 3, 1, 2, 3, 1, 2, 3, 3], [1] * 10, [3] * 10])
-def test_boxes(folder: Path, counts: list[int], make: Callable[[Any], Any]) -> None:
+def test_boxes_keep_their_coordinates_and_labels(folder: Path, counts: list[int], make: Callable[[Any], Any]) -> None:
     data = boxed(folder, counts, make)
     for item, count in zip(data.train_ds.y, counts[2:]):
         found, labels = item.data
@@ -184,14 +184,14 @@ def test_boxes(folder: Path, counts: list[int], make: Callable[[Any], Any]) -> N
     data.show_batch(2)
 
 
-def test_boxes_in_an_array_of_objects() -> None:
+def test_boxes_may_be_in_an_array_of_objects() -> None:
     box = np.empty(1, dtype=object)
     box[0] = [1, 2, 9, 12]
     found, _ = ImageBBox.create(SIZE, SIZE, box, labels=[0], classes=["x"]).data
     assert torch.allclose((found + 1) * SIZE / 2, torch.tensor([[1.0, 2.0, 9.0, 12.0]]))
 
 
-def test_boxes_with_the_default_transforms(folder: Path) -> None:
+def test_boxes_work_with_the_default_transforms(folder: Path) -> None:
     data = boxed(folder, [1, 2, 3, 1, 2, 3, 1, 2, 3, 3], list, transform.get_transforms(p_affine=1.0))
     assert data.one_batch()[0].shape == (8, 3, SIZE, SIZE)
 
@@ -201,7 +201,7 @@ def test_one_hot_columns_can_be_decoded() -> None:
     assert decoded.tolist() == [["b"], ["a", "b"]]
 
 
-def test_segmentation_heat_map(folder: Path, tmp_path: Path) -> None:
+def test_a_heat_map_of_a_segmentation_can_be_shown(folder: Path, tmp_path: Path) -> None:
     write_images(tmp_path / "masks", high=2, mode="L")
     listed = SegmentationItemList(paths(folder), path=folder).split_by_idx([0, 1])
     labelled = listed.label_from_func(lambda p: tmp_path / "masks" / p.name, classes=["ground", "thing"])
@@ -216,7 +216,7 @@ def test_segmentation_heat_map(folder: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
 @pytest.mark.parametrize("tfms", [False, True])
-def test_points_of_equal_shape(folder: Path, dtype: torch.dtype, tfms: bool) -> None:
+def test_points_of_equal_shape_keep_their_coordinates(folder: Path, dtype: torch.dtype, tfms: bool) -> None:
     points = {path: torch.tensor([[3 + i, 4], [20, 16]], dtype=dtype) for i, path in enumerate(paths(folder))}
     listed = PointsItemList(paths(folder), path=folder).split_by_idx([0, 1])
     labelled = listed.label_from_func(lambda path: points[path])
@@ -238,7 +238,7 @@ def test_points_of_other_shapes_stay_tensors(folder: Path) -> None:
     assert [len(y.data) for y in labelled.train.y] == [1, 2] * 4
 
 
-def test_scale_flow_there_and_back() -> None:
+def test_scale_flow_can_be_reversed() -> None:
     given = torch.tensor([[3.0, 4.0], [20.0, 16.0]])
     scaled = image.scale_flow(FlowField((SIZE, SIZE), given))
     assert torch.allclose(image.scale_flow(scaled, to_unit=False).flow, given)
@@ -256,7 +256,7 @@ WARPS = {
 
 
 @pytest.mark.parametrize("name", list(WARPS))
-def test_warps_and_rotation(folder: Path, name: str) -> None:
+def test_warps_draw_random_numbers_only_when_chosen(folder: Path, name: str) -> None:
     original = open_image(folder / NAMES[0])
     tfm = WARPS[name]()
     random.seed(1)
@@ -284,7 +284,7 @@ def test_warps_are_solved_to_float32_accuracy() -> None:
         assert np.abs(found - exact).max() < 2e-6
 
 
-def test_training_with_the_default_transforms(folder: Path) -> None:
+def test_a_learner_trains_with_the_default_transforms(folder: Path) -> None:
     learn = Learner(bunch(folder, transform.get_transforms(p_affine=1.0)), model(), silent=True)
     learn.fit(1)
     assert learn.TTA()[0].shape == (4, 2)
@@ -320,7 +320,7 @@ def test_learner_loads_weights_and_optimizer(folder: Path) -> None:
         second.load(file)
 
 
-def test_lr_find(folder: Path) -> None:
+def test_lr_find_restores_the_weights(folder: Path) -> None:
     learn = Learner(bunch(folder), model(), silent=True)
     learn.fit_one_cycle(1)  # it leaves NumPy numbers in the optimizer, and so in what lr_find saves and loads
     before = [p.detach().clone() for p in learn.model.parameters()]
@@ -329,7 +329,7 @@ def test_lr_find(folder: Path) -> None:
     learn.recorder.plot(skip_start=0, skip_end=1)
 
 
-def test_load_learner(folder: Path) -> None:
+def test_load_learner_gives_the_same_predictions(folder: Path) -> None:
     learn = Learner(bunch(folder).normalize(), model(), silent=True)
     learn.export()
     loaded = load_learner(folder, num_workers=0)
@@ -337,26 +337,26 @@ def test_load_learner(folder: Path) -> None:
     assert torch.equal(learn.predict(picture)[2], loaded.predict(picture)[2])
 
 
-def test_learner_purge(folder: Path) -> None:
+def test_a_learner_can_train_after_purge(folder: Path) -> None:
     learn = Learner(bunch(folder), model(), silent=True)
     learn.fit(1)
     learn.purge(clear_opt=False)
     learn.fit(1)
 
 
-def test_load_data(folder: Path) -> None:
+def test_load_data_loads_the_same_pixels(folder: Path) -> None:
     data = bunch(folder)
     data.save()
     loaded = load_data(folder, bs=2, num_workers=0)
     assert torch.equal(loaded.train_ds[0][0].px, data.train_ds[0][0].px)
 
 
-def test_load_empty(folder: Path) -> None:
+def test_load_empty_keeps_the_classes(folder: Path) -> None:
     bunch(folder).export("empty.pkl")
     assert LabelLists.load_empty(folder, "empty.pkl").valid.y.classes == ["a", "b"]
 
 
-def test_loading_a_gan(folder: Path) -> None:
+def test_a_gan_can_be_saved_and_loaded(folder: Path) -> None:
     listed = GANItemList.from_folder(folder, noise_sz=4).split_none().label_from_func(lambda path: path)
     data = listed.transform([[], []], size=SIZE, tfm_y=True).databunch(bs=4, num_workers=0)
     generator = basic_generator(SIZE, 3, noise_sz=4, n_features=4)
@@ -382,7 +382,7 @@ def test_other_callers_are_still_refused(folder: Path) -> None:
 # --- guessed_delimiter -----------------------------------------------------------------------------------
 
 
-def test_from_csv_with_a_single_column(folder: Path) -> None:
+def test_from_csv_reads_a_single_column(folder: Path) -> None:
     (folder / "names.csv").write_text("name\n" + "".join(f"{name}\n" for name in NAMES))
     listed = ImageList.from_csv(folder, "names.csv")
     assert [Path(item).name for item in listed.items] == NAMES
@@ -390,7 +390,7 @@ def test_from_csv_with_a_single_column(folder: Path) -> None:
     assert ItemList.from_csv(folder, "names.csv").items.tolist() == NAMES
 
 
-def test_from_csv_with_a_delimiter(folder: Path) -> None:
+def test_from_csv_reads_another_delimiter(folder: Path) -> None:
     (folder / "labels.csv").write_text("name;tags\n" + "".join(f"{name};a b\n" for name in NAMES))
     listed = ImageList.from_csv(folder, "labels.csv", delimiter=";")
     assert list(listed.inner_df.columns) == ["name", "tags"]
@@ -398,7 +398,7 @@ def test_from_csv_with_a_delimiter(folder: Path) -> None:
     assert data.classes == ["a", "b"]
 
 
-def test_image_data_bunch_from_csv(folder: Path) -> None:
+def test_an_image_data_bunch_reads_labels_from_csv(folder: Path) -> None:
     (folder / "labels.csv").write_text("name,label\n" + "".join(f"{name},x {name[1]}\n" for name in NAMES))
     data = ImageDataBunch.from_csv(folder, valid_pct=0.2, bs=2, num_workers=0)
     assert set(data.classes) <= {f"x {i}" for i in range(10)}
@@ -407,7 +407,7 @@ def test_image_data_bunch_from_csv(folder: Path) -> None:
 # --- nonzero_of_scalars, and charts that need no repair -------------------------------------------------
 
 
-def test_charts_of_a_classifier(folder: Path) -> None:
+def test_charts_of_a_classifier_are_drawn(folder: Path) -> None:
     learn = Learner(bunch(folder), model(), silent=True)
     learn.fit(1)
     interpretation = learn.interpret()

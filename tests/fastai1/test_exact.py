@@ -113,8 +113,8 @@ def bunch(lists: Any, name: str, workers: int, tfms: bool) -> Any:
 
 
 @pytest.mark.parametrize("name", list(TWINS))
-def test_every_batch_without_workers(name: str, formats: Path) -> None:
-    "Batches equal stock's with the default random transforms, under one seed."
+def test_every_batch_without_workers_equals_stock(name: str, formats: Path) -> None:
+    "Transforms are fastai's default random ones, under one seed."
     ours, stock = both(name, formats, "RGB")
     assert_same_bunches(bunch(ours, name, 0, True), bunch(stock, name, 0, True))
 
@@ -143,7 +143,7 @@ def assert_hits_from_now_on(data: Any) -> None:
     ("name", "mode"),
     sampled([("classification", "RGBA"), ("GAN, stock inputs", "RGB"), ("segmentation", "L"), ("boxes", "RGB")]),
 )
-def test_every_batch_with_forked_workers(name: str, mode: str, formats: Path) -> None:
+def test_every_batch_with_forked_workers_equals_stock(name: str, mode: str, formats: Path) -> None:
     ours, stock = (bunch(lists, name, 2, True) for lists in both(name, formats, mode))
     assert_same_bunches(ours, stock)
     assert_hits_from_now_on(ours)
@@ -158,10 +158,10 @@ def spawn() -> Iterator[None]:
 
 
 @pytest.mark.parametrize(("name", "mode"), sampled([("image to image", "RGBA")]))
-def test_every_batch_with_spawned_workers(name: str, mode: str, formats: Path, spawn: None) -> None:
-    """Batches equal stock's without random transforms, which can't be pickled.
+def test_every_batch_with_spawned_workers_equals_stock(name: str, mode: str, formats: Path, spawn: None) -> None:
+    """There are no random transforms, which can't be pickled, so stock's batches are made without workers.
 
-    So stock needs no workers to make the same batches. A spawned worker takes seconds to start: the sample is small.
+    A spawned worker takes seconds to start, hence the small sample.
     """
     ours, stock = both(name, formats, mode)
     ours, stock = bunch(ours, name, 2, False), bunch(stock, name, 0, False)
@@ -270,20 +270,20 @@ def test_after_open_runs_on_every_read(after: str, mode: str, formats: Path) -> 
         assert info.cached == info.total and info.hits == 3 * info.total
 
 
-def test_presize_and_pre_transform(photos: Path) -> None:
+def test_presized_batches_equal_stock(photos: Path) -> None:
     ours, stock = (
         cls.from_folder(photos, presort=True).split_by_idx([1, 2, 3]).label_from_folder().presize(16, 4)
         for cls in (m.MemoryImageList, ImageList)
     )
     ours, stock = (lists.databunch(bs=4, num_workers=0, no_check=True) for lists in (ours, stock))
     assert_same_bunches(ours, stock, epochs=3)
-    # Presized again, over the same decoded images.
+    # Presize again, using the same decoded images.
     ours, stock = (data.presize(20, 4) for data in (ours, stock))
     assert_same_bunches(ours, stock, epochs=2)
     assert ours.load_data(progress=False).cache_info().misses == 24
 
 
-def test_mixed_lists_with_one_part_in_memory(photos: Path) -> None:
+def test_mixed_lists_may_have_one_part_in_memory(photos: Path) -> None:
     def mixed(cls: type) -> Any:
         parts = [c.from_folder(photos, presort=True, convert_mode=mode) for c, mode in ((cls, "RGB"), (ImageList, "L"))]
         lists = MixedItemList(parts, path=photos, inner_df=None).split_by_idx([0, 1])
@@ -312,7 +312,7 @@ def test_changes_by_a_caller_do_not_affect_the_next_read(photos: Path) -> None:
         assert_same_item(ours[i], stock[i])
 
 
-def test_normalize_and_stats(photos: Path) -> None:
+def test_normalised_batches_equal_stock(photos: Path) -> None:
     ours, stock = (
         cls.from_folder(photos, presort=True).split_by_idx([0]).label_from_folder().transform(size=16)
         for cls in (m.MemoryImageList, ImageList)

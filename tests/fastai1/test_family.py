@@ -283,7 +283,7 @@ def test_attributes_that_get_sets_are_part_of_the_key(numbers: Path) -> None:
             for i in range(12):
                 assert_same_item(il[i], stock[i])
     assert il.cache_info()[:2] == (0, 12) and not il.loaded
-    assert il.cache_info().nbytes < 12 * 300  # notes on what `get` opened, but no pixels
+    assert il.cache_info().nbytes < 12 * 300  # records of which items `get` opened, but no pixels
     held = Holding.from_folder(numbers, presort=True)
     with pytest.warns(UserWarning, match=r"Holding.get sets self.calls, self.held to something else"):
         for i in range(12):
@@ -1320,7 +1320,7 @@ def test_a_local_image_class_is_found_by_another_process(numbers: Path) -> None:
 
 
 def test_a_new_list_checks_each_file_once(numbers: Path, monkeypatch: Any) -> None:
-    "Promise 11: the process that reads a file first checks it for all processes."
+    "Promise 11: a new list checks a file at the first read, and all lists see the result."
     older = loaded(m.MemoryImageList, numbers)
     changed, gone = older.items[3], older.items[5]
     old = older[3].px

@@ -41,7 +41,7 @@ def bunch(cls: Any, folder: Path, workers: int = 2, **kwargs: Any) -> Any:
 
 
 @pytest.mark.parametrize("named", [False, True])
-def test_workers_killed_while_they_fill(tmp_path: Path, named: bool) -> None:
+def test_workers_may_be_killed_while_they_fill(tmp_path: Path, named: bool) -> None:
     "200 workers are killed, at random lines or at random moments."
     folder, draw = many(tmp_path / "many", 40, 60), random.Random(named)
     kwargs = {"cache_file": tmp_path / "cache"} if named else {}
@@ -75,7 +75,7 @@ def test_workers_killed_while_they_fill(tmp_path: Path, named: bool) -> None:
         assert_same_item(ours[i], want[i])
 
 
-def test_main_processes_killed_in_load_data(tmp_path: Path) -> None:
+def test_main_processes_may_be_killed_in_load_data(tmp_path: Path) -> None:
     "50 processes are killed; the cache file is opened again each time, and serves the right pixels."
     folder, draw = many(tmp_path / "many", 60, 60), random.Random(0)
     stock = lists(ImageList, folder)
@@ -142,7 +142,7 @@ def test_a_cache_file_is_usable_after_its_main_process_is_killed(tmp_path: Path)
 
 @pytest.mark.parametrize("named", [False, True])
 @pytest.mark.parametrize("workers", [0, 2])
-def test_ctrl_c_in_fit(tmp_path: Path, workers: int, named: bool) -> None:
+def test_ctrl_c_in_fit_leaves_a_usable_cache(tmp_path: Path, workers: int, named: bool) -> None:
     folder = many(tmp_path / "many", 40, 32)
     kwargs = {"cache_file": tmp_path / "cache"} if named else {}
     data = bunch(m.MemoryImageList, folder, workers, **kwargs)
@@ -199,7 +199,7 @@ def test_changed_sources_are_noticed_by_load_data(tmp_path: Path, how: str, name
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: Any) -> None:
+def test_training_goes_on_if_the_disk_of_the_cache_file_is_full(tmp_path: Path, workers: int, capsys: Any) -> None:
     folder = many(tmp_path / "many", 60, 200)  # 7.2 MB decoded
     with small_disk(tmp_path / "disk", "3m") as disk:
         data = bunch(m.MemoryImageList, folder, workers, cache_file=disk / "cache")
@@ -214,7 +214,7 @@ def test_a_full_disk_under_the_cache_file(tmp_path: Path, workers: int, capsys: 
             assert_same_bunches(data, stock)
         # Another file takes the rest of the disk: punched holes can't be filled again, which must not raise SIGBUS.
         images = data.train_ds.x.store
-        images._budget.available = lambda: 1 << 40  # so that it is the disk that refuses
+        images._budget.available = lambda: 1 << 40  # so that only the disk can refuse
         assert data.purge(file=True) > 0
         with contextlib.suppress(OSError), open(disk / "other", "wb", buffering=0) as other:
             while True:
@@ -311,7 +311,7 @@ def memory_cgroup(limit: int) -> Iterator[Path]:
 
 
 @pytest.mark.parametrize("how", ["load", "lazy"])
-def test_under_a_real_cgroup_limit(tmp_path: Path, how: str) -> None:
+def test_filling_stops_below_a_real_cgroup_limit(tmp_path: Path, how: str) -> None:
     "1.1 GB decoded, in a container of 2 GB: the fill stops before the kernel kills, and training goes on from disk."
     folder = tmp_path / "many"
     folder.mkdir()
@@ -361,7 +361,7 @@ def test_under_ulimit_v_and_f_training_goes_on(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("epochs", [25, pytest.param(200, marks=pytest.mark.full)])
 @pytest.mark.parametrize("named", [False, True])
-def test_many_epochs_with_workers_and_a_lazy_fill(tmp_path: Path, epochs: int, named: bool) -> None:
+def test_many_epochs_with_workers_leak_nothing(tmp_path: Path, epochs: int, named: bool) -> None:
     "Memory, descriptors and threads do not grow; the store is purged and refilled every tenth epoch."
     folder = many(tmp_path / "many", 40, 64)
     kwargs = {"cache_file": tmp_path / "cache"} if named else {}

@@ -97,7 +97,7 @@ def test_an_attribute_that_is_set_later_starts_an_empty_store(folder: Path) -> N
     assert read(parts[0]) == read(parts[1]) and parts[0].store is before  # it still has its old window
     for il in (ours, stock):
         il.window = (40, 80)
-    assert ours.loaded  # the same value changes nothing
+    assert ours.loaded  # setting the same value changes nothing
 
 
 @pytest.mark.parametrize(("batch_tfms", "workers"), sampled([False, True], [0, 2], [(False, 2), (True, 0)]))

@@ -100,7 +100,7 @@ def test_spawned_workers_equal_stock(photos: Path) -> None:
 
 
 @pytest.mark.parametrize("moment", ["before", "after", "never", "targets too"])
-def test_normalize(photos: Path, moment: str, schedule: str) -> None:
+def test_normalised_batches_equal_stock(photos: Path, moment: str, schedule: str) -> None:
     "Batches are normalised as they are made, unless a transform comes before that or targets are normalised too."
 
     def halved(b: Any) -> Any:
@@ -132,7 +132,7 @@ def test_a_transform_may_be_removed_within_an_epoch(photos: Path) -> None:
         assert_near(one[0], other[0], 1e-3)
 
 
-def test_fit_predict_tta_and_interpretation(photos: Path, tmp_path: Path, schedule: str) -> None:
+def test_fit_predict_tta_and_interpretation_equal_stock(photos: Path, tmp_path: Path, schedule: str) -> None:
     "Losses, predictions, TTA, interpretation and `predict` equal stock's under the same seed."
     made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
     found = []
@@ -167,7 +167,7 @@ def test_fit_predict_tta_and_interpretation(photos: Path, tmp_path: Path, schedu
     assert (found[0][0] - found[1][0]).abs().max() < 1e-4
 
 
-def test_half_precision(photos: Path) -> None:
+def test_half_precision_equals_stock(photos: Path) -> None:
     "`to_fp16` adds a transform to the loaders; on a CPU that is all there is to test."
     made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
     for data in made:
@@ -180,7 +180,7 @@ def test_half_precision(photos: Path) -> None:
     assert (one[0].float() - other[0].float()).abs().max() < 4e-3
 
 
-def test_test_sets_export_save_and_copies(photos: Path, tmp_path: Path) -> None:
+def test_predictions_of_test_sets_exports_and_saved_data_equal_stock(photos: Path, tmp_path: Path) -> None:
     files = sorted(photos.rglob("*.jpg"))
     made = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
     found = []
@@ -268,7 +268,7 @@ def test_callers_may_change_and_keep_batches(photos: Path) -> None:
         assert_close(one, other)
 
 
-def test_mixup(photos: Path) -> None:
+def test_losses_with_mixup_equal_stock(photos: Path) -> None:
     "Losses equal stock's with a callback that mixes images."
     losses = []
     for data in bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList))):
@@ -279,7 +279,7 @@ def test_mixup(photos: Path) -> None:
     assert_near(losses[0], losses[1], 1e-4)
 
 
-def test_a_killed_worker_leaves_nothing_behind(photos: Path) -> None:
+def test_batches_equal_stock_after_a_process_is_killed(photos: Path) -> None:
     ours, stock = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)), num_workers=2)
 
     def die() -> None:

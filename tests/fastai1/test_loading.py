@@ -450,7 +450,7 @@ def test_lists_work_with_the_file_backing(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 @pytest.mark.parametrize("rounds", [5, pytest.param(40, marks=pytest.mark.full)])
-def test_purge_in_a_loop_under_live_workers(tmp_path: Path, rounds: int) -> None:
+def test_workers_read_the_right_pixels_while_a_loop_purges(tmp_path: Path, rounds: int) -> None:
     folder = many(tmp_path / "many", 60, 80)
     lists = m.MemoryImageList.from_folder(folder, presort=True).split_none().label_const(0)
     data = lists.transform(size=32).databunch(bs=4, num_workers=2, no_check=True)

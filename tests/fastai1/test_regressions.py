@@ -298,7 +298,7 @@ def test_a_record_that_cannot_be_replaced_is_not_served() -> None:
 
 
 def test_threads_of_two_processes_write_to_two_stores() -> None:
-    "The kernel takes locks of threads for locks of their process, and reports deadlocks that are none."
+    "The kernel attributes locks of threads to their process, and may report deadlocks that do not exist."
     stores = [m.ImageStore("200MB"), m.ImageStore("200MB")]
 
     def work(n: int, errors: List[BaseException]) -> None:

@@ -419,7 +419,7 @@ for how in ("fit", "callbacks", "callback_fns", "partial"):
     assert done.stdout.split("\n")[:4] == ["0 1"] * 4
 
 
-def test_export_and_destroy(photos: Path, tmp_path: Path) -> None:
+def test_export_may_destroy_the_learner_and_restores_callbacks_on_errors(photos: Path, tmp_path: Path) -> None:
     learn = learner(bunch(photos), path=tmp_path)
     learn.export("gone.pkl", destroy=True)
     assert (tmp_path / "gone.pkl").exists() and "Zombie" in type(learn).__name__
