@@ -112,6 +112,25 @@ def test_a_file_that_has_changed_is_decoded_again(files: List[Path]) -> None:
     assert np.array_equal(new.image, arrays(files)[3]) and not np.array_equal(old.image, new.image)
 
 
+def test_an_image_that_was_purged_while_it_was_made_is_not_served() -> None:
+    class Ones(Squares):
+        purges: List[Any] = []  # noqa: RUF012
+
+        def open(self, item: Any, keep: bool = True) -> Decoded:
+            return Decoded(np.ones(9000, np.uint8), (Piece(np.ones(9000, np.uint8)),))
+
+        def restore(self, records: Any) -> Any:
+            while self.purges:
+                self.purges.pop()()
+            return records[0].array.copy()
+
+    images = ImageCache(ImageStore(), Ones())
+    images.fetch(1)
+    Ones.purges.append(images.store.purge)
+    again = images.fetch(1)
+    assert again.outcome == KEPT and again.image.all() and images.fetch(1).image.all()
+
+
 def test_images_that_are_not_kept_have_a_reason() -> None:
     images = ImageCache(ImageStore(), Squares())
     assert images.fetch(13)[:4] == (169, NEVER, None, "it is unlucky") and len(images.store) == 0
