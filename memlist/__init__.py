@@ -32,39 +32,10 @@ if _installed("PIL"):
     __all__ += ["CacheInfo", "ImageLoadError"]
 
 if _installed("fastai", "basic_data.py"):  # fastai 1; fastai 2 has no such module
-    from .fastai1 import (
-        Comparison,
-        DataWait,
-        InMemory,
-        MemoryGANItemList,
-        MemoryImageDataBunch,
-        MemoryImageImageList,
-        MemoryImageLabelList,
-        MemoryImageList,
-        MemoryObjectItemList,
-        MemoryPointsItemList,
-        MemorySegmentationItemList,
-        MemorySegmentationLabelList,
-        compare,
-        compat,
-    )
+    from . import fastai1
+    from .fastai1 import *  # noqa: F403
 
-    __all__ += [
-        "Comparison",
-        "DataWait",
-        "InMemory",
-        "MemoryGANItemList",
-        "MemoryImageDataBunch",
-        "MemoryImageImageList",
-        "MemoryImageLabelList",
-        "MemoryImageList",
-        "MemoryObjectItemList",
-        "MemoryPointsItemList",
-        "MemorySegmentationItemList",
-        "MemorySegmentationLabelList",
-        "compare",
-        "compat",
-    ]
+    __all__ += fastai1.__all__
 
 for _name in __all__:  # pickles name the public classes so, wherever they live
     if isinstance(globals()[_name], type):
@@ -77,6 +48,6 @@ def __getattr__(name: str) -> object:
     "Return a module by its former name, or say which library a name needs."
     if name in former.MOVED:
         return sys.modules[f"memlist.{name}"]
-    if name in former.FASTAI1:
+    if name in former.FASTAI1 or name.startswith("Memory"):
         raise AttributeError(f"memlist.{name} needs fastai 1, which is not installed here: pip install 'fastai<2'")
     raise AttributeError(f"module 'memlist' has no attribute {name!r}")

@@ -32,21 +32,8 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "waiting": ("fastai1.waiting", "timing.epochs", "timing.clocks"),
 }
 
-#: Public names that need fastai 1.
-FASTAI1 = {"Comparison", "DataWait", "InMemory", "compare", "compat"} | {
-    f"Memory{name}"
-    for name in (
-        "GANItemList",
-        "ImageDataBunch",
-        "ImageImageList",
-        "ImageLabelList",
-        "ImageList",
-        "ObjectItemList",
-        "PointsItemList",
-        "SegmentationItemList",
-        "SegmentationLabelList",
-    )
-}
+#: Public names that need fastai 1, besides all that begin with "Memory".
+FASTAI1 = {"Comparison", "DataWait", "InMemory", "compare", "compat"}
 
 
 class Former(ModuleType):
