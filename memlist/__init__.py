@@ -1,7 +1,7 @@
 """memlist: decoded images in RAM, one copy for every worker.
 
-With fastai 1: swap `ImageList` for `MemoryImageList`, change nothing else, and get the same pixels, sooner. What needs
-a library that is not installed is left out: `memlist.store` works with NumPy and psutil alone.
+With fastai 1: swap `ImageList` for `MemoryImageList`, change nothing else, and get the same pixels, sooner. Names that
+need a library which is not installed are left out. `memlist.store` needs only NumPy and psutil.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["CacheFileError", "ImageStore"]
 
 
 def _installed(library: str, module: str = "__init__.py") -> bool:
-    "Return whether a library that has this module can be imported. Nothing is imported for it."
+    "Return whether `library` is installed and has this module, without importing it."
     try:
         spec = find_spec(library)
     except (ImportError, ValueError):
@@ -37,7 +37,7 @@ if _installed("fastai", "basic_data.py"):  # fastai 1; fastai 2 has no such modu
 
     __all__ += fastai1.__all__
 
-for _name in __all__:  # pickles name the public classes so, wherever they live
+for _name in __all__:  # so that pickles do not depend on where the public classes are defined
     if isinstance(globals()[_name], type):
         globals()[_name].__module__ = __name__
 

@@ -1,6 +1,6 @@
 """`python -m memlist`: look at a cache file, check and empty it, and plan what a folder of images will need.
 
-`info`, `check` and `purge` need NumPy and psutil. `plan` needs Pillow, too, and fastai 1 to measure how long loading
+`info`, `check` and `purge` need NumPy and psutil. `plan` also needs Pillow, and fastai 1 to measure how long loading
 takes. So everything else is imported only where it is used.
 """
 
@@ -20,11 +20,11 @@ from .store import ImageStore, cachefile, system
 from .store.budget import DEFAULT_SHARE, format_size
 from .store.layout import FORMAT
 
-# For an estimate, so many headers of a folder are read, and so many images are decoded.
+# How many headers are read, and how many images are decoded, for an estimate.
 HEADERS, DECODED = 2000, 48
 CHANNELS = 3
-# The packages whose versions matter, and their modules, which know best: torch's names its CUDA. numba is apart, since
-# importing it takes long and may fail.
+# Packages that a bug report lists, and the modules with their versions: torch's includes CUDA. numba is handled apart,
+# because importing it takes long and may fail.
 STACK = {"fastai": "fastai", "torch": "torch", "numpy": "numpy", "pillow": "PIL"}
 
 
@@ -43,7 +43,7 @@ def print_info(path: str) -> int:
 
 
 def print_problems(path: str, fix: bool) -> int:
-    "Print what is wrong with the cache file `path`; return 1 if anything is and stays so."
+    "Print what is wrong with the cache file `path`; return 1 if problems remain."
     store = _existing(path)
     problems = store.check(fix)
     for problem in problems:
@@ -105,7 +105,7 @@ def _images_under(folder: str) -> List[str]:
 
 
 def _bytes(size: Tuple[int, int], most: Optional[int]) -> int:
-    "Return what an image of this width and height takes decoded, in bytes."
+    "Return how many bytes a decoded image of this width and height takes."
     from .cache.decode import reduced
 
     width, height = reduced(size, most)
@@ -113,7 +113,7 @@ def _bytes(size: Tuple[int, int], most: Optional[int]) -> int:
 
 
 def _sizes(files: Sequence[str]) -> Tuple[List[Tuple[int, int]], int]:
-    "Return width and height of each of `files`, from its header, and how many have none."
+    "Return width and height of each of `files`, from its header, and how many can't be read."
     import PIL.Image
 
     found, bad = [], 0
@@ -127,7 +127,7 @@ def _sizes(files: Sequence[str]) -> Tuple[List[Tuple[int, int]], int]:
 
 
 def _loading_time(files: Sequence[str], most: Optional[int]) -> str:
-    "Say how long `load_data()` takes for `files`: measured on an even sample of them, with as many threads."
+    "Say how long `load_data()` takes for `files`, measured on an even sample of them."
     try:
         from .cache.progress import duration
         from .fastai1.lists import MemoryImageList
@@ -189,7 +189,7 @@ def _numba() -> str:
 
 
 class _Version(argparse.Action):
-    "Print the versions, which are looked up only then."
+    "Print the versions. They are looked up only when asked for."
 
     def __call__(self, parser: argparse.ArgumentParser, *args: Any) -> None:
         print(versions())
@@ -197,8 +197,8 @@ class _Version(argparse.Action):
 
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
-    "Run the command; return 0 for success, 1 for problems found, 2 for what can't be used."
-    codes = "Exits with 0; with 1 where check finds problems and leaves them; with 2 for what can't be used."
+    "Run the command; return 0 for success, 1 for problems found, 2 for unusable arguments or files."
+    codes = "Exit status: 0 for success; 1 if check finds problems and leaves them; 2 for unusable arguments or files."
     about = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m memlist", description=about, epilog=codes)
     parser.add_argument("--version", action=_Version, nargs=0, help="the versions that a bug report needs")

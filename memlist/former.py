@@ -1,4 +1,4 @@
-"""The modules of memlist 0.1 by their former names, which pickles that were saved then use."""
+"""Make the modules of memlist 0.1 importable by their former names, which old pickles use."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib import import_module
 from types import ModuleType
 from typing import Any, Dict, Tuple
 
-#: Former module, and the modules that have its names now.
+#: Former modules, and the modules that define their names now.
 MOVED: Dict[str, Tuple[str, ...]] = {
     "attach": ("fastai1.attach",),
     "backing": ("store.region", "store.lock", "store.descriptor", "store.trust"),
@@ -37,7 +37,7 @@ FASTAI1 = {"Comparison", "DataWait", "InMemory", "compare", "compat"}
 
 
 class Former(ModuleType):
-    "A module that has moved: looks its names up where they are now."
+    "A module that has moved. It looks up its names where they are defined now."
 
     def __init__(self, name: str, targets: Tuple[str, ...]) -> None:
         super().__init__(f"{__package__}.{name}", f"Moved to {' and '.join(targets)}.")
@@ -52,6 +52,6 @@ class Former(ModuleType):
 
 
 def install() -> None:
-    "Make the former modules importable; what they stand for is only imported when a name of it is asked for."
+    "Make the former modules importable. The new ones are imported only when a name is looked up."
     for name, targets in MOVED.items():
         sys.modules.setdefault(f"{__package__}.{name}", Former(name, targets))

@@ -1,11 +1,11 @@
 """Reuse the memory of batches once no tensor refers to it.
 
-`Buffers` is for batches that are made where they are used, `SharedBuffers` for those that a worker makes and sends,
-`NewMemory` for what is not worth reusing.
+`Buffers` is for batches that are used in the process that makes them, `SharedBuffers` for those that a worker makes and
+sends, `NewMemory` for memory that is not worth reusing.
 
-A batch of 64 float images of 224 × 224 is 39 MB. The C library asks the system for each block of that size and gives it
-back at once. The system then has to clear and map ten thousand pages for the next one, which can take as long as making
-the batch.
+A batch of 64 float images of 224 × 224 takes 39 MB. The C library gets each block of that size from the system, and
+returns it as soon as it is freed. For the next one the system has to clear and map ten thousand pages again, which can
+take as long as making the batch.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-# Tensors begin at multiples of this many bytes, for the sake of vector instructions.
+# Tensors begin at multiples of this many bytes, as vector instructions prefer.
 _ALIGN = 64
-# Free blocks to keep; a training loop has one batch in hand while the next is made.
+# Free blocks to keep; a training loop uses one batch while the next is made.
 KEPT = 2
-# Bytes below which the C library keeps blocks by itself.
+# Smaller blocks, in bytes, are reused by the C library itself.
 LEAST = 1 << 20
-# Blocks per worker: torch lets it make two batches ahead, the training loop has one, and one is on its way.
+# Blocks per worker: torch lets it make two batches ahead, the training loop uses one, and one is in transit.
 SHARED = 4
 
 
@@ -46,15 +46,15 @@ class NewMemory:
 class Buffers:
     """Make tensors over memory that is reused once the tensor, and all tensors that share its memory, are gone.
 
-    A tensor that is kept keeps its memory: no two live tensors ever share a block. The last `KEPT` free blocks, of any
-    size, wait to be reused until `clear` is called or this object is collected.
+    A live tensor keeps its memory: two live tensors never share a block. The last `KEPT` free blocks, of any size, wait
+    for reuse until `clear` is called or this object is garbage-collected.
     """
 
     def __init__(self) -> None:
         self._free: List[np.ndarray] = []
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return Buffers, ()  # a copy has memory of its own
+        return Buffers, ()  # a copy has its own memory
 
     def clear(self) -> None:
         "Give the free blocks back to the system; tensors in use are not affected."
@@ -69,14 +69,14 @@ class Buffers:
         found = [k for k, block in enumerate(self._free) if block.nbytes == nbytes + _ALIGN]
         block = self._free.pop(found[0]) if found else np.empty(nbytes + _ALIGN, np.uint8)
         start = -block.ctypes.data % _ALIGN
-        # torch refers to this very array object for as long as any tensor uses its memory.
+        # torch keeps a reference to this array object as long as any tensor uses its memory.
         lease = block[start : start + nbytes].view(kind).reshape(shape)
         finalize(lease, _back, ref(self), block).atexit = False
         return torch.from_numpy(lease)
 
 
 def _back(buffers: Any, block: np.ndarray) -> None:
-    "Put `block` among the free ones of `buffers`, a weak reference, if that still exists."
+    "Add `block` to the free blocks of `buffers`, a weak reference, if that object still exists."
     owner = buffers()
     if owner is not None:
         owner._free.append(block)
@@ -84,11 +84,11 @@ def _back(buffers: Any, block: np.ndarray) -> None:
 
 
 class SharedBuffers:
-    """Make tensors over memory that a worker shares with the main process, and reuse it once that is done with them.
+    """Make tensors over memory that a worker shares with the main process, and reuse it once they are gone there.
 
     A block begins with a mark, which is one while the block is in use. The worker sets it and sends the tensor.
     `leased`, in the main process, clears it when the last tensor over that memory is gone. A tensor that never arrives
-    costs one block: where none is free, a new one is made.
+    costs one block: if no block is free, a new one is made.
     """
 
     def __init__(self) -> None:
@@ -114,7 +114,7 @@ class SharedBuffers:
 
 
 def leased(tensor: Tensor) -> Tensor:
-    "Return a tensor that came from a worker's `SharedBuffers`; once it is gone, the worker may reuse its memory."
+    "Return `tensor`, from a worker's `SharedBuffers`; once the result is gone, the worker may reuse its memory."
     mark = _over(_storage(tensor), torch.empty(0, dtype=tensor.dtype), 0, (1,))
     lease = tensor.numpy()
     finalize(lease, _unmark, mark, os.getpid()).atexit = False
@@ -139,6 +139,6 @@ def _shared_storage(kind: Any, n: int) -> Any:
 
 
 def _over(storage: Any, kind: Tensor, offset: int, shape: Tuple[int, ...]) -> Tensor:
-    "Return a dense tensor of the dtype of `kind` over a part of a storage."
+    "Return a dense tensor over a part of a storage, with the dtype of `kind`."
     made: Any = torch.empty(0, dtype=kind.dtype)
     return made.set_(storage, offset, shape)

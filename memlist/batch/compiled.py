@@ -1,4 +1,4 @@
-"""From a plan and the pixels of a batch to the arguments of the compiled kernels. Importing it takes numba."""
+"""Call the compiled kernels for a plan and the pixels of a batch. Importing this module needs numba."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def run(
 ) -> None:
     """Make the images `which` of `plan` in `out`, (B, channels, height, width) float32 or int64.
 
-    Sources are read where they lie, so `pixels` has to be kept until this returns.
+    Sources are read in place, so `pixels` must be kept alive until this returns.
     """
     channels = out.shape[1]
     arrays = [one.array for one in pixels]
@@ -75,13 +75,13 @@ def run(
 
 
 def prepare() -> None:
-    "Compile what the usual pipelines ask for, or load it from numba's cache on disk."
+    "Compile the kernels for the usual pipelines, or load them from numba's cache on disk."
     one, ones, line = np.ones(1, np.int64), np.ones(1, np.float32), np.zeros((1, 1), np.float32)
     matrix, scale, norm = np.eye(3, dtype=np.float32)[None], np.zeros((1, 2, 3), np.float32), np.zeros(3, np.float32)
     made = np.empty((1, 3, 1, 1), np.float32)
     for kernel, kind, out in (
         (bilinear, np.uint8, made),
-        (bilinear, np.float32, made),  # what was averaged down first
+        (bilinear, np.float32, made),  # images that were averaged down first
         (nearest, np.uint8, np.empty((1, 1, 1, 1), np.int64)),  # masks
     ):
         pixel = np.zeros(3, kind)

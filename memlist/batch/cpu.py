@@ -1,4 +1,4 @@
-"""Batches on a CPU: by the compiled kernels where numba is installed, else in torch."""
+"""Make batches on a CPU: with the compiled kernels if numba is installed, else in torch."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from .threads import Threads
 
 
 def prepare() -> None:
-    "Have the kernels compiled, if numba is installed: some seconds once per machine, since numba keeps them on disk."
+    "Compile the kernels if numba is installed: some seconds, once per machine, because numba caches them on disk."
     kernels = _kernels()
     if kernels is not None:
         kernels.prepare()
 
 
 def without_kernels() -> str:
-    "Return why there are no kernels; empty if there are."
+    "Return why there are no compiled kernels; an empty string if there are."
     found = _imported()
     return "" if isinstance(found, ModuleType) else str(found)
 
@@ -46,9 +46,9 @@ def _imported() -> Any:
 
 
 def on_cpu(plan: Plan, pixels: Sequence[Pixels], out: Tensor, norm: Optional[Norm], threads: Threads) -> None:
-    """Make the batch in `out`, (B, channels, height, width), float32 or int64, from pixels wherever they lie.
+    """Make the batch in `out`, (B, channels, height, width), float32 or int64, reading pixels in place.
 
-    `norm` is applied last, if given. Where there is no matrix (see `Extras.grid`) torch makes the image.
+    `norm` is applied last, if given. Images without a matrix (see `Extras.grid`) are made by torch.
     """
     kernels, which = _kernels(), np.arange(len(out))
     odd = [b for b, extra in plan.extras.items() if extra.grid is not None] if kernels is not None else which.tolist()

@@ -1,4 +1,4 @@
-"""The pixels of a batch, copied into one flat tensor: one transfer takes them to a device."""
+"""Copy the pixels of a batch into one flat tensor, which one transfer can send to a device."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from .threads import Threads
 
 
 class Gathered(NamedTuple):
-    """Hold the images of one batch, one after the other, each as (height, width, channels).
+    """Hold the images of one batch, one after another, each as (height, width, channels).
 
     - `data`: one flat tensor, uint8 or float32; the values of the images are `data / divisor`
-    - `start`, `height`, `width`, (B,) int64: where in `data` each image begins, and its size
+    - `start`, `height`, `width`, (B,) int64: the index in `data` at which each image begins, and its size
     """
 
     data: Tensor
@@ -30,7 +30,7 @@ class Gathered(NamedTuple):
 
     @classmethod
     def of_one(cls, pixels: Pixels) -> Gathered:
-        "Return a batch of one image, without a copy if its memory allows that."
+        "Return a batch of one image, without a copy if its memory layout permits."
         height, width, channels = pixels.array.shape
         flat = torch.from_numpy(np.require(pixels.array, requirements=["C", "W"]).reshape(-1))
         start = np.zeros(1, np.int64)
@@ -42,9 +42,9 @@ class Gathered(NamedTuple):
 
 
 def gather(pixels: Sequence[Pixels], memory: Memory, threads: Threads) -> Gathered:
-    """Copy images into one tensor: pinned memory in a process that can send it to a GPU, else one of `memory`.
+    """Copy images into one tensor: in pinned memory if this process can send it to a GPU, else in `memory`.
 
-    Bytes stay bytes if all images are bytes with one divisor; otherwise all become floats.
+    If all images are bytes with the same divisor, they stay bytes; otherwise all become floats.
     """
     arrays, divisor = [one.array for one in pixels], pixels[0].divisor
     if len({(array.dtype, one.divisor) for array, one in zip(arrays, pixels)}) > 1:

@@ -2,12 +2,11 @@
 
 A batch of floats does not fit into a CPU's cache, so every pass over it waits for memory; a row of one image does fit.
 So a kernel makes one row at a time, or a few short ones: it computes where their pixels come from, mixes, lights and
-normalises them, and writes them once. Each step is a loop that a compiler can turn into vector instructions, which is
-why bytes are fetched four at a time and taken apart later. numba compiles a kernel for the first data bunch that asks
-for it, and keeps the result on disk.
+normalises them, and writes them once. Each step is a loop that a compiler can vectorise, which is why bytes are loaded
+four at a time and unpacked later. numba compiles a kernel when a data bunch first needs it, and caches it on disk.
 
-All compiled functions stay in this file: numba recompiles what it kept on disk only when the file of the function
-itself changes. `compiled` calls them. They release Python's lock, so threads can share a batch.
+All compiled functions must stay in this file, because numba recompiles a cached function only when the function's own
+file changes. `compiled` calls them. They release the GIL, so threads can share a batch.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ REFLECTION, ZEROS = 0, 2  # positions in `PADDINGS`
 
 
 def _can_cache() -> bool:
-    "Return whether numba finds a folder for what it compiles: the one of this file, or the user's own."
+    "Return whether numba finds a folder for its cache: next to this file, or in the user's cache."
     try:
         njit(cache=True)(_can_cache)
     except RuntimeError:
@@ -50,12 +49,12 @@ _L1, _L3, _L5, _L7, _L9 = (_F(2 / math.log(2) / n) for n in (1, 3, 5, 7, 9))
 _E1, _E2, _E3, _E4, _E5, _E6 = (_F(math.log(2) ** n / math.factorial(n)) for n in range(1, 7))
 
 
-# Values per pass: small images get long loops, and all of it stays in the nearest cache.
+# Values per pass: long loops even for small images, and all of it fits into the L1 cache.
 _TILE = 512
 
 
 # -- bits ---------------------------------------------------------------------------------------------------------
-# Instructions that numba has no words for. It also computes with integers in 64 bits, at half the speed.
+# Instructions that numba does not expose. Its own integer arithmetic has 64 bits, at half the speed.
 
 
 @intrinsic
@@ -132,7 +131,7 @@ def _power(typing_context: Any, whole: Any) -> Any:
 
 @njit(**_OPTIONS)
 def _between(value: Any, least: Any, most: Any) -> Any:
-    "Clamp `value`, and NaN to `least`: the result is an index to read at."
+    "Clamp `value`, and NaN to `least`, so that the result is a valid index."
     above = value if value > least else least
     return above if above < most else most
 
@@ -158,7 +157,7 @@ def _points(m: Any, k: int, scale: Any, columns: Any, row: Any, n: int, low: Any
         for j in range(len(out)):
             out[j] = ((slope * columns[j] + base) / (turn * columns[j] + divisor) + a) * b + c
     if padding == ZEROS:
-        for j in range(len(out)):  # two pixels outside nothing is visible any more
+        for j in range(len(out)):  # two pixels outside the image, all is zero
             out[j] = _between(out[j], _F(-2), last + _F(2))
         return
     if padding == REFLECTION:
@@ -166,7 +165,7 @@ def _points(m: Any, k: int, scale: Any, columns: Any, row: Any, n: int, low: Any
         for j in range(len(out)):
             least, most = min(least, out[j]), max(most, out[j])
         if not (least >= 0.0 and most <= last):
-            # Mirror at the first and the last pixel, or half a pixel outside; one pixel mirrors everything.
+            # Mirror at the first and the last pixel, or half a pixel outside; an image of one pixel mirrors everything.
             twice = max(_F(2) * (last - _F(2) * low), _ONE)
             for j in range(len(out)):
                 away = abs(out[j] - low)
@@ -180,9 +179,9 @@ def _points(m: Any, k: int, scale: Any, columns: Any, row: Any, n: int, low: Any
 def _light(values: Any, gain: Any, bias: Any) -> None:
     """Apply sigmoid(gain · logit(v) + bias) in place, with an error of at most 3e-7.
 
-    With u = 1/v - 1, logit(v) is -ln u, and the result is 1 / (1 + u^gain · e^-bias). Logarithm and power have base 2:
-    the exponent is read from the bits of a float, and the rest goes into a series (Abramowitz and Stegun, 4.1.27 and
-    4.2.1), cut where the next terms would be below the last bit.
+    With u = 1/v - 1, logit(v) is -ln u, and the result is 1 / (1 + u^gain · e^-bias). Logarithm and power are taken to
+    base 2: the exponent is read from the bits of a float, and the rest is computed by a series (Abramowitz and Stegun,
+    4.1.27 and 4.2.1), which ends when further terms would be below the last bit.
     """
     shift = -bias * _LOG2E
     for j in range(len(values)):
@@ -201,7 +200,7 @@ def _light(values: Any, gain: Any, bias: Any) -> None:
 
 @njit(**_OPTIONS)
 def _mix(a: Any, b: Any, c: Any, d: Any, shift: int, gx: Any, gy: Any, scale: Any) -> Any:
-    "Mix one channel of two pixels and of the two below them; the words of the right ones begin one byte early."
+    "Mix one channel of two pixels and the two below; the words `b` and `d` of the right ones begin one byte early."
     p, q, r, s = _byte(a, shift), _byte(b, shift + 8), _byte(c, shift), _byte(d, shift + 8)
     top, bottom = p + gx * (q - p), r + gx * (s - r)
     return (top + gy * (bottom - top)) * scale
@@ -211,8 +210,8 @@ def _mix(a: Any, b: Any, c: Any, d: Any, shift: int, gx: Any, gy: Any, scale: An
 def _mixed_rgb(address: int, at: Any, line: int, fx: Any, fy: Any, words: Any, scale: Any, out: Any) -> None:
     """Mix three channels of bytes from pairs of pixels into `out`, (3, width).
 
-    For the left pixel four bytes are read, the last of which is the right pixel's first; for the right pixel four that
-    begin with the left pixel's last. So no byte outside the two is read.
+    Four bytes are read for the left pixel, of which the last is the right pixel's first, and four for the right pixel,
+    of which the first is the left pixel's last. So no byte outside the pair is read.
     """
     for j in range(len(at)):
         o = np.int64(at[j])
@@ -239,7 +238,7 @@ def _mixed(source: Any, at: Any, step: int, line: int, fx: Any, fy: Any, scale: 
 
 @njit(**_OPTIONS)
 def _mixed_zeros(source: Any, h: int, w: int, x: Any, y: Any, scale: Any, out: Any) -> None:
-    "Mix any number of channels, with zeros all around the image."
+    "Mix any number of channels, with zeros outside the image."
     for j in range(len(x)):
         x0, y0 = math.floor(x[j]), math.floor(y[j])
         gx, gy = _F(x[j] - x0), _F(y[j] - y0)
@@ -256,10 +255,10 @@ def _mixed_zeros(source: Any, h: int, w: int, x: Any, y: Any, scale: Any, out: A
 
 @njit(**_OPTIONS)
 def _whole(x: Any, n: int) -> int:
-    """Return 1 or -1 if `x` are the indices of adjacent pixels, forwards or backwards; else 0.
+    """Return 1 or -1 if `x` holds the indices of adjacent pixels, forwards or backwards; else 0.
 
     The source has `n` pixels along this axis. An index is computed from a coordinate between -1 and 1 with an error of
-    a few times 2^-24 · n; the difference that makes to a value is as far below that of stock's own rounding.
+    a few times 2^-24 · n. Ignoring that error changes values no more than fastai's own rounding does.
     """
     off, first = _F(n) * _F(5e-7), _F(np.rint(x[0]))
     step = 1 if len(x) == 1 or x[1] > x[0] else -1
@@ -270,14 +269,14 @@ def _whole(x: Any, n: int) -> int:
 
 
 class Images(NamedTuple):
-    """Hold what kernels read of a batch of B images, for all of its sources and threads.
+    """Hold what kernels need to know about a batch of B images.
 
-    - `address`, `height`, `width`, (B,) int64: where the sources lie, and their sizes
+    - `address`, `height`, `width`, (B,) int64: the addresses of the sources in memory, and their sizes
     - `matrix`, `columns`, `rows`, `lit`, `gain`, `bias`: as in `Plan`, in float32
     - `scale`, (B, 2, 3) float32: see `Plan.scales`
     - `low`: the index of the mirror at the beginning of an axis: 0, or half a pixel outside
     - `padding`: a position in `PADDINGS`
-    - `mean`, `over_std`, (channels,) float32: subtracted from each value, and multiplied with it
+    - `mean`, `over_std`, (channels,) float32: values become `(value - mean) * over_std`
     """
 
     address: Any
@@ -298,9 +297,9 @@ class Images(NamedTuple):
 
 @njit(**_OPTIONS)
 def _copied_rgb(images: Any, b: int, source: Any, factor: Any, step: int, x: Any, y: Any, out: Any) -> int:
-    """Make the rows of image `b` whose pixels are the source's own; return the first row that has others.
+    """Make the first rows of image `b`, while their pixels are copies of the source's; return the first other row.
 
-    `x` are the source indices of the columns, ascending by `step`; `y` is for those of the rows.
+    `x` holds the source indices of the columns, which ascend by `step`; `y` is scratch memory for those of the rows.
     """
     n, h, w, m = out.shape[2], images.height[b], images.width[b], images.matrix[b]
     columns, rows, scale = images.columns[b], images.rows[b], images.scale[b]
@@ -331,8 +330,8 @@ def _copied_rgb(images: Any, b: int, source: Any, factor: Any, step: int, x: Any
 
 
 # -- batches ------------------------------------------------------------------------------------------------------
-# Both kernels make the images `which` of a batch whose sources are all bytes or all floats (`source_type`,
-# `is_bytes`), and whose values are multiplied by `factor`; they write into `out`, which is the whole batch.
+# Both kernels make the images `which` of the batch `out`. The sources of these images are all bytes or all floats
+# (`source_type`, `is_bytes`), and their values are multiplied by `factor`.
 
 
 @njit(**_OPTIONS)
@@ -353,7 +352,7 @@ def bilinear(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: 
         left_most, top_most, stride = _F(max(w - 2, 0)), _F(max(h - 2, 0)), float(w * channels)
         begin = 0
         if straight and is_bytes and channels == 3 and padding != ZEROS and not lit[b]:
-            # The rows that are copied, if each pixel is one of the source's.
+            # Copy rows for as long as each pixel is one of the source's.
             _points(m, 0, scale[b], columns[b], rows[b, 0], w, low, padding, x[:out_width])
             step_x = _whole(x[:out_width], w)
             if step_x != 0:
@@ -370,7 +369,7 @@ def bilinear(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: 
                 _mixed_zeros(source, h, w, x[:n], y[:n], factor, values)
             else:
                 for j in range(n):
-                    # The last pixel is the far end of the pair before it, if there is one.
+                    # The last pixel has no right neighbour: use the pair that ends with it, if there is one.
                     x0, y0 = min(_F(math.floor(x[j])), left_most), min(_F(math.floor(y[j])), top_most)
                     fx[j], fy[j] = x[j] - x0, y[j] - y0
                     at[j] = y0 * stride + x0 * channels
@@ -416,9 +415,9 @@ def nearest(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: A
 
 @njit(**_OPTIONS)
 def pool(source: Any, channels: int, out: Any) -> None:
-    """Average an image down into `out`, over boxes whose edges are those of torch's `adaptive_avg_pool2d`.
+    """Average an image down into `out`, over the same boxes as torch's `adaptive_avg_pool2d`.
 
-    Both are two-dimensional: (height, width · channels), the source in bytes and `out` in floats.
+    Both arrays are two-dimensional, (height, width · channels): the source in bytes and `out` in floats.
     """
     h, w = source.shape[0], source.shape[1] // channels
     rows, cols = out.shape[0], out.shape[1] // channels

@@ -1,4 +1,4 @@
-"""Plans and pixels in, a batch out: on the CPU that has the pixels, or packed for a device."""
+"""Make a batch from a plan and pixels: on the CPU, or packed for a device."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from .threads import ONE_THREAD, Threads
 
 
 class Maker(NamedTuple):
-    """Make batches, as the process that has the pixels can.
+    """Make batches with the resources of this process.
 
-    - `memory`: what batches and gathered bytes are made in
-    - `threads`: what shares the work
-    - `on_device`: True to pack bytes for a device, which makes the images; False to make them here
+    - `memory`: allocates batches and gathered bytes
+    - `threads`: the threads that share the work
+    - `on_device`: True to pack bytes for a device, which makes the images; False to make them on the CPU
     """
 
     memory: Memory
@@ -33,7 +33,7 @@ class Maker(NamedTuple):
     ) -> Union[Tensor, Packed]:
         """Return the images of `plan` as (B, channels, height, width), or packed for a device.
 
-        `dtype` is float32, or int64 for masks. `norm` is applied to images that are made here.
+        `dtype` is float32, or int64 for masks. `norm` is applied only to images that are not packed.
         """
         if self.on_device:
             return Packed(plan, gather(pixels, self.memory, self.threads), dtype)
@@ -42,5 +42,5 @@ class Maker(NamedTuple):
         return out
 
 
-#: What makes an image here and now.
+#: Makes images on the CPU, in new memory and in the calling thread.
 PLAIN_MAKER = Maker(NewMemory(), ONE_THREAD, False)

@@ -1,4 +1,4 @@
-"""The pixels of one image, as a cache keeps them and as the kernels read them."""
+"""The pixels of one image, as a cache stores them and the kernels read them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ class Pixels(NamedTuple):
 
     - `array`: (height, width, channels), uint8 or float32
     - `divisor`: 255 or 1; the values of the image are `array / divisor`
-    - `cls`: the class of image that it becomes; its meaning is up to the front end
-    - `viewed`: True for a view into a store, valid only for as long as the store's generation stays the same
+    - `cls`: the class of image to make; its meaning is up to the front end
+    - `viewed`: True for a view into a store, which is valid only while the store's generation stays the same
     """
 
     array: np.ndarray
@@ -25,7 +25,7 @@ class Pixels(NamedTuple):
 
     @classmethod
     def of_tensor(cls, px: Tensor, kind: Any = None) -> Pixels:
-        "Return the pixels of a (channels, height, width) float tensor; no copy is made of fastai's memory layout."
+        "Return the pixels of a (channels, height, width) float tensor, without a copy if it has fastai's layout."
         return cls(np.ascontiguousarray(px.detach().permute(1, 2, 0).numpy()), 1, kind)
 
     @property

@@ -1,8 +1,8 @@
 """The plan of a batch: where each output pixel comes from, and how its value changes.
 
-An output pixel is a 3×3 matrix times its two coordinates, sampled from the source, lit, and perhaps replaced. Front
-ends make plans (for fastai 1 it is `memlist/fastai1/planner.py`); `kernels` and `render` carry them out. Nothing here
-knows which transforms a plan stands for.
+A 3×3 matrix maps the coordinates of an output pixel to a point of the source; the value sampled there is lit, and
+perhaps replaced. Front ends make plans (for fastai 1, `memlist/fastai1/planner.py`); `kernels` and `render` execute
+them. Nothing here knows which transforms a plan stands for.
 """
 
 from __future__ import annotations
@@ -14,18 +14,17 @@ from torch import Tensor
 
 
 class Plan(NamedTuple):
-    """Say how B images of `height` × `width` are made from B sources of any size.
+    """Describe how B images of `height` × `width` are made from B sources of any size.
 
-    - `matrix`, (B, 3, 3) float64: takes (column, row, 1) to a point of the source, up to the factor in its third
-      component
+    - `matrix`, (B, 3, 3) float64: maps (column, row, 1) to a point of the source, in homogeneous coordinates
     - `columns` (B, width) and `rows` (B, height), float32: the coordinates of the output pixels on the grid
-    - `sampled`, (B,) bool: coordinates lie in [-1, 1], as `grid_sample` has them; False where the source's pixels are
-      taken as they are: coordinates are indices
+    - `sampled`, (B,) bool: True if coordinates lie in [-1, 1], as for `grid_sample`; False if they are indices of the
+      source's pixels, which are copied
     - `pooled`, (B, 2) int: rows and columns that the source is averaged down to before it is sampled, or 0
     - `lit` (B,) bool, `gain` and `bias` (B,): lighting is sigmoid(gain · logit(value) + bias)
-    - `mode`, `padding`: how to sample, and what lies outside the source, as `grid_sample` calls them
-    - `aligned`: the coordinates -1 and 1 are the centres of the corner pixels, and not their outer edges
-    - `blank`: which rows and columns are zero, two (B, n) bools; None where no image has any
+    - `mode`, `padding`: how to sample, and what lies outside the source, in the terms of `grid_sample`
+    - `aligned`: whether -1 and 1 are the centres of the corner pixels, and not their outer edges
+    - `blank`: which rows and columns are zero, two (B, n) bools; None if no image has any
     - `extras`: what only some transforms need, by the image's position in the batch
     """
 
@@ -58,8 +57,8 @@ class Plan(NamedTuple):
     def scales(self, height: np.ndarray, width: np.ndarray) -> np.ndarray:
         """Return a, b and c of `index = (coordinate + a) · b + c`, (B, 2, 3) float32, for x and y.
 
-        `height` and `width`, (B,): the sizes of the sources, after pooling. The operations are those of `grid_sample`,
-        so that a coordinate halfway between two pixels goes to the one that stock takes.
+        `height` and `width`, (B,), are the sizes of the sources after pooling. The operations are those of
+        `grid_sample`, so that a coordinate halfway between two pixels is rounded to the same one as in fastai.
         """
         made = np.zeros((len(height), 2, 3), np.float32)
         made[:, :, 1] = 1
@@ -74,10 +73,10 @@ _PER_IMAGE = ("matrix", "columns", "rows", "sampled", "pooled", "lit", "gain", "
 
 
 class Extras(NamedTuple):
-    """Hold what some transforms ask of one image.
+    """Hold what only some transforms need, for one image.
 
-    - `grid`, (height, width, 2) float32: source coordinates, where no matrix can give them
-    - `holes`: pairs of a bool per row and a bool per column; pixels are zero where both hold
+    - `grid`, (height, width, 2) float32: source coordinates, if no matrix can express them
+    - `holes`: pairs of a bool per row and a bool per column; pixels are zero where both are true
     - `planes`: channels, and the (height, width) values that replace them
     """
 
@@ -87,7 +86,7 @@ class Extras(NamedTuple):
 
 
 class Norm(NamedTuple):
-    "Hold what normalises a batch: values become `(value - mean) * over_std`; both are (channels,) float32."
+    "Hold the normalisation of a batch: values become `(value - mean) * over_std`; both are (channels,) float32."
 
     mean: np.ndarray
     over_std: np.ndarray

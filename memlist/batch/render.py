@@ -1,7 +1,7 @@
-"""From a plan and gathered pixels to a batch: the formulas in torch, on any device.
+"""Make a batch from a plan and gathered pixels: the formulas in torch, for any device.
 
-This is the reference, what a GPU runs, and what a CPU runs without numba. A plan says where each output pixel comes
-from; here it is fetched from bytes (or floats), mixed from its neighbours, lit, and put in its place. Intermediate
+This is the reference implementation, which runs on a GPU, and on a CPU without numba. A plan says where each output
+pixel comes from; here it is read from bytes (or floats), mixed from its neighbours, lit, and written. Intermediate
 tensors take ten times the memory of the images, so a GPU works on an eighth of a batch at a time, a CPU on one image.
 """
 
@@ -17,16 +17,16 @@ from torch import Tensor
 from .gathered import Gathered
 from .plan import Plan
 
-# The number of parts of a batch that a GPU works on one by one: intermediate tensors take about ten times the memory
-# of the images that they make.
+# The number of parts of a batch that a GPU works on one by one, because intermediate tensors take about ten times the
+# memory of the images.
 PARTS = 8
-_EPSILON = 1e-7  # how far fastai keeps values from 0 and 1 before it takes their logits
+_EPSILON = 1e-7  # fastai clamps values to this distance from 0 and 1 before it takes logits
 
 
 def render(plan: Plan, gathered: Gathered, out: Tensor, parts: int = PARTS) -> Tensor:
     """Make the batch in `out`, (B, channels, height, width), float32 or int64, on the device of `gathered`; return it.
 
-    Work on `1 / parts` of the batch at a time, with intermediate tensors of about ten times that part's memory.
+    Works on `1 / parts` of the batch at a time, with intermediate tensors of about ten times that part's memory.
     """
     n, b = -(-len(out) // parts), len(out)
     for first in range(0, b, n):
@@ -47,7 +47,7 @@ def sample(plan: Plan, gathered: Gathered, out: Tensor) -> None:
 
 
 def _pooled(gathered: Gathered, which: np.ndarray, sizes: np.ndarray) -> Gathered:
-    "Average the images `which` down to their `sizes`, those of one size together."
+    "Average the images `which` down to their `sizes`; images of the same sizes are averaged together."
     groups: Dict[Tuple[int, ...], List[int]] = {}
     for b in which.tolist():
         groups.setdefault((gathered.height[b], gathered.width[b], *sizes[b]), []).append(b)
@@ -75,7 +75,7 @@ def _render(plan: Plan, gathered: Gathered, out: Tensor, which: np.ndarray) -> N
     x, y = _source_indices(plan, gathered)
     if plan.padding == "reflection":
         x, y = _reflect(x, width, plan.aligned), _reflect(y, height, plan.aligned)
-    if plan.padding == "zeros":  # two pixels outside nothing is visible; nor is a NaN
+    if plan.padding == "zeros":  # two pixels outside the image, all is zero; so is a NaN
         x, y = _clip(x, -2, width + 1), _clip(y, -2, height + 1)
     else:
         x, y = _clip(x, 0, width - 1), _clip(y, 0, height - 1)
@@ -84,7 +84,7 @@ def _render(plan: Plan, gathered: Gathered, out: Tensor, which: np.ndarray) -> N
         if plan.padding == "zeros":
             inside = (xi >= 0) & (xi < width) & (yi >= 0) & (yi < height)
             weight = inside.to(x.dtype) if weight is None else weight * inside
-        # A pixel beyond the last one has no weight, but needs an index to read at.
+        # A pixel beyond the last one has no weight, but needs a valid index.
         index = torch.min(xi.clamp_(min=0).long(), width - 1)
         index = start + (torch.min(yi.clamp_(min=0).long(), height - 1) * width + index) * gathered.channels
         index = index[:, None] + torch.arange(gathered.channels, device=device)[:, None, None]
@@ -103,7 +103,7 @@ def _render(plan: Plan, gathered: Gathered, out: Tensor, which: np.ndarray) -> N
 
 
 def _source_indices(plan: Plan, gathered: Gathered) -> Tuple[Tensor, Tensor]:
-    "Return the columns and the rows of the sources that output pixels come from, (B, height, width) each, unrounded."
+    "Return the unrounded source columns and rows of the output pixels, (B, height, width) each."
     device = gathered.data.device
     matrix = torch.from_numpy(plan.matrix.astype(np.float32)).to(device)
     columns, rows = torch.from_numpy(plan.columns).to(device), torch.from_numpy(plan.rows).to(device)
@@ -123,7 +123,7 @@ def _source_indices(plan: Plan, gathered: Gathered) -> Tuple[Tensor, Tensor]:
 
 
 def _taps(x: Tensor, y: Tensor, mode: str) -> List[Tuple[Tensor, Tensor, Optional[Tensor]]]:
-    "Return the pixels that each point is mixed from, and their weights; None stands for 1."
+    "Return the pixels that each point is mixed from, with their weights; a weight of None means 1."
     if mode == "nearest":
         return [(x.round(), y.round(), None)]
     left, top = x.floor(), y.floor()
@@ -140,7 +140,7 @@ def _reflect(at: Tensor, n: Tensor, aligned: bool) -> Tensor:
     "Mirror indices at the first and the last pixel, or at their outer edges if corners are not aligned."
     low, span = (0.0, n - 1) if aligned else (-0.5, n)
     at = (at - low).abs_()
-    # An image of one pixel reflects everything into it.
+    # An image of one pixel mirrors everything.
     twice = (2 * span).clamp(min=1).to(at.dtype)
     at = torch.remainder(at, twice)
     return torch.min(at, twice - at).add_(low)
@@ -151,7 +151,7 @@ def _clip(at: Tensor, first: int, last: Tensor) -> Tensor:
 
 
 def _light(values: Tensor, plan: Plan) -> None:
-    "Apply sigmoid(gain · logit(value) + bias) to the images that are lit, in fastai's own operations."
+    "Apply sigmoid(gain · logit(value) + bias) to the images that are lit, by the same operations as fastai."
     which = np.flatnonzero(plan.lit)
     if not len(which):
         return
@@ -168,7 +168,7 @@ def _light(values: Tensor, plan: Plan) -> None:
 
 
 def finish(plan: Plan, out: Tensor) -> None:
-    "Add planes, holes, and what a padding of zeros leaves blank, in place."
+    "Apply in place what `sample` does not: planes, holes, and the blank rows and columns of zero padding."
     for b, extra in plan.extras.items():
         for channel, plane in extra.planes:
             out[b, channel] = plane.to(out.device)

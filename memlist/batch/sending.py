@@ -1,4 +1,4 @@
-"""Messages between processes: indices to the workers, batches back, and bytes on to a device."""
+"""Send indices to the workers, batches back to the main process, and bytes to a device."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from .render import render
 
 
 class Packed(NamedTuple):
-    "Hold images that a device is to make: the plan, the gathered bytes, and the dtype of the result."
+    "Hold a batch that a device will make: the plan, the gathered bytes, and the dtype of the result."
 
     plan: Plan
     pixels: Gathered
@@ -29,7 +29,7 @@ class Packed(NamedTuple):
         return render(self.plan, pixels, torch.empty(size, dtype=self.dtype, device=device))
 
     def pin_memory(self) -> Packed:
-        "Return this with its bytes in pinned memory."
+        "Return a copy with its bytes in pinned memory."
         data = self.pixels.data
         return self if data.is_pinned() else self._replace(pixels=self.pixels._replace(data=data.pin_memory()))
 
@@ -37,10 +37,10 @@ class Packed(NamedTuple):
 class Batch:
     """Carry a batch from the process that gathered it to the one that trains.
 
-    - `x`, `y`: tensors, whatever stock's collating makes of other targets, or `Packed`
-    - `form`: list or tuple, the type of the pair in stock
+    - `x`, `y`: tensors, `Packed`, or for other targets whatever the stock collate function returns
+    - `form`: list or tuple, the type of the pair that the stock loader yields
     - `normalised`: whether the first of the loader's transforms has been applied
-    - `lent`: for each of the two, whether its memory is a worker's `SharedBuffers`
+    - `lent`: for each of the two, whether its memory belongs to a worker's `SharedBuffers`
     """
 
     def __init__(
@@ -49,14 +49,14 @@ class Batch:
         self.x, self.y, self.form, self.normalised, self.lent = x, y, form, normalised, lent
 
     def _lease(self) -> None:
-        "Have the memory go back to the worker when it is no longer needed here."
+        "Return the memory to the worker once it is no longer needed here."
         lent, self.lent = self.lent, (False, False)
         self.x, self.y = (_leased(one) if its else one for one, its in zip((self.x, self.y), lent))
 
     def pin_memory(self) -> Batch:
-        "Return this in pinned memory; torch's loaders call it."
+        "Return a copy in pinned memory; torch's loaders call this."
         self._lease()
-        # A `Packed` is not handed to torch, whose `pin_memory` would take a named tuple apart.
+        # A `Packed` is not passed to torch, whose `pin_memory` would take a named tuple apart.
         x, y = (
             one.pin_memory() if isinstance(one, Packed) else pin_memory(one)  # type: ignore[no-untyped-call]
             for one in (self.x, self.y)
@@ -64,7 +64,7 @@ class Batch:
         return Batch(x, y, self.form, self.normalised)
 
     def on(self, device: torch.device, move: Callable[[Any, torch.device], Any]) -> Any:
-        "Return the pair on `device`; `move` takes there what is not packed."
+        "Return the pair on `device`; `move` transfers everything that is not packed."
         self._lease()
         x, y = (one.make(device) if isinstance(one, Packed) else move(one, device) for one in (self.x, self.y))
         return self.form((x, y))
@@ -77,7 +77,7 @@ def _leased(one: Any) -> Any:
 
 
 class Indices(Dataset):  # type: ignore[type-arg]
-    "Give an inner loader `i` as item `i`; in everything else be the dataset."
+    "Return `i` as item `i`; in everything else behave like `dataset`."
 
     def __init__(self, dataset: Any) -> None:
         self.dataset = dataset
@@ -89,6 +89,6 @@ class Indices(Dataset):  # type: ignore[type-arg]
         return i
 
     def __getattr__(self, name: str) -> Any:
-        if name[:2] == "__" or name == "dataset":  # a pickled one lacks `dataset` at first
+        if name[:2] == "__" or name == "dataset":  # while being unpickled, it lacks `dataset`
             raise AttributeError(name)
         return getattr(self.dataset, name)

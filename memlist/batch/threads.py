@@ -1,4 +1,4 @@
-"""The threads that share the work on one batch."""
+"""Threads that share the work on one batch."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ from typing import Callable, Optional
 import numpy as np
 import torch
 
-# Values to make below which a second thread costs more than it saves.
+# Below this many values, a second thread costs more than it saves.
 WORTH_THREADS = 1 << 19
 
 
 class Threads:
-    "Run a function on parts of a batch, on the calling thread and up to `n - 1` others."
+    "Run a function on parts of a batch, in the calling thread and up to `n - 1` others."
 
     def __init__(self, n: int = 1) -> None:
         self._pool: Optional[ThreadPoolExecutor] = ThreadPoolExecutor(n - 1) if n > 1 else None
 
     def map(self, function: Callable[[np.ndarray], None], which: np.ndarray, values: int) -> None:
-        """Call `function` with parts of `which` that make up all of it, at the same time where there is work enough.
+        """Split `which` into parts and call `function` with each, in parallel if there is enough work.
 
-        Use as many threads as torch would. `values` is the number of values that are made in all.
+        Uses as many threads as torch would. `values` is the total number of values to make.
         """
         n = min(torch.get_num_threads(), len(which)) if self._pool is not None and values > WORTH_THREADS else 1
         if n <= 1:
@@ -32,7 +32,7 @@ class Threads:
         waiting = [self._pool.submit(function, part) for part in others]
         try:
             function(first)
-        finally:  # also on Ctrl-C: they write into memory that the next batch may get
+        finally:  # also on Ctrl-C: the threads write into memory that the next batch may reuse
             wait(waiting)
         for one in waiting:
             one.result()

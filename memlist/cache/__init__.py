@@ -1,12 +1,12 @@
-"""An image, decoded once: from a file to an array, and from there to the store and back.
+"""Decode each image once, keep it in a store, and restore it from there.
 
-- `decode`: what a decoder has to do, and the one that does what Pillow does; `keys`: the key of an item
-- `cache`: `ImageCache`, which fetches from a store and decodes what is not there
-- `jobs`, `filling`: what `load_data` does; `info`: what `cache_info` answers
+- `decode`: the protocol of a decoder, and the decoder that uses Pillow; `keys`: the key of an item
+- `cache`: `ImageCache`, which fetches images from a store and decodes missing ones
+- `jobs`, `filling`: what `load_data` does; `info`: what `cache_info` returns
 - `randomness`: whether a user's function is random; `forks`: processes that run it
 - `arrays`, `plain`: how arrays of any strides, and plain values, are kept as bytes
 
-It may import `store`, Pillow and NumPy; neither torch nor fastai.
+This folder may import `store`, Pillow and NumPy, but neither torch nor fastai.
 """
 
 from .cache import Fetched, ImageCache

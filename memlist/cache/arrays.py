@@ -1,7 +1,7 @@
-"""Arrays of any strides, in the fewest bytes that restore them bit for bit.
+"""Pack arrays of any strides into the fewest bytes that restore them bit for bit.
 
-The tag of its record says how. Bits 0 to 2: the values were floats that uint8 / 255 restores; floats that are whole
-numbers; a layout precedes the bytes. Bits 6 to 10: the order of the axes in memory. All others are the caller's.
+The tag of a record says how its array was packed. Bits 0 to 2: floats that uint8 / 255 restores; floats that are whole
+numbers; a layout precedes the bytes. Bits 6 to 10: the order of the axes in memory. The caller may use all other bits.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def packed(array: np.ndarray) -> Tuple[np.ndarray, int]:
 def _coded(px: np.ndarray, odd: int) -> Tuple[np.ndarray, int]:
     """Return the array to store for `px`, and its tag.
 
-    Axes lie in the order that they have in memory. An `odd` array is one whose strides do not follow from its shape and
-    that order: expanded axes, gaps, or axes of one element. Its dtype, shape and strides precede its bytes.
+    Axes are stored in the order that they have in memory. The strides of an `odd` array do not follow from its shape
+    and that order: expanded axes, gaps, or axes of one element. Its dtype, shape and strides precede its bytes.
     """
     orders = ORDERS[px.ndim]
     base = px[tuple(slice(0, 1) if odd and not stride else slice(None) for stride in px.strides)]
@@ -45,9 +45,9 @@ def _coded(px: np.ndarray, odd: int) -> Tuple[np.ndarray, int]:
         for flag, scale in ((DIVIDED, _DIVISOR), (WHOLE_NUMBERS, np.float32(1))):
             with np.errstate(all="ignore"):
                 small = np.rint(array * scale).astype(np.uint8)
-            # Bits are compared: -0.0 and NaN are not what bytes restore.
-            again = np.divide(small, scale, dtype=np.float32)
-            if np.array_equal(again.view(np.int32), array.view(np.int32)):
+            # Compare bits, not values: -0.0 equals 0.0, but uint8 can't restore it.
+            restored = np.divide(small, scale, dtype=np.float32)
+            if np.array_equal(restored.view(np.int32), array.view(np.int32)):
                 array, tag = small, tag | flag
                 break
     if odd:
@@ -58,7 +58,7 @@ def _coded(px: np.ndarray, odd: int) -> Tuple[np.ndarray, int]:
 
 
 def unpacked(array: np.ndarray, tag: int) -> np.ndarray:
-    "Return what `packed` was given, in memory of its own."
+    "Return the array that `packed` was called with, in memory of its own."
     shape, strides = array.shape, None
     if tag & ODD:
         code, ndim, *numbers = _LAYOUT.unpack_from(array.data)

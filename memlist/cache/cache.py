@@ -1,4 +1,4 @@
-"""`ImageCache`: the images of one decoder in one store. It knows nothing of fastai, and keeps no state by thread."""
+"""`ImageCache`: the images of one decoder in one store. It knows nothing of fastai and keeps no thread-local state."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ from typing import Any, List, NamedTuple, Optional, Sequence, Set, Tuple
 from ..store import ImageStore, Record, Source
 from .decode import Decoded, Decoder, Keys, Size, UnknownClass
 
-# What became of an image. HIT: it was served from the store. KEPT: it was decoded, and is kept. NEVER: it can't be
-# kept. FULL: there is no room. LATER: another process is decoding it. THERE: there was nothing to do.
+# Outcomes. HIT: served from the store. KEPT: decoded, and stored if asked to. NEVER: it can't be stored. FULL: there is
+# no room. LATER: another process is decoding it. THERE: there was nothing to do.
 HIT, KEPT, NEVER, FULL, LATER, THERE = "hit", "kept", "never", "full", "later", "there"
 
-#: For so many records a cache remembers, by a byte each, that it has looked at their files.
+#: A cache remembers in one byte per record that it has looked at its file: for at most this many records.
 MOST_SEEN = 1 << 26
 
 
 class Fetched(NamedTuple):
-    """An image, and what became of it: HIT, KEPT, NEVER or FULL.
+    """An image and its outcome: HIT, KEPT, NEVER or FULL.
 
     - `original`: its height and width before it was reduced, if it was
-    - `reason`: why it is not kept, if it can't be
-    - `own`: whether it was made for this call alone, so that nobody else holds it
+    - `reason`: why it can't be stored, if it can't
+    - `own`: whether it was made for this call, so that no other code holds a reference to it
     """
 
     image: Any
@@ -33,8 +33,8 @@ class Fetched(NamedTuple):
 class ImageCache:
     """Fetch images from `store`, and decode those that are not there with `decoder`.
 
-    `since`: the time (`time.monotonic_ns`) from which on the file of an image has to have been looked at; 0 to believe
-    what is there. `stale`: keys whose files have changed, to be decoded again.
+    `since`: a record is served only if its file was looked at after this time (`time.monotonic_ns`); 0 to skip this
+    check. `stale`: keys of images to decode again, because their files have changed.
     """
 
     def __init__(self, store: ImageStore, decoder: Decoder, since: int = 0, stale: Optional[Set[Keys]] = None) -> None:
@@ -43,7 +43,7 @@ class ImageCache:
         self._seen = bytearray()
 
     def with_decoder(self, decoder: Decoder) -> ImageCache:
-        "Return a cache of the same records, from which another decoder makes other images."
+        "Return a cache of the same records with another decoder."
         made = ImageCache(self.store, decoder, self.since, self.stale)
         made._seen = self._seen
         return made
@@ -51,13 +51,13 @@ class ImageCache:
     def fetch(self, item: Any, keep: bool = True, count: bool = True, keys: Optional[Keys] = None) -> Fetched:
         """Return the image of `item`, from the store or decoded now.
 
-        - `keep`: put what is decoded into the store
+        - `keep`: store the image if it is decoded now
         - `count`: count the read as a hit or a miss
-        - `keys`: those of `item`, if the caller has made them
+        - `keys`: the keys of `item`, if the caller has made them
 
-        Raises `keys.Unkeyable`, and what decoding raises. Processes that want the same image from a cache file at the
-        same time wait for the first of them to decode it. A hit costs its keys, two reads of shared memory per key and
-        what `decoder.restore` takes.
+        Raises `keys.Unkeyable` and whatever decoding raises. If several processes want the same image of a cache file
+        at the same time, the first one decodes it and the others wait. A hit costs making the keys, two reads of shared
+        memory per key, and `decoder.restore`.
         """
         store, wanted = self.store, self.decoder.keys(item) if keys is None else keys
         hit = self._hit(wanted, item)
@@ -73,7 +73,7 @@ class ImageCache:
         return hit
 
     def fetch_many(self, items: Sequence[Any], keep: bool = True) -> List[Fetched]:
-        "Return the images of `items`, each as `fetch` does; reads are counted once for all."
+        "Fetch all `items`, and count hits and misses once for all of them."
         found = [self.fetch(item, keep, count=False) for item in items]
         hits = sum(one.outcome == HIT for one in found)
         for hit, n in ((True, hits), (False, len(found) - hits)):
@@ -82,17 +82,17 @@ class ImageCache:
         return found
 
     def fill(self, item: Any, keys: Optional[Keys] = None) -> Fetched:
-        "Decode `item` and keep it, without making an image of it. Raises what decoding raises."
+        "Decode `item` and store its records, without making an image. Raises whatever decoding raises."
         wanted = self.decoder.keys(item) if keys is None else keys
         generation, source = self.store.generation, Source.of(item)
         return self._keep(wanted, self.decoder.pieces(item), source, generation)
 
     def holds(self, keys: Keys) -> bool:
-        "Return whether all records under `keys` are there, and right: in a cache file they are verified now."
+        "Return whether all records under `keys` are stored and valid. Those of a cache file are verified now."
         return all(self.store.holds(key) for key in keys)
 
     def fresh(self, record: Record, item: Any) -> bool:
-        "Return whether `record` is of the file `item` as it is, or was since `since`; ask the store once per record."
+        "Return whether `record` matched the file `item` at some time after `since`. Asks the store once per record."
         number = record.number
         if number < len(self._seen) and self._seen[number]:
             return True
@@ -104,10 +104,10 @@ class ImageCache:
         return True
 
     def changed(self, keys: Keys, item: Any) -> bool:
-        "Return whether a record under `keys` is of another version of the file `item`; it is decoded again then."
+        "Return whether the file `item` has changed since a record under `keys` was made; if so, mark `keys` as stale."
         now = Source.of(item)
         then = [(key, self.store.source(key)) for key in keys]
-        if now is None:  # of a file that is gone, what this session has seen stays
+        if now is None:  # the file is gone: records that this session has verified are kept
             changed = any(one is not None and not self.store.verified(key) for key, one in then)
         else:
             changed = any(one is not None and one != now.version for _, one in then)
@@ -116,7 +116,7 @@ class ImageCache:
         return changed
 
     def _hit(self, wanted: Keys, item: Any) -> Optional[Fetched]:
-        "Return the image under `wanted` if all its records are there, fresh, and stay while it is made."
+        "Return the image under `wanted` if all its records are stored, fresh, and unchanged while it is made."
         store, decoder = self.store, self.decoder
         if wanted in self.stale or not decoder.trusted():
             return None
@@ -127,7 +127,7 @@ class ImageCache:
                 if record is None:
                     return None
                 records.append(record)
-            # All records of an image have to be of one version of its file, and of the one that is there.
+            # All records of an image must be of the same version of its file: the present one.
             alike = len(records) == 1 or records[0].version == records[1].version
             if not alike or (self.since and not self.fresh(records[0], item)):
                 self.stale.add(wanted)
@@ -141,13 +141,13 @@ class ImageCache:
                     continue
                 if store.cache_file is None:
                     raise
-                self.stale.add(wanted)  # what somebody wrote into the file makes no image
+                self.stale.add(wanted)  # the record is intact, but no image can be made of it
                 return None
-            if store.current(records[0]):  # it was read first: if it still stands, so do the others
+            if store.current(records[0]):  # it was read first: if it is still current, so are the others
                 return Fetched(decoder.finish(restored), HIT, decoder.original(records))
 
     def _miss(self, wanted: Keys, item: Any, keep: bool, count: bool) -> Fetched:
-        "Decode `item`, and keep it if asked to."
+        "Decode `item`, and store it if `keep`."
         if count:
             self.store.count(False)
         generation, source = self.store.generation, Source.of(item)
@@ -157,7 +157,7 @@ class ImageCache:
         return self._keep(wanted, decoded, source, generation)
 
     def _keep(self, wanted: Keys, decoded: Decoded, source: Optional[Source], generation: int) -> Fetched:
-        "Put the records of an image into the store."
+        "Store the records of an image."
         outcome, reason = self._put(wanted, decoded, source, generation)
         return Fetched(decoded.image, outcome, decoded.original, reason, not self.decoder.one_for_all)
 
@@ -171,7 +171,7 @@ class ImageCache:
                 )
             except (TypeError, ValueError) as error:
                 return NEVER, str(error)
-            if not there:  # there is no room, or somebody has purged the store since
+            if not there:  # there is no room, or the store was purged meanwhile
                 return FULL if self.store.generation == generation else KEPT, ""
         if decoded.pieces:
             self.stale.discard(wanted)

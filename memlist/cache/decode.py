@@ -1,8 +1,7 @@
-"""From a file to an array: what a decoder has to do, and the decoder that does what Pillow does.
+"""The protocol of a decoder, and the decoder that uses Pillow.
 
-`Decoder` is the protocol that `ImageCache` asks: which keys an item has, how it is decoded into records, and how an
-image is made of its records again. No decoder knows where records are kept. To add one, write a class with these
-methods; `PillowDecoder` is the example.
+A `Decoder` tells `ImageCache` which keys an item has, decodes it into records, and restores the image from its records.
+It does not know where records are kept. To add a decoder, write a class with these methods; see `PillowDecoder`.
 """
 
 from __future__ import annotations
@@ -17,9 +16,9 @@ import PIL.ImageFile
 from . import keys, plain
 
 NEAREST, LANCZOS = PIL.Image.NEAREST, PIL.Image.LANCZOS  # type: ignore[attr-defined]
-# Two builds of one Pillow may have other libraries.
+# Two builds of the same Pillow version may use different libraries.
 _LIBRARIES = [getattr(PIL.Image.core, f"{name}_version", "") for name in ("jpeglib", "libjpeg_turbo")]  # type: ignore
-#: Names what decodes here, for the records of a cache file.
+#: The name of this decoder, which is stored with the records of a cache file.
 DECODER = f"Pillow {PIL.__version__}, libjpeg {' '.join(filter(None, map(str, _LIBRARIES)))}".encode()
 #: The longest side in pixels that the tag of a reduced image can hold.
 LONGEST = 0xFFFF
@@ -29,17 +28,17 @@ Size = Tuple[int, int]
 
 
 class Piece(NamedTuple):
-    "One record to keep: its array, and the number that says how to read it."
+    "One record to store: its array, and a tag that says how to read it."
 
     array: np.ndarray
     tag: int = 0
 
 
 class Decoded(NamedTuple):
-    """An image, and the records that would make it again, one per key; or no records and the reason why.
+    """An image and the records that restore it, one per key; or no records and the reason why.
 
     - `original`: height and width before the image was reduced, if it was
-    - `moved`: whether a global random generator moved while a user's function ran
+    - `moved`: whether a global random generator advanced while a user's function ran
     """
 
     image: Any
@@ -50,41 +49,41 @@ class Decoded(NamedTuple):
 
 
 class Decoder(Protocol):
-    """Say how items are decoded, and how images are made of their records: the protocol of a decoder.
+    """Decode items into records, and make images from records: the protocol of a decoder.
 
-    `one_for_all`: what is decoded is the result of one function of the user's. A reason why one image is not kept holds
-    for all of them, and the function may hold on to what it returned.
+    `one_for_all`: one function of the user's makes all images. So a reason not to store one image holds for all, and
+    the function may keep references to the images that it returned.
     """
 
     one_for_all: bool
 
     def keys(self, item: Any) -> Keys:
-        "Return the keys of the records of `item`; raise `keys.Unkeyable` for an item that no key can tell from others."
+        "Return the keys of the records of `item`; raise `keys.Unkeyable` if no key can identify it."
 
     def open(self, item: Any, keep: bool = True) -> Decoded:
-        "Decode `item`, with its records if it is to be kept. Raise what opening it raises."
+        "Decode `item`, with its records if `keep`. Raises whatever opening it raises."
 
     def pieces(self, item: Any) -> Decoded:
-        "Decode `item` for its records alone; no image needs to be made."
+        "Decode `item` into its records; no image needs to be made."
 
     def trusted(self) -> bool:
-        "Return whether records that are there may be served."
+        "Return whether stored records may be served."
 
     def restore(self, records: Sequence[Any]) -> Any:
-        "Make an image of `records`, in memory of its own, or what `finish` makes one of; raise UnknownClass."
+        "Return an image made from `records`, in memory of its own, or the argument for `finish`; raise UnknownClass."
 
     def finish(self, restored: Any) -> Any:
-        "Return the image of what `restore` made, once that is known to be good: what is random runs here."
+        "Make the image from what `restore` returned, once that is known to be valid. Random code runs only here."
 
     def original(self, records: Sequence[Any]) -> Optional[Size]:
         "Return height and width of the image before it was reduced; None if it was not."
 
     def nbytes(self, item: Any) -> Optional[int]:
-        "Return the bytes that `item` will take, from the header of its file; None if only decoding it tells."
+        "Return how many bytes `item` will take, by the header of its file; None if only decoding it can tell."
 
 
 class UnknownClass(Exception):
-    "A record is of a class of images that this process can't find."
+    "Raised for a record whose image class can't be found in this process."
 
 
 def reduced(size: Size, most: Optional[int]) -> Size:
@@ -99,10 +98,10 @@ def reduced(size: Size, most: Optional[int]) -> Size:
 class PillowDecoder:
     """Decode with Pillow into `mode`.
 
-    The key is the file and the mode. With `whole` a second record carries the rest of the PIL image (info, EXIF,
-    palette). With `most`, images whose shorter side is longer than that are reduced to it: by an antialiasing filter,
-    or to the nearest pixel if `labels` (masks and palettes, whose numbers are labels). The size that the image had goes
-    into the tag of its record, height above 16 bits of width.
+    The key consists of the file and the mode. With `whole`, a second record holds the rest of the PIL image (info,
+    EXIF, palette). With `most`, images whose shorter side exceeds `most` are reduced to it: with an antialiasing
+    filter, or by nearest neighbour if `labels` (masks and palettes, whose values are labels). The tag of the record
+    holds the original size: the width in its low 16 bits, the height above.
     """
 
     one_for_all = False
@@ -147,15 +146,15 @@ class PillowDecoder:
         return made._replace(image=self.after(image) if self.whole else self.image(np.asarray(image)))
 
     def pieces(self, item: Any) -> Decoded:
-        "Decode without making an image, nor setting warning filters: threads share these, and the caller has set them."
+        "Decode into records. The caller has to set warning filters: threads share them, so they are left alone here."
         return self._pieces(*self._decode(item))
 
     def image(self, pixels: np.ndarray) -> Any:
-        "Return what `pixels`, (height, width) or (height, width, channels), become: here a copy of them."
+        "Make the image from `pixels`, (height, width) or (height, width, channels); here, a copy of them."
         return pixels.copy()
 
     def after(self, image: PIL.Image.Image) -> Any:
-        "Return what a PIL image becomes: here, itself."
+        "Make the image from a PIL image; here, return it unchanged."
         return image
 
     def _pieces(self, image: PIL.Image.Image, original: Optional[Size]) -> Decoded:
@@ -175,13 +174,13 @@ class PillowDecoder:
         image: PIL.Image.Image = PIL.Image.open(item)
         if self.most is not None and min(image.size) > self.most:
             size, original = reduced(image.size, self.most), image.size[::-1]
-            # JPEG decodes to an eighth, a quarter or a half at little cost: to twice the size wanted, at the least.
+            # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at little cost. Ask for at least twice the size wanted.
             if not self.labels:
                 image.draft(None, (2 * size[0], 2 * size[1]))
             image = image.convert(self.mode)
             return image.resize(size, NEAREST if self.labels else LANCZOS), original
         if not self.whole:
-            # `convert` copies an image that has the mode already; only the caller's own code could tell.
+            # `convert` would copy an image that already has the mode; only user code, with `whole`, could tell.
             image.load()
             if image.mode == self.mode:
                 return image, None
@@ -189,7 +188,7 @@ class PillowDecoder:
 
 
 def _rest(image: PIL.Image.Image, pixels: np.ndarray) -> Optional[bytes]:
-    "Return all of a PIL image but its pixels, or None if an equal one can't be made again."
+    "Return all of a PIL image except its pixels; None if an equal image can't be restored."
     palette = image.palette and (image.palette.mode, bytes(image.palette.palette))
     try:
         data = plain.dumps([image.mode, image.info, palette])
@@ -210,7 +209,7 @@ def _rest(image: PIL.Image.Image, pixels: np.ndarray) -> Optional[bytes]:
 
 
 def restored(pixels: np.ndarray, rest: bytes) -> PIL.Image.Image:
-    "Return the PIL image with these `pixels` and the `rest` of it, in memory of its own."
+    "Return the PIL image with these `pixels` and this `rest`, in memory of its own."
     mode, info, palette = plain.loads(rest)
     raw = np.packbits(pixels, axis=1) if mode == "1" else pixels
     image = PIL.Image.frombytes(mode, (pixels.shape[1], pixels.shape[0]), raw.tobytes())

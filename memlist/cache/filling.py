@@ -1,4 +1,4 @@
-"""`Fill`: one run of `load_data`. Threads decode with Pillow; a user's code runs here or in forked processes."""
+"""`Fill`: one run of `load_data`. Threads decode with Pillow; user code runs in this thread or in forked processes."""
 
 from __future__ import annotations
 
@@ -19,30 +19,30 @@ from .messages import warn_user
 from .progress import print_line, progress
 from .randomness import random_states
 
-#: So many images of each list are decoded by the calling thread first, to see whether reading or decoding takes the
-#: time, and whether they can be kept at all.
+#: The calling thread first decodes this many images per list, to see whether reading or decoding takes longer, and
+#: whether they can be kept at all.
 SAMPLE = 8
-#: Where reading takes the time, threads wait: up to this many per CPU.
+#: If reading takes longer than decoding, threads mostly wait: start up to this many per CPU.
 MOST_THREADS_PER_CPU = 8
-#: How often the bar moves, in seconds.
+#: Seconds between two updates of the progress bar.
 BEAT = 0.1
 
 
 def load_data(
     works: Sequence[Work], n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise"
 ) -> None:
-    """Decode into memory every image that is not there, or whose file has changed since.
+    """Decode every image that is not in memory yet, or whose file has changed since.
 
-    - `n_workers`: so many threads decode (0: the calling thread; None: one per usable CPU, more if a sample shows that
-      reading takes the time and not decoding). A user's own code is never called by threads: the calling thread calls
-      it, or `n_workers` forked processes.
+    - `n_workers`: the number of threads (0: only the calling thread; None: one per usable CPU, more if a sample shows
+      that reading takes longer than decoding). User code never runs in these threads, but in the calling thread or in
+      `n_workers` forked processes.
     - `progress`: show a bar with GB and images per second in a notebook or a terminal, and lines in a log
     - `on_error`: images that can't be decoded are listed in one `ImageLoadError` after all others are loaded; `'warn'`
       warns with the same text
 
-    What does not fit is said before the work starts and, once, after it. Random generators are left as they were. If it
-    is interrupted, what is loaded stays. Records that an earlier session left in a `cache_file` are verified, and
-    processes that load at the same time share the work. Raises ValueError for arguments that make no sense.
+    If not all images will fit, it says so before the work and once after it. The states of random generators are
+    restored. Images that were loaded before an interrupt stay. Records of earlier sessions in a `cache_file` are
+    verified. Processes that load at the same time share the work. Raises ValueError for invalid arguments.
     """
     if on_error not in ("raise", "warn"):
         raise ValueError(f"on_error={on_error!r}: use 'raise' or 'warn'")
@@ -51,7 +51,7 @@ def load_data(
     states = random_states()
     fill = Fill(works, n_workers, progress)
     try:
-        # fastai's `open_image` saves and restores the warning filters, which threads must not do side by side. Setting
+        # fastai's `open_image` saves and restores the warning filters, which threads must not do concurrently. Setting
         # them once around all of the work has the same effect for the caller.
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)
@@ -66,7 +66,7 @@ def load_data(
 class Fill:
     """One run of `load_data`.
 
-    `messages`: what the jobs want to be said, after the work. `refused`: by store, the work that met a full budget.
+    `messages`: warnings to show after the work. `refused`: for each store that is full, the work that found it so.
     """
 
     def __init__(self, works: Sequence[Work], n_workers: Optional[int], progress: bool) -> None:
@@ -80,7 +80,7 @@ class Fill:
         self.stop = False
 
     def run(self) -> None:
-        "Do all jobs, and show how far they are."
+        "Do all jobs and show progress."
         for work in self.works:
             work.begin(self.messages.append)
         jobs = list(self._jobs())
@@ -107,18 +107,18 @@ class Fill:
                 shown.close(*state())
 
     def _all(self, jobs: List[Job], beat: Callable[[], None]) -> None:
-        # A user's code first: no thread of ours is running yet when processes are forked for it.
-        theirs = [job for job in jobs if job.work.user_code]
+        # User code first: its processes have to be forked before our threads run.
+        user_jobs = [job for job in jobs if job.work.user_code]
         if self.n_workers and forks.can_fork():
-            self._forked(theirs, self.n_workers, beat)
+            self._forked(user_jobs, self.n_workers, beat)
         else:
-            self._one_by_one(theirs, beat)
+            self._one_by_one(user_jobs, beat)
         n_workers, rest = self._sample([job for job in jobs if not job.work.user_code])
         if n_workers:
             self._parallel(rest, n_workers, beat)
         else:
             self._one_by_one(rest, beat)
-        # What other processes were decoding when we came to it: they are done, or gone.
+        # Images that other processes were decoding when their turn came: these have finished by now, or ended.
         later, self.later = self.later, []
         for job in later:
             self._do(job, wait=True)
@@ -168,7 +168,7 @@ class Fill:
             print_line(text)
 
     def _sample(self, jobs: List[Job]) -> Tuple[int, List[Job]]:
-        "Do the first jobs of each list; return how many threads to use, and the jobs that are left."
+        "Do the first jobs of each list; return how many threads to use, and the remaining jobs."
         counts: Dict[int, int] = {}
         rest: List[Job] = []
         wall, cpu = time.perf_counter(), time.thread_time()
@@ -193,14 +193,14 @@ class Fill:
 
         def work() -> None:
             try:
-                # If starting was interrupted, or another thread has failed, only count as done: somebody may wait.
+                # After an interrupt or another thread's failure, do nothing but count down: the caller may be waiting.
                 while not self.stop:
                     with lock:
                         job = next(queue, None)
                     if job is None:
                         break
                     self._do(job)
-            except BaseException as error:  # ours, not an image's: those are collected
+            except BaseException as error:  # a bug or an interrupt; errors of images are collected
                 failure.append(error)
                 self.stop = True
             finally:
@@ -215,8 +215,8 @@ class Fill:
                 thread.start()
             while not finished.wait(BEAT):
                 beat()
-        finally:  # after Ctrl-C too, wherever it strikes: each thread finishes its present image
-            self.stop = True  # first, for a thread whose `start` was interrupted: it has no `ident` yet
+        finally:  # also after Ctrl-C at any moment: each thread finishes its current image
+            self.stop = True  # before joining: a thread whose `start` was interrupted has no `ident` yet
             for thread in threads:
                 if thread.ident is not None:
                     thread.join()
@@ -224,7 +224,7 @@ class Fill:
             raise failure[0]
 
     def _forked(self, jobs: List[Job], n_workers: int, beat: Callable[[], None]) -> None:
-        "Have forked processes do `jobs`; each is sent the number of its next job."
+        "Do `jobs` in forked processes, each of which is sent the number of its next job."
 
         def work(number: int) -> Tuple[str, Optional[str], List[str]]:
             job, messages = jobs[number], []  # type: Job, List[str]
@@ -239,7 +239,7 @@ class Fill:
         def hand_out(child: forks.Child) -> None:
             current[child] = next((number for number in waiting if self._worthwhile(jobs[number])), None)
             if current[child] is not None:
-                with suppress(OSError):  # `recv` tells that a child has ended
+                with suppress(OSError):  # the child has ended: `recv` will raise
                     child.connection.send(current[child])
 
         try:
@@ -255,7 +255,7 @@ class Fill:
                     job = jobs[current[child]]  # type: ignore[index]
                     try:
                         outcome, error, messages = child.connection.recv()
-                    except (EOFError, OSError):  # it was killed, or has crashed; the others do its share
+                    except (EOFError, OSError):  # it was killed or has crashed; the others take over
                         self.errors.append((job.item, f"its process has ended: {_status(child.close())}"))
                         self.done, current[child] = self.done + 1, None
                         continue
@@ -267,11 +267,11 @@ class Fill:
                 self._do(jobs[number])
             for child in children:
                 child.close()
-        finally:  # after Ctrl-C only the images that they are decoding are lost
+        finally:  # after Ctrl-C, only the images being decoded are lost
             forks.end(children)
 
     def _do(self, job: Job, wait: bool = False) -> None:
-        "Do `job`; postpone it if another process is doing it and this one is not to `wait`."
+        "Do `job`. If another process is doing it, postpone it, or with `wait` wait for that process."
         try:
             if self._worthwhile(job):
                 self._count(job, job.work.do(job, wait, self.messages.append), None)
@@ -283,7 +283,7 @@ class Fill:
         try:
             if self.refused and job.work.store.uid in self.refused and not self._might_fit(job):
                 self.left_out += 1
-            elif self.outcomes[id(job.work)] == [NEVER] * SAMPLE:  # it was said; decoding the rest would be in vain
+            elif self.outcomes[id(job.work)] == [NEVER] * SAMPLE:  # a message says why; decoding the rest is useless
                 self.never += 1
             else:
                 return True
@@ -293,7 +293,7 @@ class Fill:
         return False
 
     def _count(self, job: Job, outcome: str, error: Optional[str]) -> None:
-        "Take down what became of `job`."
+        "Record the outcome of `job`."
         if outcome == LATER:
             self.later.append(job)
             return
@@ -311,12 +311,12 @@ class Fill:
             self.left_out += 1
 
     def _might_fit(self, job: Job) -> bool:
-        "Look at a header before decoding, once an image was refused: smaller ones may still fit."
+        "Return whether the image of `job` fits, by its header: after one was refused, smaller ones may still fit."
         nbytes = job.work.nbytes(job)
         return nbytes is not None and job.work.store.fits(nbytes)
 
     def report(self, on_error: str) -> None:
-        "Say what did not fit; raise or warn of what could not be decoded."
+        "Warn of images that did not fit; raise an error, or warn, for those that could not be decoded."
         for uid, work in self.refused.items():
             work.say_full([other for other in self.works if other.store.uid == uid])
         if self.errors:

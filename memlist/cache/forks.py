@@ -1,4 +1,4 @@
-"""Forked processes that run a user's code: it finds the state that this process has, and changes nothing in it."""
+"""Run user code in forked processes: it sees the state of this process, but can't change it."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from typing import Any, Callable, Iterator, List, Optional, Sequence
 
 from ..store.registry import stores
 
-#: Seconds that a question may take a forked process. It may wait for ever for a lock that another thread held here.
+#: Seconds that a forked process may take to answer. It may hang on a lock that another thread held at the fork.
 PATIENCE = 5
 
 
 def can_fork() -> bool:
-    "Return whether forking is safe here: macOS has libraries that it breaks."
+    "Return whether forking is safe here; on macOS it breaks system libraries."
     return hasattr(os, "fork") and sys.platform != "darwin"
 
 
 class Child:
-    """A forked process that calls `work` with each thing that is sent to it, and sends back what that returns.
+    """A forked process that calls `work` with each object that it is sent, and sends back the result.
 
-    `siblings` are those that were forked before. A `quiet` child prints nothing.
+    `siblings` are the children that were forked before. A `quiet` child prints nothing.
     """
 
     def __init__(self, work: Callable[[Any], Any], siblings: List[Child], quiet: bool = False) -> None:
         self.connection, theirs = Pipe()
-        _flush()  # else what is buffered would be printed twice
-        with warnings.catch_warnings():  # Python 3.12 warns if there are threads; a child that hangs is ended
+        _flush()  # else buffered output would be printed twice
+        with warnings.catch_warnings():  # Python 3.12 warns if there are threads; a child that hangs is killed
             warnings.simplefilter("ignore", DeprecationWarning)
             self.pid: Optional[int] = os.fork()
         if not self.pid:
             status = 1
             try:
-                for one in (self, *siblings):  # else it would not notice that this process has ended
-                    one.connection.close()
+                for child in (self, *siblings):  # else it would not notice when the parent ends
+                    child.connection.close()
                 _serve(work, theirs, quiet)
             except EOFError:
                 status = 0
@@ -58,7 +58,7 @@ class Child:
             if kill:
                 os.kill(pid, signal.SIGKILL)
             return os.waitpid(pid, 0)[1]
-        except (ChildProcessError, ProcessLookupError):  # other code has waited for it
+        except (ChildProcessError, ProcessLookupError):  # other code has reaped it
             return 0
 
 
@@ -84,11 +84,11 @@ def _flush() -> None:
 
 
 def _serve(work: Callable[[Any], Any], connection: Connection, quiet: bool) -> None:
-    "Answer until the parent has ended."
+    "Answer requests until the parent ends."
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if "torch" in sys.modules:
-        sys.modules["torch"].set_num_threads(1)  # its threads were not forked
+        sys.modules["torch"].set_num_threads(1)  # torch's threads do not exist after a fork
     own_offsets()
     if quiet:
         _leave_alone(connection.fileno())
@@ -98,7 +98,7 @@ def _serve(work: Callable[[Any], Any], connection: Connection, quiet: bool) -> N
 
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
-    "Hold Ctrl-C back: in a process that was just forked it would go on with the program."
+    "Block Ctrl-C: a child that it interrupts right after the fork would go on with the parent's program."
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -107,7 +107,7 @@ def forking() -> Iterator[None]:
 
 
 def ask(question: Callable[[], Any]) -> Any:
-    "Return what `question` returns in a forked process without other threads; None if it fails or takes too long."
+    "Call `question` in a forked process, without other threads; return None if it fails or takes too long."
     children: List[Child] = []
     try:
         with forking():
@@ -130,7 +130,7 @@ def _descriptors() -> List[int]:
 def own_offsets() -> None:
     """Give this process its own offsets in the files that it inherited open for reading.
 
-    A fork shares them: a process that seeks and reads would move all others. Files opened for appending are left alone.
+    A fork shares offsets: a seek or read in one process moves them for all. Files opened for appending are left alone.
     """
     ours = {fd for store in stores() for fd in store.descriptors()}
     for fd in set(_descriptors()) - ours:
@@ -140,17 +140,17 @@ def own_offsets() -> None:
             flags = fcntl.fcntl(fd, fcntl.F_GETFL)
             writes = flags & os.O_ACCMODE
             if writes != os.O_WRONLY and not flags & os.O_APPEND and stat.S_ISREG(os.fstat(fd).st_mode):
-                again = os.open(f"/proc/self/fd/{fd}", writes | os.O_CLOEXEC)
-                os.lseek(again, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
-                os.dup2(again, fd, os.get_inheritable(fd))
-                os.close(again)
+                reopened = os.open(f"/proc/self/fd/{fd}", writes | os.O_CLOEXEC)
+                os.lseek(reopened, os.lseek(fd, 0, os.SEEK_CUR), os.SEEK_SET)
+                os.dup2(reopened, fd, os.get_inheritable(fd))
+                os.close(reopened)
 
 
 def _leave_alone(connection: int) -> None:
-    "Close to this process what it shares with its parent and must not read from: sockets, pipes, the terminal."
-    nothing = os.open(os.devnull, os.O_WRONLY)  # reading from it is an error, as it should be
+    "Detach this process from what it shares with its parent and must not use: sockets, pipes, the terminal."
+    null = os.open(os.devnull, os.O_WRONLY)  # write-only, so that reading is an error
     for fd in _descriptors():
         with contextlib.suppress(OSError):
             mode = os.fstat(fd).st_mode
             if fd in (1, 2) or (fd != connection and (stat.S_ISSOCK(mode) or stat.S_ISFIFO(mode) or os.isatty(fd))):
-                os.dup2(nothing, fd)
+                os.dup2(null, fd)

@@ -1,4 +1,4 @@
-"""`CacheInfo`, the answer of `cache_info`, and `ImageLoadError`, the error of `load_data`."""
+"""`CacheInfo`, the result of `cache_info`, and `ImageLoadError`, the error of `load_data`."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from .jobs import Job
 class CacheInfo(NamedTuple):
     """Tell how many images are cached, and how full the store is.
 
-    `cached` of `total` distinct images that the object would open are in memory. The store, which is shared with every
-    list over the same path, holds `nbytes` of at most `max_ram`, and has served `hits` and `misses` in all processes.
+    `cached` of `total` distinct images that the object would open are in memory. The store, which all lists over the
+    same path share, holds `nbytes` of at most `max_ram`, and has counted `hits` and `misses` in all processes.
 
-    Printed, it is three lines; a notebook shows it as a small table. Its `repr` is that of a named tuple.
+    It prints as three lines, and shows as a small table in a notebook. Its `repr` is that of a named tuple.
     """
 
     cached: int
@@ -42,7 +42,7 @@ class CacheInfo(NamedTuple):
         return "\n".join(f"{name}: {text}" for name, text, _ in self._rows())
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
-        printer.text(str(self) if len(printer.stack) < 2 else repr(self))  # inside another object: as tuples are
+        printer.text(str(self) if len(printer.stack) < 2 else repr(self))  # inside another object: as a tuple
 
     def _repr_html_(self) -> str:
         rows = "".join(
@@ -67,7 +67,7 @@ class ImageLoadError(Exception):
 
 
 def distinct(jobs: Iterable[Job]) -> Iterator[bool]:
-    "For each distinct image of `jobs`, yield whether it is cached."
+    "Yield whether an image is cached, for each distinct image of `jobs`."
     seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
     for job in jobs:
         store = job.work.store
@@ -79,9 +79,9 @@ def distinct(jobs: Iterable[Job]) -> Iterator[bool]:
 
 
 def cache_info(jobs: Iterable[Job], stores: Sequence[ImageStore]) -> CacheInfo:
-    """Count the distinct images of `jobs`; some microseconds per image. Other numbers are sums over `stores`.
+    """Count the distinct images of `jobs`, in some microseconds per image. Other numbers are sums over `stores`.
 
-    Stores that may take a share of the available memory share it: it is counted once.
+    Stores whose budget is a share of the available memory compete for the same memory, which is counted once.
     """
     there = list(distinct(jobs))
     infos = [store.info() for store in stores]

@@ -1,4 +1,4 @@
-"""The work of `load_data`: `Job`, one image to decode, and `Work`, the images that belong together."""
+"""The work of `load_data`: `Job`, one image to decode, and `Work`, a group of images."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ..store import ImageStore
 from .cache import LATER, THERE, ImageCache
 from .decode import Keys
 
-#: So many headers are read to say what a dataset will need.
+#: This many headers are read to estimate the size of a dataset.
 HEADERS = 64
 
 Say = Callable[[str], None]
 
 
 class Job(NamedTuple):
-    "One image to decode. Without keys only doing it tells which image it is, or whether it can be kept."
+    "One image to decode. If it has no keys, only decoding shows which image it is and whether it can be kept."
 
     work: Work
     item: Any
@@ -25,12 +25,12 @@ class Job(NamedTuple):
 
 
 class Work:
-    """Images that belong together: those of one list, or of one function.
+    """A group of images: those of one list, or of one function.
 
-    - `name`: what messages call it
-    - `user_code`: whether decoding runs a user's code, which threads never do
+    - `name`: its name in messages
+    - `user_code`: whether decoding runs user code, which never runs in threads
 
-    A front end subclasses it where decoding an image takes more than asking `images`.
+    A front end subclasses it if decoding an image takes more than a call of `images`.
     """
 
     def __init__(self, name: str, images: ImageCache, items: Sequence[Any] = (), user_code: bool = False) -> None:
@@ -52,18 +52,18 @@ class Work:
             yield Job(self, item, number, self.images.decoder.keys(item))
 
     def begin(self, say: Say) -> None:
-        "Say what has to be said before any job is done."
+        "Show messages, if any, before the first job."
 
     def missing(self, job: Job) -> bool:
-        "Return whether the image of `job` has to be decoded, or a record of an earlier session looked at."
+        "Return whether the image of `job` has to be decoded, or its records of an earlier session verified."
         images = self.images
         verified = bool(job.keys) and all(images.store.verified(key) for key in job.keys)
         return not verified or images.changed(job.keys, job.item)
 
     def do(self, job: Job, wait: bool, say: Say) -> str:
-        """Decode the image of `job` unless it is there by now; return KEPT, NEVER, FULL, THERE or LATER.
+        """Decode the image of `job` unless it is stored by now; return KEPT, NEVER, FULL, THERE or LATER.
 
-        LATER: another process is decoding it, and this one is not to `wait`. Raises what decoding raises.
+        LATER: another process is decoding it, and `wait` is False. Raises whatever decoding raises.
         """
         images = self.images
         if not job.keys:
@@ -76,33 +76,33 @@ class Work:
         return THERE
 
     def decode(self, job: Job, images: ImageCache, say: Say) -> str:
-        "Decode the image of `job` and keep it; `say` takes what is to be said after the work."
+        "Decode the image of `job` and store it; pass messages to `say`, which shows them after the work."
         fetched = images.fill(job.item, job.keys)
         if fetched.reason:
             say(f"{self.name}: {job.item} is not kept in memory, because {fetched.reason}.")
         return fetched.outcome
 
     def nbytes(self, job: Job) -> Optional[int]:
-        "Return the bytes that the image will take, from the header of its file; None if only decoding it tells."
+        "Return how many bytes the image will take, by the header of its file; None if only decoding it can tell."
         return self.images.decoder.nbytes(job.item)
 
     def say_full(self, others: Sequence[Work]) -> None:
-        "Say that not all images of this and `others`, over the same store, fit."
+        "Warn that not all images of this and `others`, which use the same store, fit."
 
 
 def expected_bytes(jobs: Sequence[Job]) -> Optional[int]:
-    "Return the bytes that `jobs` will take, from an even sample of headers; None if no header tells."
+    "Estimate how many bytes `jobs` will take, from an even sample of headers; None if no header tells."
     step = max(1, len(jobs) // HEADERS)
     found: List[Optional[int]] = []
     for job in jobs[::step]:
-        with suppress(Exception):  # it will be met again, and listed, when it is decoded
+        with suppress(Exception):  # the error is listed when the image is decoded
             found.append(job.work.nbytes(job))
     sizes = [size for size in found if size is not None]
     return round(sum(sizes) / len(sizes) * len(jobs)) if sizes else None
 
 
 def stores_of(works: Iterable[Work]) -> List[ImageStore]:
-    "Return the stores of `works`, each once."
+    "Return the distinct stores of `works`."
     found: Dict[str, ImageStore] = {}
     for work in works:
         found.setdefault(work.store.uid, work.store)

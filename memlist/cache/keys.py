@@ -1,4 +1,4 @@
-"""Keys: the bytes that name the image of an item. No key depends on code."""
+"""Keys: the bytes that identify the image of an item. No key depends on code."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PATHS = (PosixPath, PurePosixPath, PureWindowsPath, WindowsPath)
 
 
 class Unkeyable(TypeError):
-    "An item that no key can tell from others: it is neither plain data nor an array."
+    "Raised for an item that no key can identify, because it is neither plain data nor an array."
 
     def __init__(self, value: Any) -> None:
         kind = type(value)
@@ -28,22 +28,22 @@ class Unkeyable(TypeError):
 def file_key(item: Any) -> bytes:
     """Return the key of the file that `item` names, as stock `open_image` would open it; raise Unkeyable.
 
-    `str` and `Path` of one file have one key. A `..` is resolved on disk, since its meaning depends on links.
+    A `str` and a `Path` of the same file have the same key. A `..` is resolved on disk, because links affect it.
     """
     if not isinstance(item, (str, os.PathLike)):
         raise Unkeyable(item)
     name = os.fspath(item)
     if isinstance(name, bytes):
         return _encoded(os.path.abspath(name))
-    if name[:1] != "/" or "//" in name or "/." in name or name[-1] == "/":  # else it is in its shortest form
+    if name[:1] != "/" or "//" in name or "/." in name or name[-1] == "/":  # else it is normalised already
         name = os.path.realpath(name) if ".." in name else os.path.abspath(name)
     return _encoded(name)
 
 
 def item_key(item: Any) -> bytes:
-    """Return the key of any item, for an `open` of the user's own; raise Unkeyable.
+    """Return the key of any item, for a user's own `open`; raise Unkeyable.
 
-    Two items have one key if they have the same type and value. A relative path is taken from the current directory.
+    Items of the same type and value have the same key. A relative path is taken from the current directory.
     """
     kind = type(item)
     if kind in (str, np.str_) or kind in PATHS:
@@ -65,7 +65,7 @@ def value_key(value: Any) -> bytes:
 
 
 def _plain(value: Any) -> Any:
-    "Replace what `plain` does not know by tuples, whose first element says what they stand for."
+    "Replace values that `plain` does not support with tuples, whose first element names the original type."
     kind = type(value)
     if kind is list:
         return list(map(_plain, value))
@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
         return ("tuple", *map(_plain, value))
     if isinstance(value, tuple) and hasattr(kind, "_fields") and not hasattr(value, "__dict__"):
         return ("named", kind.__module__, kind.__qualname__, *map(_plain, value))
-    pandas, torch = sys.modules.get("pandas"), sys.modules.get("torch")  # values of theirs exist only if they do
+    pandas, torch = sys.modules.get("pandas"), sys.modules.get("torch")  # if not imported, no value is of theirs
     if kind in (datetime.date, datetime.datetime) or (pandas and kind is pandas.Timestamp):
         return ("time", kind.__name__, value.isoformat(), str(getattr(value, "tzinfo", None)))
     if kind is dict:

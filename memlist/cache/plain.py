@@ -1,7 +1,7 @@
-"""Plain values as bytes and back: what Pillow keeps in `Image.info`, without pickle.
+"""Serialise plain values, such as Pillow keeps in `Image.info`, without pickle.
 
-Lists, tuples, dicts, strings, bytes, numbers, booleans, None and Pillow's rationals (TIFF's resolutions), of exactly
-these types, can be written. Anything else raises TypeError; bytes that `dumps` did not write raise ValueError.
+Lists, tuples, dicts, strings, bytes, numbers, booleans, None and Pillow's rationals (TIFF resolutions) are supported,
+but no subclasses of these. Other values raise TypeError; bytes that `dumps` did not write raise ValueError.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _TAGS = {
 
 
 def dumps(value: Any) -> bytes:
-    "Return `value` as bytes; raise TypeError, which names the type, for one that is not plain."
+    "Return `value` as bytes; raise TypeError if it is not plain."
     parts: List[bytes] = []
     _dump(value, parts)
     return b"".join(parts)
@@ -57,7 +57,7 @@ def _text(value: Any) -> bytes:
 
 
 def loads(data: bytes) -> Any:
-    "Return the value that `dumps` made `data` of; raise ValueError for other bytes."
+    "Return the value that `dumps` turned into `data`; raise ValueError for other bytes."
     try:
         value, end = _load(data, 0)
     except (struct.error, UnicodeDecodeError, RecursionError, TypeError) as error:

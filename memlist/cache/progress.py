@@ -1,4 +1,4 @@
-"""The progress of a long call: a bar in a notebook or a terminal, a line every few seconds in a log."""
+"""Show the progress of a long call: a bar in a notebook or a terminal, a line every few seconds in a log."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from typing import Any, Optional
 
 try:
     from fastprogress.fastprogress import NBProgressBar, progress_bar
-except ImportError:  # without fastai there may be none: lines are printed instead
+except ImportError:  # it comes with fastai; without it, lines are printed
     NBProgressBar = progress_bar = None
 
 #: Seconds between two lines of a log.
 LINE_SECONDS = 5.0
-# Raised by writing to a closed pipe, or a letter that the encoding lacks. Progress is not worth failing for.
+# Raised when writing to a closed pipe, or a character that the encoding lacks. Progress must not make a call fail.
 UNWRITABLE = (OSError, ValueError)
 
 
 class Progress:
     """Show `done` of `total` units of the call `name`; this base class shows nothing.
 
-    Make one per call: `update` as often as you like, then `close`, also after an error.
+    Make one per call. Call `update` as often as you like, then `close`, also after an error.
     """
 
     def __init__(self, total: int, name: str, unit: str) -> None:
@@ -37,7 +37,7 @@ class Progress:
 
 
 class Bar(Progress):
-    "A bar of fastprogress, the kind that fastai shows while it trains."
+    "A fastprogress bar, as fastai shows while training."
 
     def __init__(self, total: int, name: str, unit: str) -> None:
         super().__init__(total, name, unit)
@@ -47,7 +47,7 @@ class Bar(Progress):
             self.bar.update(0)
 
     def update(self, done: int, text: str = "") -> None:
-        if done and not self.finished:  # 0 starts a bar again, and so does an update after its end
+        if done and not self.finished:  # an update to 0, or after the end, would restart the bar
             self.finished = done >= self.total
             with suppress(*UNWRITABLE):
                 self.bar.comment = text
@@ -63,7 +63,7 @@ class Bar(Progress):
 
 
 class Lines(Progress):
-    "A line every few seconds and one at the end; nothing but text and line ends."
+    "A line every few seconds and one at the end, without control characters."
 
     def __init__(self, total: int, name: str, unit: str) -> None:
         super().__init__(total, name, unit)
@@ -71,7 +71,7 @@ class Lines(Progress):
 
     def update(self, done: int, text: str = "") -> None:
         now = time.monotonic()
-        if now - self.said < LINE_SECONDS or done >= self.total:  # the end is said by `close`
+        if now - self.said < LINE_SECONDS or done >= self.total:  # `close` prints the last line
             return
         self.said = now
         left = f"about {duration((now - self.begun) / done * (self.total - done))} left" if done else ""
@@ -100,7 +100,7 @@ def print_line(text: str) -> None:
 
 
 def in_notebook() -> bool:
-    "Return whether fastprogress, and so fastai, takes this for a notebook."
+    "Return whether fastprogress, and therefore fastai, treats this as a notebook."
     return isinstance(progress_bar, type) and issubclass(progress_bar, NBProgressBar)
 
 

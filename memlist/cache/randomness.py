@@ -1,4 +1,4 @@
-"""Random numbers: the states of the global generators, and whether a user's function is random."""
+"""Save and restore the global random generators, and find out whether a user's function is random."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from ..store import ImageStore
 from . import forks
 from .decode import Decoded, Piece
 
-# Why nothing is kept of a user's code.
+# Reasons why results of a user's function are not kept.
 DRAWS = "it draws random numbers"
 DIFFERS = "it gave two different images for one item: it is random, or depends on what was opened before"
 VARIES = "what get sets on the list, which open may read, is something else each time"
 
-#: So many images are opened twice, to see whether the function is random.
+#: This many images are opened twice, to see whether the function is random.
 LOOKS = 4
 ALIKE, RAISES = "alike", "raises"
 
-#: Makes the records of what a function returned, or none and the reason why.
+#: Returns the records of a function's result, or none and the reason why.
 Pack = Callable[[Any], Tuple[Sequence[Piece], str]]
 
 
@@ -60,8 +60,8 @@ def random_states() -> States:
 class Judge:
     """Find out whether a user's function is random, and remember it in `notes`, for all processes, until a purge.
 
-    `pack` makes the records that are compared; `dropped` is called when the function turns out to be random, to empty
-    what was kept of it.
+    `pack` makes the records that are compared. `dropped` is called when the function turns out to be random, to drop
+    its results from the cache.
     """
 
     def __init__(self, notes: ImageStore, pack: Pack, dropped: Callable[[], Any]) -> None:
@@ -70,18 +70,18 @@ class Judge:
         self._trusted_in = -1
 
     def reason(self) -> str:
-        "Return why nothing of the function is kept since the last purge; an empty string if it may be."
+        "Return why the function's results have not been kept since the last purge; an empty string if they may be."
         purges = self.notes.purges
         if self._reason[0] != purges:
             found = (reason for reason in (DRAWS, DIFFERS, VARIES) if self.notes.noted(reason.encode()))
             reason = next(found, "")
-            self._reason = (purges if reason else -1), reason  # it may turn out to be random later
+            self._reason = (purges if reason else -1), reason  # without a reason, ask again: it may prove random later
         return self._reason[1]
 
     def before(self, function: Callable[[Any], Any], item: Any) -> Optional[str]:
-        """Return why the function is random, or nothing. Open `item` twice if fewer than `LOOKS` images have been.
+        """Return why the function's results are not kept, or an empty string; None if that could not be found out.
 
-        Return None if that could not be done: `after` does it, once the image is there.
+        Opens `item` twice if fewer than `LOOKS` images have been. After None, call `after` once the image is decoded.
         """
         if self.reason() or self._trusted_in == self.notes.purges:
             return self.reason()
@@ -91,10 +91,10 @@ class Judge:
         return self._judge(self._ask(function, item))
 
     def after(self, function: Callable[[Any], Any], item: Any, decoded: Decoded, ask: bool) -> str:
-        """Return why the function that made `decoded` of `item` is random, or nothing.
+        """Return why results of the function that made `decoded` from `item` are not kept, or an empty string.
 
-        It is called once more: with `ask`, in a forked process, which tells whether this function moved a global
-        generator; else here, because no process could be asked.
+        Calls it again. With `ask`, a forked process does so, which shows whether this function advanced a global
+        generator; without it, or if that fails, this process does.
         """
         answer = self._ask(function, item) if ask else None
         if answer is None:
@@ -111,19 +111,20 @@ class Judge:
         return self._judge(answer) or ""
 
     def drop(self, reason: str) -> None:
-        "Keep nothing of the function any more, and drop what was kept."
+        "Drop the function's results, and keep none from now on."
         self.dropped()
         self.notes.note(reason.encode())
 
     def _ask(self, function: Callable[[Any], Any], item: Any) -> Optional[str]:
-        """Open `item` twice in a forked process, and return what was seen; None if that can't be told.
+        """Open `item` twice in a forked process and return the finding; None if there is none.
 
-        So this process is left as it is, its private generators and counters included, and no other thread draws there.
+        The fork leaves this process unchanged, including private generators and counters, and has no other threads that
+        could draw numbers.
         """
         if not forks.can_fork() or self.notes.noted(b"can't ask"):
             return None
         answer = forks.ask(partial(_differ, function, self.pack, item))
-        if answer is None:  # it waits for a thread that is not there, or it can't be forked
+        if answer is None:  # it hangs on a lock of another thread, or can't be forked
             self.notes.note(b"can't ask")
         return None if answer == RAISES else answer
 
@@ -141,7 +142,7 @@ def _bits(pieces: Sequence[Piece]) -> List[Any]:
 
 
 def _differ(function: Callable[[Any], Any], pack: Pack, item: Any) -> str:
-    "Open `item` twice and say whether both are alike. Nobody else may draw from the global generators."
+    "Open `item` twice and return whether both are alike. No other thread may draw from the global generators."
     seen: List[Any] = []
     for _ in range(2):
         before = random_states()

@@ -1,11 +1,11 @@
-"""The front end for fastai 1: its image lists from RAM, its transforms a batch at a time, and `DataWait`.
+"""The front end for fastai 1: its image lists served from RAM, its transforms on whole batches, and `DataWait`.
 
-- `mixin`: `InMemory`, the hooks that fastai calls; `owned`, `family`, `whole`: what a user's own `open` returns
-- `lists`: the twins of fastai's lists; `bunch`: the data bunch; `attach`: the verbs on fastai's own classes
-- `batches`, `draws`, `geometry`: transforms a batch at a time
+- `mixin`: `InMemory`, the hooks that fastai calls; `owned`, `family`, `whole`: caching of a user's own `open`
+- `lists`: the twins of fastai's lists; `bunch`: the data bunch; `attach`: methods added to fastai's own classes
+- `loader`, `collate`, `draws`, `planner`: transforms on whole batches
 - `decoders`: fastai's own `open`; `work`: lists as work for `load_data`; `compat`: repairs of fastai on a current stack
 
-It may import every other folder but other front ends. `compat` comes first: the rest imports what it repairs.
+This folder may import every folder except other front ends. `compat` comes first: the rest imports what it repairs.
 """
 
 from . import compat  # isort: skip

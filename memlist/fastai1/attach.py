@@ -1,7 +1,7 @@
-"""The methods that memlist adds to fastai's own classes, by assignment, as fastai itself does with `presize`.
+"""Add methods to fastai's own classes by assignment, as fastai itself does with `presize`.
 
-They are needed there since only the inputs, only the targets or one part of a `MixedItemList` may be in memory: most
-classes involved are fastai's then.
+fastai's classes need them, because only the inputs, only the targets or one part of a `MixedItemList` may be in memory:
+then most classes involved are fastai's.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True
 def _purge(self: Any, file: bool = False) -> int:
     """Give the memory of these lists' stores back to the system, in every process; return the bytes freed.
 
-    A `cache_file` keeps what it holds, unless `file` asks to empty it.
+    A `cache_file` keeps its records, unless `file` is True.
     """
     if isinstance(self, DataBunch):
         release(self)
@@ -73,10 +73,10 @@ _stock_get_state: Callable[..., Dict[str, Any]] = LabelList.get_state
 
 
 def _getitem(self: Any, idxs: Any) -> Any:
-    """Return one `(x, y)`, or a `LabelList` of a range, as fastai does, with one copy less.
+    """Return one `(x, y)`, or a `LabelList` of a range, as fastai does, but with one copy less.
 
-    `apply_tfms` begins with a clone. An image that was made from the store for this call has no other owner, and only
-    this function knows that.
+    `apply_tfms` begins by cloning the image. Only this function knows when an image was made for this call, so that no
+    other code refers to it and the clone is not needed.
     """
     idxs = try_int(idxs)
     in_memory = isinstance(self.x, InMemory) or isinstance(self.y, InMemory)
@@ -84,7 +84,7 @@ def _getitem(self: Any, idxs: Any) -> Any:
         return _stock_getitem(self, idxs)
     (x, x_own), (y, y_own) = _take(self.x, idxs), _take(self.y, idxs)
     if getattr(self.x, "max_size", None) is not None and isinstance(y, ImagePoints):
-        y.flow.size = x.size  # relative to the original so far; from here on it is transformed with the reduced image
+        y.flow.size = x.size  # so far the original's size; from here on the points go with the reduced image
     if self.tfms or self.tfmargs:
         x = _apply(x, x_own, self.tfms, self.tfmargs)
     if hasattr(self, "tfms_y") and self.tfm_y:
@@ -112,12 +112,12 @@ def _apply(item: Any, own: bool, tfms: Any, kwargs: Dict[str, Any]) -> Any:
 
 
 def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -> Any:
-    """Make a `DataBunch`, as fastai does; its lists have their stores before any worker is forked.
+    """Make a `DataBunch`, as fastai does.
 
-    `batch_tfms`: apply transforms a batch at a time, with the same random draws; see `memlist.fastai1`.
+    `batch_tfms`: apply transforms to whole batches, with the same random draws; see `memlist.fastai1`.
     """
     for il in lists_of(self):
-        _ = il.store
+        _ = il.store  # made before any worker is forked
     if not checked(batch_tfms):
         return _stock_databunch(self, *args, **kwargs)
     given = inspect.signature(_stock_databunch).bind(self, *args, **kwargs).arguments
@@ -128,14 +128,14 @@ def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -
 
 
 def _add_test(self: Any, *args: Any, **kwargs: Any) -> None:
-    "Add a test set, as fastai does; its loader is of the same kind as the others."
+    "Add a test set, as fastai does, with the same kind of loader as the other sets."
     _stock_add_test(self, *args, **kwargs)
     if isinstance(self.valid_dl, BatchDeviceDataLoader):
         self.test_dl = self.valid_dl.like(self.test_dl)
 
 
 def _get_state(self: Any, **kwargs: Any) -> Dict[str, Any]:
-    "Return the minimal state for export, by the names of fastai's classes: it loads where memlist is not installed."
+    "Return the minimal state for export. It names fastai's own classes, so that it loads without memlist."
     state = _stock_get_state(self, **kwargs)
     for name in ("x", "y"):
         state[f"{name}_cls"] = stock_class(state[f"{name}_cls"])
@@ -145,7 +145,7 @@ def _get_state(self: Any, **kwargs: Any) -> Dict[str, Any]:
 
 
 def _without_list(processor: Any) -> Any:
-    "Return a processor without the in-memory list it was made for, which fastai keeps and never asks for."
+    "Return a processor without its reference to the in-memory list that it was made for; fastai never uses it."
     if not in_memory_lists(getattr(processor, "ref_ds", None)):
         return processor
     processor = copy.copy(processor)
@@ -154,7 +154,7 @@ def _without_list(processor: Any) -> Any:
 
 
 def _export(self: Any, file: Any = "export.pkl", destroy: bool = False) -> None:
-    "Export the learner, as fastai does, without our callback: loading the file would need its class."
+    "Export the learner, as fastai does, but without `DataWait`, so that the file loads without memlist."
     everything = self.callbacks, self.callback_fns
     self.callbacks = [callback for callback in self.callbacks if not isinstance(callback, DataWait)]
     self.callback_fns = [make for make in self.callback_fns if getattr(make, "func", make) is not DataWait]

@@ -28,15 +28,15 @@ _LIST_KEYWORDS = ("lazy", "max_ram", "cache_file", "max_size", "store", "convert
 class MemoryImageDataBunch(ImageDataBunch):
     """`ImageDataBunch` whose factories make in-memory lists.
 
-    They take the list's keywords too (`lazy`, `max_ram`, `cache_file`, `max_size`, `convert_mode`, `after_open`); all
-    others are as in fastai.
+    The factories also take the list's keywords (`lazy`, `max_ram`, `cache_file`, `max_size`, `convert_mode`,
+    `after_open`); all others are as in fastai.
     """
 
     @classmethod
     def create_from_ll(
         cls, lls: LabelLists, *args: Any, batch_tfms: bool = False, **kwargs: Any
     ) -> MemoryImageDataBunch:
-        "Make a data bunch as fastai does; `batch_tfms` as for `databunch`."
+        "Make a data bunch, as fastai does; for `batch_tfms` see `databunch`."
         if not checked(batch_tfms):
             return super().create_from_ll(lls, *args, **kwargs)
         given = inspect.signature(super().create_from_ll).bind(lls, *args, **kwargs).arguments
@@ -49,7 +49,7 @@ class MemoryImageDataBunch(ImageDataBunch):
 def _factory(name: str) -> Any:
     """Make a factory of fastai's `ImageDataBunch` build in-memory lists.
 
-    It is fastai's own code, in which `ImageList` means ours: a copy of it would have to follow every release.
+    This runs fastai's own code, in which `ImageList` then means ours: a copy would have to be updated with fastai.
     """
     stock = vars(ImageDataBunch)[name].__func__
 
@@ -64,7 +64,7 @@ def _factory(name: str) -> Any:
         known = {**stock.__globals__, "ImageList": ours}
         return types.FunctionType(stock.__code__, known, name, stock.__defaults__)(cls, *args, **kwargs)
 
-    # fastai's annotations name what only its own modules know.
+    # fastai's annotations contain names that only its own modules can resolve.
     given = inspect.signature(stock)
     parameters = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in given.parameters.values()]
     del factory.__wrapped__
@@ -73,7 +73,7 @@ def _factory(name: str) -> Any:
     return classmethod(factory)
 
 
-# `from_csv` and `from_name_re` come to these.
+# `from_csv` and `from_name_re` call these.
 for _name in ("from_folder", "from_df", "from_lists", "from_name_func"):
     setattr(MemoryImageDataBunch, _name, _factory(_name))
 

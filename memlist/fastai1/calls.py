@@ -1,7 +1,7 @@
-"""Calls into a user's code, and the calls that come back out of it.
+"""Keep track of calls into a user's code, and of calls that come back from it.
 
-fastai calls a user's `get`, which calls our `open`, which may call the user's `open`. Nothing can be passed through
-that code as an argument. So a `Call` is kept in a context variable, one per list and call.
+fastai calls a user's `get`, which calls our `open`, which may call the user's `open`. We can't pass arguments through
+that code, so each call has a `Call`, which is kept in a context variable.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from ..cache.decode import Keys
 
 
 class Opened(NamedTuple):
-    "One image that a `get` has opened: its item, its keys, and what became of it (see `cache.cache`)."
+    "One image that a `get` has opened: its item, its keys and its outcome (see `cache.cache`)."
 
     item: Any
     keys: Keys
@@ -21,14 +21,14 @@ class Opened(NamedTuple):
 
 
 class Call:
-    """One call into the code of the list `il`; it begins and ends with a `with` block.
+    """One call into the code of the list `il`, for the duration of a `with` block.
 
     - `getting`: the index of the item that `get` is making; None outside of `get`
-    - `opening`: whether a user's `open` is running: what it opens by ours is not cached a second time
-    - `selecting`: whether a list is being made of items of `il` selected by their indices
-    - `say`: inside `load_data`, takes the messages that are said after it; reads are not counted then
-    - `opened`: what `get` has opened so far
-    - `originals`: for images that were reduced, by the size that they have now: the size that they had
+    - `opening`: whether a user's `open` is running; images that it opens with ours are not cached separately
+    - `selecting`: whether a list of selected items of `il` is being made, by their indices
+    - `say`: inside `load_data`, takes messages to show after it; reads are not counted then
+    - `opened`: the images that `get` has opened so far
+    - `originals`: the original sizes of reduced images, by their reduced sizes
     """
 
     __slots__ = ("_token", "getting", "il", "opened", "opening", "originals", "outer", "say", "selecting")
@@ -42,7 +42,7 @@ class Call:
         self.outer = known = _CURRENT.get()
         while known is not None and known.il is not il:
             known = known.outer
-        if known is not None:  # what an outer call into the same list is doing goes on
+        if known is not None:  # an outer call into the same list is still running
             self.opening, self.getting, self.say = known.opening, known.getting, known.say
             self.opened, self.originals = known.opened, known.originals
 
@@ -66,7 +66,7 @@ def current(il: Any) -> Optional[Call]:
 
 
 def run_open(il: Any, function: Callable[[Any], Any], item: Any) -> Any:
-    "Call a user's `open`. What it opens by ours is not cached, and what it sets on the list is bookkeeping."
+    "Call a user's `open`. Images that it opens with ours are not cached; attributes that it sets are bookkeeping."
     call = current(il)
     if call is None:
         with Call(il) as call:
@@ -80,5 +80,5 @@ def run_open(il: Any, function: Callable[[Any], Any], item: Any) -> Any:
 
 
 def of_one(function: Callable[..., Any], args: Tuple[Any, ...], kwargs: Dict[str, Any]) -> Callable[[Any], Any]:
-    "Return `function` of its first argument."
+    "Return `function` with all but its first argument bound."
     return (lambda first: function(first, *args, **kwargs)) if args or kwargs else function

@@ -1,7 +1,7 @@
-"""From the indices of a batch to the batch, in the process that holds the pixels.
+"""Make a batch from its indices, in the process that reads the pixels.
 
-For each index in turn, input and target are opened and their transforms' random parameters drawn, in stock's order;
-then all images are made together. What cannot be made so goes through stock's code, an image or a dataset at a time.
+For each index in turn, input and target are opened and the random parameters of their transforms drawn, in the order of
+stock fastai; then all images are made together. Images or datasets that do not allow this are left to stock code.
 """
 
 from __future__ import annotations
@@ -34,8 +34,8 @@ from .transforms import Unknown
 class Collate:
     """Make batches from indices into a `LabelList`, in the process that calls it.
 
-    - `norm`: applied to inputs as they are made here, if given
-    - `memory`, `threads`: of a process that makes its batches itself; a worker has shared memory of its own
+    - `norm`: applied to inputs as they are made, if given
+    - `memory`, `threads`: used if the main process makes batches; a worker uses its own shared memory
     """
 
     def __init__(self, ds: Any, collate_fn: Any, on_device: bool, norm: Optional[Norm] = None) -> None:
@@ -70,10 +70,10 @@ class Collate:
         maker = self._maker()
         made = [side.make(maker) for side in sides]
         if before != [store.generation for store in stores]:
-            # A store was purged meanwhile, so some bytes may have been overwritten: read them into memory of our own.
+            # A store was purged meanwhile, so some bytes may have been overwritten: read them into our own memory.
             for side, il in zip(sides, (self.ds.x, self.ds.y)):
                 side.read_again(il, indices)
-            self._shared = None  # nothing made so far will be sent
+            self._shared = None  # its blocks in use will never be sent, so never be freed
             maker = self._maker()
             made = [side.make(maker) for side in sides]
         return self._collated(sides, made)
@@ -86,7 +86,7 @@ class Collate:
         return Maker(self._shared, ONE_THREAD, self.on_device)
 
     def _warn_of_odd(self, item: Any) -> None:
-        "Warn once if the inputs, of which `item` is the first, are images that stock has to make."
+        "Warn once if the inputs, of which `item` is the first, are images that only stock code can make."
         known = isinstance(item, (ImageTask, ImagePoints)) or type(item).__module__.startswith("fastai.")
         odd = isinstance(item, ItemBase) and pixels_of(item) is None and (isinstance(item, Image) or not known)
         if (
@@ -98,7 +98,7 @@ class Collate:
             warn_user(not_batched(self.ds, reason_of_item(item)))
 
     def _pipelines(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
-        "Return the pipelines of the dataset, made anew if anything that they depend on has changed."
+        "Return the pipelines of the dataset, rebuilt if anything that they depend on has changed."
         seen = parts_of_pipelines(self.ds)
         known, found = self._memo
         if seen is None or len(seen) != len(known) or not all(a is b for a, b in zip(seen, known)):
@@ -109,14 +109,14 @@ class Collate:
     def _opened(
         self, indices: Sequence[int], x_pipeline: Optional[Pipeline], y_pipeline: Optional[Pipeline]
     ) -> Tuple[List[Any], List[Any]]:
-        "Open and draw for each index in turn; return an `ImageTask` per image to make, else what stock makes of it."
+        "Open and draw for each index in turn; return an `ImageTask` per image to make, else the item made by stock."
         ds = self.ds
         plain = all(type(i) is int for i in indices)
         readers = [_reader(il, plain) for il in (ds.x, ds.y)]
         read_x, read_y = readers
         reduces = getattr(ds.x, "max_size", None) is not None
         transformed, tfm_y = bool(ds.tfms or ds.tfmargs), bool(hasattr(ds, "tfms_y") and ds.tfm_y)
-        # Targets follow what their inputs drew; or what stock has drawn, if stock does the inputs.
+        # Targets repeat the draws of their inputs; or those of stock code, if it makes the inputs.
         y_pipelines = {own: y_pipeline and y_pipeline.for_targets(x_pipeline if own else None) for own in (True, False)}
         xs: List[Any] = []
         ys: List[Any] = []
@@ -154,7 +154,7 @@ class Collate:
         return xs, ys
 
     def _collated(self, sides: Sequence[_Side], made: List[Any]) -> Any:
-        "Return what stock's collating makes of the rest, with the images put in."
+        "Have stock code collate the rest, and put the images into the result."
         rest = [[_ABSENT] * len(side.items) if one is not None else side.plain() for side, one in zip(sides, made)]
         plain = getattr(self.collate_fn, "func", self.collate_fn)
         if plain is data_collate:
@@ -171,15 +171,15 @@ class Collate:
         return Batch(x, y, form, normalised, lent)
 
 
-# Takes the position of images that are made already, while stock collates the other half of the pairs.
+# A placeholder for images that are already made, while stock code collates the other half of the pairs.
 _ABSENT = ItemBase(torch.empty(0))
 
 
 class _Side:
     """Hold the inputs or the targets of a batch.
 
-    - `whole`: all of them are images to make at once; else stock decides what a mixture of kinds makes
-    - `normalised`: `norm` is applied as they are made
+    - `whole`: whether all of them are images of one kind, to make at once; else stock code collates them
+    - `normalised`: whether `norm` is applied as they are made
     """
 
     def __init__(self, items: List[Any], norm: Optional[Norm] = None) -> None:
@@ -192,15 +192,15 @@ class _Side:
         )
 
     def make(self, maker: Maker) -> Any:
-        "Return the batch of images; None if stock has to collate."
+        "Return the batch of images; None if stock code has to collate."
         return make_images(self.items, maker, self.norm if self.normalised else None) if self.whole else None
 
     def plain(self) -> List[Any]:
-        "Return the items for stock to collate."
+        "Return the items for stock code to collate."
         return [make_image(one) if isinstance(one, ImageTask) else one for one in self.items]
 
     def read_again(self, il: Any, indices: Sequence[int]) -> None:
-        "Replace pixels that lie in a store by those of the list's own images, in memory of their own."
+        "Replace pixels that lie in a store with copies, which are read through the list."
         for k, (i, task) in enumerate(zip(indices, self.items)):
             if isinstance(task, ImageTask) and task.pixels.viewed:
                 pixels = pixels_of(il[i])
@@ -212,20 +212,20 @@ class _Side:
 
 
 def _reader(il: Any, plain: bool) -> Callable[[int], Any]:
-    "Return what gives the items of `il`; `plain`: for indices that are all ints, and need no check."
+    "Return a function from an index to an item of `il`; `plain`: all indices are ints, which need no check."
     if isinstance(il, InMemory):
         return il._reader()
     return il.get if plain and type(il).__getitem__ is ItemList.__getitem__ else il.__getitem__  # type: ignore
 
 
 def _leave_drawn(pipeline: Optional[Pipeline], draws: Sequence[Any]) -> None:
-    "Leave the transforms as drawing for an image would have left them, for a target that asks them."
+    "Set the state of the transforms as stock's drawing would have, for a target that reads it."
     for step in pipeline.steps if pipeline is not None else ():
         step.transform.resolved, step.transform.do_run = step.values(draws), step.runs(draws)
 
 
 def _target(pixels: Pixels, pipeline: Optional[Pipeline], draws: List[Any]) -> Optional[ImageTask]:
-    "Return the task of making a target whose input has `draws`; None if stock has to make it."
+    "Return the task of making a target whose input has `draws`; None if stock code has to make it."
     if pipeline is None:
         return None
     try:

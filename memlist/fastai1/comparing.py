@@ -37,7 +37,7 @@ class Run(NamedTuple):
 
     @property
     def later(self) -> List[Epoch]:
-        "The epochs after the first, which fills the cache; the first epoch where there is no other."
+        "The epochs after the first, which fills the cache; the first one if there is no other."
         return self.epochs[1:] or self.epochs
 
     @property
@@ -52,16 +52,16 @@ class Run(NamedTuple):
 
 
 class Comparison:
-    "The result of `compare`: its `runs`, fastai's own first. It prints as a table, and a notebook shows it as one."
+    "The result of `compare`: its `runs`, fastai's own first. It prints, and shows in a notebook, as a table."
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = list(runs)
 
     def plot(self, axes: Optional[Sequence[Any]] = None, return_fig: Optional[bool] = None) -> Any:
-        """Draw the runs next to one another on one scale, with their epochs as `DataWait.plot` draws them.
+        """Draw the runs side by side on the same scale, with their epochs as in `DataWait.plot`.
 
-        It draws into `axes`, one per run, or into a figure of its own. The figure is returned where `return_fig` or
-        fastai's `defaults.return_fig` is true.
+        Draws into `axes`, one per run, or into a new figure. Returns the figure if `return_fig` or fastai's
+        `defaults.return_fig` is true.
         """
         from matplotlib import pyplot
 
@@ -124,24 +124,24 @@ def compare(
     """Run the same code with fastai's list and with ours, under a progress bar, and show both.
 
     - `make`: a function that builds a `DataBunch` with the list class it is given: `lambda cls: cls.from_folder(…)…`
-    - `learner`: a function from a `DataBunch` to a `Learner`, which is trained. Without it batches are delivered and
-      nothing is computed, so that the whole epoch is waiting
-    - `epochs`: the number of epochs for each side. The first one fills the cache, unless it is full already: because
+    - `learner`: a function from a `DataBunch` to a `Learner`, which is trained. Without it, batches are only loaded, so
+      that the whole epoch is waiting
+    - `epochs`: the number of epochs per side. The first one fills the cache, unless it is already full: because
       `make` ends in `load_data()`, or because a list over the same path is still alive. The table then says "warm"
     - `classes`: fastai's list and its twin, such as `(SegmentationItemList, MemorySegmentationItemList)`; the two data
-      bunches, `(ImageDataBunch, MemoryImageDataBunch)`; or a list of your own and its in-memory twin
+      bunches, `(ImageDataBunch, MemoryImageDataBunch)`; or your own list and its in-memory twin
     - `also`: more data bunches to run, each made by a function without arguments: `{"batch_tfms=True": lambda: …}`
-    - `seed`: seeds the models and every epoch. Random generators are left as they were
-    - `show`: in a notebook draw the picture (the result shows itself as a table); elsewhere print the table
+    - `seed`: seeds the models and every epoch. The states of random generators are restored afterwards
+    - `show`: draw the plot in a notebook (which shows the result as a table); elsewhere print the table
 
     The sides take turns, epoch by epoch, so that other work on the machine slows all of them. fastai's list goes first:
-    only its first epoch may have to read from a cold disk. Costs `epochs` epochs of each side and the memory of one
-    model per side. Raises TypeError where `make` does not use the class that it is given.
+    only its first epoch may have to read from a cold disk. Costs `epochs` epochs and the memory of one model per side.
+    Raises TypeError if `make` does not use the class that it is given.
     """
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs={epochs!r}: use a number of epochs for each side")
     states = random_states()
-    with torch.random.fork_rng(range(torch.cuda.device_count())):  # the GPUs' generators, which are not among `states`
+    with torch.random.fork_rng(range(torch.cuda.device_count())):  # for the GPUs' generators, which `states` lacks
         try:
             sides = [_RunningSide(cls.__name__, partial(make, cls), learner, seed) for cls in classes]
             sides += [_RunningSide(name, other, learner, seed) for name, other in (also or {}).items()]
@@ -217,7 +217,7 @@ def _seed(seed: int) -> None:
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    "Hide the table and the bar that each `fit` of one epoch would show."
+    "Hide the table and the progress bar that each `fit` of one epoch would show."
     if in_notebook():
         from IPython.utils.capture import capture_output
 

@@ -1,4 +1,4 @@
-"""fastai's own `open`: what it does to a file, for one image or for a batch."""
+"""Decode as fastai's own `open` does, for one image or for a batch."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ from ..cache.decode import PillowDecoder
 _LIST_OPEN, _MASK_OPEN = ImageList.open, SegmentationLabelList.open
 _IMAGE, _FILES, _FILE = PIL.Image, PIL.ImageFile, PIL.ImageFile.ImageFile
 _DIVISOR = np.float32(255)
-#: Elements from which on two threads of torch convert faster than one pass of NumPy.
+#: From this many elements on, two threads of torch convert faster than one pass of NumPy.
 SEVERAL_THREADS = 1 << 18
 
 
 def decoding_functions() -> Tuple[Any, ...]:
-    "Return the functions that decode in fastai's own `open`: a list with another part has another decoding."
+    "Return the functions with which fastai's own `open` decodes. If one is replaced, it decodes differently."
     fastais = fastai_image.pil2tensor, fastai_image.open_image, fastai_data.open_image, fastai_data.open_mask
     return (_IMAGE.open, _IMAGE.Image.convert, _FILE.load, *fastais)
 
@@ -33,9 +33,9 @@ _DECODING = decoding_functions()
 
 
 def stock_open(function: Any) -> Optional[type]:
-    """Return the class of fastai's two `open` methods that `function` is; None for a user's own, or a patched one.
+    """Return the fastai class whose `open` `function` is; None if it is a user's own, or if fastai is patched.
 
-    The comparison is written out, since it runs on every read: that is five times faster than comparing tuples.
+    The comparison is written out because it runs on every read: this is five times faster than comparing tuples.
     """
     plain = getattr(function, "__func__", function)
     if plain is not _LIST_OPEN and plain is not _MASK_OPEN:
@@ -53,10 +53,10 @@ def stock_open(function: Any) -> Optional[type]:
 
 
 class Stock(PillowDecoder):
-    """Do what fastai's `open_image` and `open_mask` do: `mode` pixels, divided by 255 if `div`, in a `cls`.
+    """Decode as fastai's `open_image` and `open_mask` do: to a `cls` of `mode` pixels, divided by 255 if `div`.
 
-    The record holds the pixels as they are before `after_open`, which runs on every read. One record serves a file as
-    image and as mask.
+    The record holds the pixels before `after_open`, which runs on every read. One record serves a file both as an image
+    and as a mask.
     """
 
     def __init__(
@@ -68,19 +68,19 @@ class Stock(PillowDecoder):
 
     @staticmethod
     def settings_now(mode: str, div: bool, most: Optional[int]) -> Tuple[Any, ...]:
-        "Return all that the keys and pixels of a decoder depend on besides `after_open`."
+        "Return everything that the keys and pixels of a decoder depend on, except `after_open`."
         return mode, div, most, _FILES.LOAD_TRUNCATED_IMAGES
 
     def image(self, pixels: np.ndarray) -> Any:
         "Return `pixels` as an image, in one pass from bytes to floats, with the strides of `pil2tensor`."
-        # torch's kernels may choose their order of summation by the strides.
+        # The strides matter, because torch's kernels may choose their order of summation by them.
         if 1 in pixels.shape[:2] or pixels.dtype == np.float32:
             return self.cls(_floats_as_stock(pixels, self.div))
         pixels = pixels.transpose(2, 0, 1) if pixels.ndim == 3 else pixels.reshape(1, *pixels.shape)
         return self.cls(floats(pixels, self.div))
 
     def after(self, image: PIL.Image.Image) -> Any:
-        "Return what `after_open` makes of a PIL image, as an image."
+        "Apply `after_open` to a PIL image, and return the result as an image."
         return self._converted(self.after_open(image))  # type: ignore[misc]
 
     def _converted(self, image: Any) -> Image:
@@ -89,7 +89,7 @@ class Stock(PillowDecoder):
 
 
 class Raw(Stock):
-    "Make `Pixels` of the records of another `Stock`; images only of pixels that are no bytes."
+    "Make `Pixels` from the records of another `Stock`, or images if the pixels are not bytes."
 
     def __init__(self, decoder: Stock) -> None:
         vars(self).update(vars(decoder))
@@ -115,7 +115,7 @@ class Raw(Stock):
 
 
 def _floats_as_stock(pixels: np.ndarray, divide: bool) -> torch.Tensor:
-    "Do what `pil2tensor` does, on a copy: it leaves floats where they are, and gives axes of one element odd strides."
+    "Do as `pil2tensor`, but on a copy: it shares the memory of floats, and gives axes of one element odd strides."
     planes = (np.expand_dims(pixels, 2) if pixels.ndim == 2 else pixels).transpose(2, 0, 1)
     px = torch.from_numpy(planes.astype(np.float32))
     if pixels.dtype == np.float32:
@@ -124,11 +124,11 @@ def _floats_as_stock(pixels: np.ndarray, divide: bool) -> torch.Tensor:
 
 
 def floats(array: np.ndarray, divide: bool) -> torch.Tensor:
-    """Return `array` as float32, divided by 255 if asked, in the same order in memory; the same bits either way.
+    """Return `array` as float32 in the same memory order, divided by 255 if `divide`.
 
-    In one pass of NumPy, or, if torch may use several threads and there is enough to do, in two passes of torch. The
-    memory is NumPy's in both cases: torch aligns its own blocks, and glibc's heap grows without end between aligned
-    blocks of megabytes.
+    Takes one pass of NumPy or, if torch may use several threads and there is enough work, two passes of torch, which
+    give the same bits. NumPy allocates the memory in both cases: torch aligns its blocks, and glibc's heap would grow
+    without bound between aligned blocks of megabytes.
     """
     if array.size < SEVERAL_THREADS or torch.get_num_threads() == 1 or not array.flags.writeable:
         converted = np.divide(array, _DIVISOR, dtype=np.float32) if divide else array.astype(np.float32)

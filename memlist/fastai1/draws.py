@@ -1,7 +1,7 @@
-"""The random draws of fastai's transforms for an image: the same calls in the same order as in fastai.
+"""Draw the random numbers of fastai's transforms, by the same calls in the same order as fastai.
 
-`Pipeline.draw` does for one image what stock fastai does up to the moment it would touch pixels; `Pipeline.drawn`
-collects the numbers of a batch. What they mean for the pixels is decided in `planner`.
+`Pipeline.draw` does for one image what stock fastai does before it touches pixels; `Pipeline.drawn` collects the
+numbers of a batch. `planner` decides what they mean for the pixels.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ _PLAIN = (int, float, str, bool, tuple, type(None))
 class Draw(NamedTuple):
     """Describe one parameter that is drawn.
 
-    `call()` is made once per image. The parameter is `low + span · number`, or e to that power if `log`; without a
-    `span` it is what `call()` returns.
+    `call()` is called once per image. The parameter is `low + span · call()`, or e to that power if `log`; without a
+    `span`, the parameter is the result of `call()`.
     """
 
     name: str
@@ -44,8 +44,8 @@ class TransformStep(NamedTuple):
     """Describe one transform of a pipeline: what it draws, what is fixed, and the probability `p` that it runs.
 
     Its draws begin at position `at` of an image's draws. If `p` is not None, the last of them decides whether it runs;
-    otherwise its `RandTransform` does. If it `reuses_last_draw`, it draws nothing: at position `at` is a pair of
-    whether it runs and its parameters.
+    otherwise its `RandTransform` does. If it `reuses_last_draw`, it draws nothing: position `at` holds a pair, whether
+    it runs and its parameters.
     """
 
     name: str
@@ -73,8 +73,8 @@ class Drawn(NamedTuple):
     """Hold what one step has drawn for all images of a batch.
 
     - `run`, (B,) bool: the images that it runs for
-    - `values`: by drawn parameter, an array or a list with one value per image
-    - `fixed`: by parameter, the value of all images
+    - `values`: for each drawn parameter, an array or a list with one value per image
+    - `fixed`: for each other parameter, its value for all images
     - `sized`: per image, what it drew when it was applied; None unless the pipeline is `size_dependent`
     """
 
@@ -88,7 +88,7 @@ class Drawn(NamedTuple):
         return self.values[name][b] if name in self.values else self.fixed[name]
 
     def array(self, name: str, default: float) -> np.ndarray:
-        "Return the values, (B,) float64; `default` where the transform does not run or has no such parameter."
+        "Return the values, (B,) float64; `default` if the transform does not run or has no such parameter."
         value = self.values[name] if name in self.values else float(self.fixed.get(name, default))
         return np.where(self.run, np.asarray(value, np.float64), default)
 
@@ -106,13 +106,13 @@ class Drawn(NamedTuple):
 class Pipeline(NamedTuple):
     """Describe an `apply_tfms`: its steps in the order in which fastai applies them, and its arguments.
 
-    - `size`: the rows and columns to crop to, rounded to `mult`; None for the size that an image has
-    - `method`, `fit`: fastai's `resize_method`, and whether images are resized to `size` before all else
-    - `padding`, `sampling`: how a final crop pads, and how what lies outside an image is sampled; both are
+    - `size`: the rows and columns to crop to, rounded to `mult`; None to keep the size of the image
+    - `method`, `fit`: fastai's `resize_method`, and whether images are first resized to `size`
+    - `padding`, `sampling`: how a final crop pads, and how points outside the image are sampled; both are
       `padding_mode`, except after a `pad` (see `planner.first_pass`)
     - `mode`: 'bilinear' or 'nearest'
-    - `size_dependent`: whether a step draws again when it is applied, numbers that depend on the image's size then
-    - `calls`: all that an image draws before that; what they return are its draws
+    - `size_dependent`: whether a step, when applied, draws more numbers, which depend on the image's size at that time
+    - `calls`: the calls that draw before that; their results are the draws of an image
     """
 
     steps: Tuple[TransformStep, ...]
@@ -127,14 +127,14 @@ class Pipeline(NamedTuple):
     calls: Tuple[Callable[[], Any], ...]
 
     def draw(self) -> List[Any]:
-        "Draw for one image what `apply_tfms` draws as it resolves its transforms."
+        "Draw for one image the numbers that `apply_tfms` draws when it resolves its transforms."
         return [call() for call in self.calls]
 
     def draw_for_size(self, draws: Sequence[Any], shape: Sequence[int]) -> Optional[List[Any]]:
-        """Draw what the transforms draw as they are applied to an image of `shape` (channels, height, width).
+        """Draw what the transforms draw when they are applied to an image of `shape` (channels, height, width).
 
-        Return one entry per step: for jitter (height, width, 2) floats in [0, 1), for cutout its holes, for
-        rgb_randomize a channel and its new values, else None. Return None if no step is size-dependent.
+        Returns one entry per step: for jitter (height, width, 2) floats in [0, 1), for cutout its holes, for
+        rgb_randomize a channel and its new values, else None. Returns None if no step is size-dependent.
         """
         if not self.size_dependent:
             return None
@@ -165,7 +165,7 @@ class Pipeline(NamedTuple):
         return made
 
     def drawn(self, draws: Sequence[Sequence[Any]], sized: Sequence[Optional[List[Any]]]) -> List[Drawn]:
-        "Return by step what the images of a batch have drawn: by image, `draws` and the result of `draw_for_size`."
+        "Return per step what a batch has drawn; `draws` and `sized` (see `draw_for_size`) have one entry per image."
         columns, made = list(zip(*draws)), []
         for k, step in enumerate(self.steps):
             at_size = [one[k] if one else None for one in sized] if self.size_dependent else None
@@ -184,10 +184,10 @@ class Pipeline(NamedTuple):
         return made
 
     def for_targets(self, first: Optional[Pipeline]) -> Pipeline:
-        """Return this pipeline for targets, whose inputs have draws of `first`; None if stock draws for the inputs.
+        """Return this pipeline for targets whose inputs were drawn by `first`, or by stock code if that is None.
 
-        fastai does not draw for a target: a transform repeats what it drew last. If that was for the input of the same
-        pair, it is among the input's draws. Otherwise the transform itself is asked, pair by pair: see `last_draws`.
+        fastai does not draw for a target: a transform repeats its last draw. If that was for the input of the pair, it
+        is among the input's draws. Otherwise it is read from the transform, pair by pair: see `last_draws`.
         """
         known = {} if first is None else {id(step.transform): step for step in first.steps}
         at, steps = 0 if first is None else len(first.calls), []
@@ -201,9 +201,9 @@ class Pipeline(NamedTuple):
         return self._replace(steps=tuple(steps), calls=())
 
     def last_draws(self) -> List[Any]:
-        """Return whether and how each step that reuses its last draw would run now; they follow the input's draws.
+        """Return the last draws of the steps that reuse them, to append to the input's draws.
 
-        Raise Unknown if one lacks a parameter because it was never drawn: fastai raises then.
+        Raises Unknown if a parameter is missing because it was never drawn: fastai would raise an error, too.
         """
         found = []
         for step in self.steps:
@@ -216,7 +216,7 @@ class Pipeline(NamedTuple):
         return found
 
     def resized(self, height: Any, width: Any) -> Tuple[Any, Any]:
-        "Return the size that `apply_tfms` resizes images of this size to, before anything else."
+        "Return the size to which `apply_tfms` first resizes images of this size."
         if self.size is None or not self.fit:
             return height, width
         rows, cols = self.size
@@ -227,7 +227,7 @@ class Pipeline(NamedTuple):
         return np.rint(height / ratio).astype(int), np.rint(width / ratio).astype(int)
 
     def cropped(self, height: Any, width: Any) -> Tuple[Any, Any]:
-        "Return the size that `crop_pad` gives to images that had this size at first."
+        "Return the size to which `crop_pad` brings images that had this size originally."
         if self.size is not None:
             return height * 0 + self.size[0], width * 0 + self.size[1]
         if self.mult is None:
@@ -237,7 +237,7 @@ class Pipeline(NamedTuple):
 
 
 def _reused(column: Sequence[Any], sized: Optional[List[Any]]) -> Drawn:
-    "Return the draws of a step of which each image has a pair: whether it runs, and its parameters."
+    "Return the draws of a step from a pair per image: whether it runs, and its parameters."
     run, found = np.array([bool(one[0]) for one in column]), [one[1] for one in column]
     values: Dict[str, Any] = {}
     fixed: Dict[str, Any] = {}

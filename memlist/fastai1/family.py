@@ -1,7 +1,7 @@
-"""Families: the lists that descend from one whose `open` or `get` is the user's own code, and what that code opened.
+"""Families: a list whose `open` or `get` is user code, all lists that descend from it, and the images of that code.
 
-No key can tell what a user's code depends on. So what it opened belongs to the list that was built and to those that
-descend from it: it lies in a store of their own, whose memory is freed with the last of them.
+No key can express what user code depends on. So its results belong to the list that was built and to the lists that
+descend from it: they are kept in a separate store, whose memory is freed with the last of these lists.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ OpenedItems = Sequence[Tuple[Any, Sequence[bytes]]]
 class Family:
     """Hold what the lists of a family share.
 
-    - `own`: memory of this family alone, for notes on the code and for what `get` has opened
+    - `own`: a store of this family alone, for notes on the code and on what `get` has opened
     - `pixels`: the store of their images: `own`, or a cache file
-    - `prefix`: what the keys of their images begin with
-    - `own_get`: whether `get` is the user's own, so that only running it tells what it opens
+    - `prefix`: the first bytes of the keys of their images
+    - `own_get`: whether `get` is user code, so that only running it tells what it opens
     - `judge`: finds out whether the code is random
-    - `kinds`: the classes of images that this process has met
+    - `kinds`: the image classes that this process has seen
     """
 
     def __init__(self, own: ImageStore, pixels: ImageStore, prefix: bytes, own_get: bool) -> None:
@@ -54,7 +54,7 @@ class Family:
         return self
 
     def runs(self, function: Callable[[Any], Any], cls: type) -> bool:
-        "Return whether `function`, the `open` of `cls`, is what made the family's images so far, down to its code."
+        "Return whether `function`, the `open` of `cls`, is still the code that made the family's images."
         own = getattr(function, "__func__", function)
         code = getattr(own, "__code__", None)
         if self.code is None:
@@ -62,11 +62,11 @@ class Family:
             self.code, self.defined = (own, code, decoding_functions() if fastais else None), _defined(cls)
         if self.code[0] is own and self.code[1] is code:
             return self.code[2] is None or self.code[2] == decoding_functions()
-        defined = _defined(cls)  # a `partialmethod`, for one, is another function at each access
+        defined = _defined(cls)  # a `partialmethod`, for example, is a new function on each access
         return defined is self.defined and not isinstance(defined, types.FunctionType)
 
     def opened(self, position: bytes) -> Optional[OpenedItems]:
-        "Return what `get` opened when it first made the item at `position`; None if it never did."
+        "Return what `get` opened when it first made the item at `position`; None if it has not made it yet."
         record = self.own.read(b"read " + position)
         with suppress(ValueError):
             if record is not None:
@@ -75,12 +75,12 @@ class Family:
         return None
 
     def note_opened(self, position: bytes, opened: OpenedItems) -> None:
-        "Note what `get` has opened for the item at `position`, unless that is known."
+        "Note what `get` has opened for the item at `position`, unless that is noted already."
         if b"read " + position not in self.own:
             self.own.put(b"read " + position, np.frombuffer(plain.dumps(list(opened)), np.uint8))
 
     def varies(self, position: bytes, context: int) -> bool:
-        "Return whether what `get` sets for the item at `position` is something else each time."
+        "Return whether `get` sets other values than the first time for the item at `position`."
         record = self.own.read(b"set " + position)
         if record is None:
             self.own.put(b"set " + position, np.empty(0, np.uint8), tag=context)
@@ -92,13 +92,13 @@ def _keep_file() -> None:
 
 
 def _defined(cls: type) -> Any:
-    "Return what the user's class has under the name `open`."
+    "Return the `open` that the user's class defines."
     found = (vars(base)["open"] for base in cls.__mro__ if "open" in vars(base))
     return next((one for one in found if not str(getattr(one, "__module__", "")).startswith("memlist.")), None)
 
 
 def _settle(family: Any) -> None:
-    "Give each list the family of its present code before a fork: a child would make one that only it has."
+    "Before a fork, give each list the family of its present code: a child would create a family of its own."
     for il in list(getattr(family(), "lists", ())):
         with suppress(Exception):
             _ = il.store

@@ -1,4 +1,4 @@
-"""From items of fastai 1 to pixels, and from pixels and draws to images: many at once, or one."""
+"""Get pixels from items of fastai 1, and make images from pixels and draws: many at once, or one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .selection import refuse_sizes
 
 
 class ImageTask(NamedTuple):
-    """Say how one image is to be made: from its pixels, by a pipeline, with what was drawn for it.
+    """Describe how to make one image: from its pixels, by a pipeline, with its draws.
 
     `draws` is the result of `Pipeline.draw`, `sized` that of `Pipeline.draw_for_size`.
     """
@@ -38,7 +38,7 @@ class ImageTask(NamedTuple):
 
 
 def pixels_of(item: Any) -> Optional[Pixels]:
-    "Return the pixels of an item, dense; None if it is no image, or not a plain one."
+    "Return the pixels of an item, dense in memory; None if it is not a plain image."
     kind = type(item)
     if kind is Pixels:
         dense = item.array.flags.c_contiguous
@@ -55,7 +55,7 @@ def pixels_of(item: Any) -> Optional[Pixels]:
 
 
 def as_item(item: Any) -> Any:
-    "Return an item as fastai has it: an image of its own where the list handed out pixels."
+    "Return an item as in fastai: `Pixels` become an image."
     if type(item) is not Pixels:
         return item
     px = torch.from_numpy(item.array.astype(np.float32)).permute(2, 0, 1)
@@ -69,9 +69,9 @@ def make_image(task: ImageTask) -> Image:
 
 
 def make_images(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm] = None) -> Union[Tensor, Packed]:
-    """Make images that share pipeline, kind and number of channels: (B, channels, height, width), or packed.
+    """Make images with the same pipeline, class and number of channels: (B, channels, height, width), or packed.
 
-    They are float32, or int64 if they are masks. Raise what stock raises if they come out in different sizes.
+    They are float32, or int64 for masks. If their final sizes differ, raises what stock fastai raises.
     """
     first, drawn = tasks[0], tasks[0].pipeline.drawn([task.draws for task in tasks], [task.sized for task in tasks])
     dtype = torch.int64 if first.mask else torch.float32
@@ -84,7 +84,7 @@ def make_images(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm] =
 def _make_padded(
     tasks: Sequence[ImageTask], drawn: Sequence[Drawn], maker: Maker, norm: Optional[Norm], dtype: torch.dtype
 ) -> Tensor:
-    "Make the images one by one, each in as many passes as its paddings need; always on the CPU."
+    "Make the images one by one on the CPU, each in as many passes as its paddings need."
     out: Optional[Tensor] = None
     for b, task in enumerate(tasks):
         pixels, own = task.pixels, [one.of(slice(b, b + 1)) for one in drawn]

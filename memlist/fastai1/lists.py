@@ -36,7 +36,7 @@ class MemoryImageImageList(InMemory, ImageImageList):
 
 
 class MemorySegmentationLabelList(InMemory, SegmentationLabelList):
-    "`SegmentationLabelList` served from RAM: a byte a pixel."
+    "`SegmentationLabelList` served from RAM, with one byte per pixel."
 
 
 class MemorySegmentationItemList(InMemory, SegmentationItemList):
@@ -46,23 +46,23 @@ class MemorySegmentationItemList(InMemory, SegmentationItemList):
 
 
 class MemoryObjectItemList(InMemory, ObjectItemList):
-    "`ObjectItemList` served from RAM; the boxes are in memory as they are."
+    "`ObjectItemList` served from RAM; its boxes are in memory anyway."
 
 
 class MemoryPointsItemList(InMemory, PointsItemList):
-    "`PointsItemList` served from RAM; the points are in memory as they are."
+    "`PointsItemList` served from RAM; its points are in memory anyway."
 
 
 class MemoryGANItemList(InMemory, GANItemList):
-    "`GANItemList` whose target images are served from RAM; its inputs are noise, no file of theirs is opened."
+    "`GANItemList` whose target images are served from RAM; its inputs are noise, for which no file is opened."
 
     _label_cls = MemoryImageLabelList
 
 
 def stock_class(cls: type) -> type:
-    """Return the class that `cls` is the in-memory twin of; `cls` itself if it has code of its own.
+    """Return the class that `cls` is the in-memory twin of; `cls` itself if it adds code.
 
-    An exported learner names it, so that it loads where memlist is not installed.
+    An exported learner names this class, so that it loads without memlist.
     """
     while InMemory in cls.__bases__ and not _own_code(cls):
         cls = next(base for base in cls.__mro__[1:] if not issubclass(base, Owned))
@@ -76,7 +76,7 @@ def _own_code(cls: type) -> bool:
 
 
 def in_memory_lists(*lists: Any) -> List[InMemory]:
-    "Return the in-memory lists among `lists`, those inside a `MixedItemList` included, each once."
+    "Return the distinct in-memory lists among `lists`, including those inside a `MixedItemList`."
     found: List[InMemory] = []
     for il in lists:
         inner = in_memory_lists(*getattr(il, "item_lists", ()))
@@ -87,9 +87,9 @@ def in_memory_lists(*lists: Any) -> List[InMemory]:
 
 
 def lists_of(data: Any, sets_of_a_bunch: Sequence[str] = ("train_ds", "valid_ds", "test_ds")) -> List[InMemory]:
-    "Return the in-memory lists of a list, of what a split or a label call returns, or of a `DataBunch`."
+    "Return the in-memory lists of a list, of the result of a split or a label call, or of a `DataBunch`."
     if isinstance(data, DataBunch):
-        sets = [getattr(data, name, None) for name in sets_of_a_bunch]  # it may be without one of them
+        sets = [getattr(data, name, None) for name in sets_of_a_bunch]  # it may lack one of them
     elif isinstance(data, ItemLists):
         sets = data.lists
     else:

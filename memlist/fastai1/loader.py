@@ -1,8 +1,8 @@
-"""The loaders of `databunch(batch_tfms=True)`: whole batches, drawn as stock fastai draws, made at once.
+"""The loaders of `databunch(batch_tfms=True)`: they make whole batches at once, with the same draws as stock fastai.
 
-A batch begins as a list of indices. On a CPU it is made where it is gathered, in a worker or in the main process,
-straight from the store's bytes; for a GPU the bytes are gathered, and the GPU makes the images. Where that cannot be
-done, stock's code makes the batch image by image, and a message says why (`supported`).
+A batch begins as a list of indices. On a CPU, a worker or the main process makes it straight from the store's bytes;
+for a GPU the bytes are gathered, and the GPU makes the images. If that is not possible, stock code makes the batch
+image by image, and a message says why (see `supported`).
 """
 
 from __future__ import annotations
@@ -29,39 +29,39 @@ from .supported import not_batched, of_list, reason
 
 LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data bunch
 _NORMALIZE = (("mean", torch.empty(0, 0)), ("std", torch.empty(0, 0)), ("do_x", True), ("do_y", False))
-# Workers that gather batches for a GPU. Two were the fastest on an H100 beside 16 cores: benchmarks/results/gpu.json.
+# Workers that gather batches for a GPU. Two were fastest on an H100 with 16 CPU cores: benchmarks/results/gpu.json.
 GPU_WORKERS = 2
 
 
 class BatchDeviceDataLoader(DeviceDataLoader):
-    """Make batches at once; in everything else be fastai's `DeviceDataLoader`.
+    """Make whole batches at once; in everything else behave like fastai's `DeviceDataLoader`.
 
-    The `DataLoader` inside, `dl`, is stock's, and so is what it yields: code that looks at it, changes or replaces it
-    finds what fastai would have there. An iteration uses a copy of it whose items are indices.
+    The inner `DataLoader`, `dl`, is the stock one and yields stock items, so code may inspect, change or replace it as
+    in fastai. Each iteration uses a copy of it whose items are indices.
     """
 
-    #: Whether batches are made on the device; None: unless it is a CPU.
+    #: Whether batches are made on the device; None: on every device except a CPU.
     on_device: Optional[bool] = None
-    #: Reasons that have been warned of; the loaders of one data bunch share it.
+    #: Reasons that have been shown in a warning; the loaders of one data bunch share them.
     warned: Optional[Set[str]] = None
     #: Memory for batches that are made in this process: the next epoch reuses that of the last one.
     buffers: Optional[Buffers] = None
 
     @classmethod
     def of(cls, dl: DeviceDataLoader, warned: Set[str], buffers: Optional[Buffers] = None) -> BatchDeviceDataLoader:
-        "Return the loader `dl` as one that makes its batches at once, sharing `warned` and `buffers` with others."
+        "Convert the loader `dl` to one that makes its batches at once and shares `warned` and `buffers` with others."
         made = cls(dl.dl, dl.device, dl.tfms, dl.collate_fn)
         made.warned, made.buffers = warned, Buffers() if buffers is None else buffers
         return made
 
     def like(self, dl: DeviceDataLoader) -> BatchDeviceDataLoader:
-        "Return the loader `dl` as one like this."
+        "Convert the loader `dl` to one like this."
         made = type(self).of(dl, self.warned if self.warned is not None else set(), self.buffers)
         made.on_device = self.on_device
         return made
 
     def new(self, **kwargs: Any) -> BatchDeviceDataLoader:
-        "Return a copy with other arguments, as fastai's does."
+        "Return a copy with other arguments, as fastai's `new` does."
         return self.like(super().new(**kwargs))
 
     def __iter__(self) -> Iterator[Any]:
@@ -72,9 +72,11 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             return
         norm, fused = self._norm()
         collate = Collate(self.dl.dataset, self.dl.collate_fn, self._packs(), norm)
-        inner = object.__new__(DataLoader)  # not `copy`, which asks it for `__getstate__`: fastai's asks the list
+        inner = object.__new__(
+            DataLoader
+        )  # not `copy`: it would call `__getstate__`, which fastai forwards to the list
         vars(inner).update(vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, _iterator=None)
-        cpu.prepare()  # before workers are forked, which would each compile
+        cpu.prepare()  # before workers are forked, else each would compile
         threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
         if inner.num_workers == 0:
             collate.memory = self.buffers = self.buffers or Buffers()
@@ -86,7 +88,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             threads.close()
 
     def reason(self) -> str:
-        "Return why stock's code makes the batches, image by image; empty if it does not."
+        "Return why stock code makes the batches, image by image; an empty string if it does not."
         if type(self.dl) is not DataLoader:
             return f"{type(self.dl).__name__} is not torch's own DataLoader"
         if self.dl.batch_sampler is None:
@@ -103,17 +105,17 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             warn_user(not_batched(self.dl.dataset, reason))
 
     def _packs(self) -> bool:
-        "Return whether batches are packed for the device, which makes them."
+        "Return whether batches are packed for the device to make."
         return self.on_device if self.on_device is not None else torch.device(self.device).type != "cpu"
 
     def _norm(self) -> Tuple[Optional[Norm], Any]:
-        "Return the first transform, if batches can be normalised as they are made, as a `Norm` and as it is."
+        "Return the first transform as a `Norm` and itself, if batches can be normalised as they are made; else Nones."
         first = self.tfms[0] if self.tfms else None
         if self._packs() or not isinstance(first, functools.partial) or first.func is not _normalize_batch:
             return None, None
         given = dict(first.keywords)
         mean, std, do_x, do_y = (given.pop(name, default) for name, default in _NORMALIZE)
-        floats = mean.dtype == std.dtype == torch.float32  # others would make doubles of a batch
+        floats = mean.dtype == std.dtype == torch.float32  # other dtypes would change the batch's dtype
         if first.args or given or do_y or not do_x or not floats or mean.dim() != 1 or mean.shape != std.shape:
             return None, None
         return Norm(mean.numpy(), (1 / std).numpy()), first
@@ -127,7 +129,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         if b.normalised:
             if tfms and tfms[0] is fused:
                 tfms, made = tfms[1:], (made[0], made[1])
-            else:  # taken away since this iteration began
+            else:  # the transform was removed after this iteration began: undo it
                 mean, std = (fused.keywords[name].to(made[0].device)[:, None, None] for name in ("mean", "std"))
                 made = b.form((made[0] * std + mean, made[1]))
         for f in tfms:
@@ -136,7 +138,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
 
 
 def batched(data: DataBunch) -> DataBunch:
-    "Let all loaders of `data` make their batches at once, and warn of what will not be."
+    "Make all loaders of `data` make their batches at once; warn if they can't."
     warned: Set[str] = set()
     buffers = Buffers()
     for name in LOADERS:
@@ -157,7 +159,7 @@ def batched(data: DataBunch) -> DataBunch:
 
 
 def release(data: DataBunch) -> None:
-    "Give back the memory that is kept for the next batches of `data`."
+    "Free the memory that is kept for the next batches of `data`."
     for name in LOADERS:
         buffers = getattr(getattr(data, name, None), "buffers", None)
         if isinstance(buffers, Buffers):
@@ -165,11 +167,11 @@ def release(data: DataBunch) -> None:
 
 
 def default_workers(lists: LabelLists, device: Any = None, collate_fn: Any = data_collate) -> int:
-    """Return how many workers make batches if the caller does not say.
+    """Return the default number of workers.
 
-    On a CPU none: threads of the main process are as fast, and what a worker makes has to be sent. For a GPU
-    `GPU_WORKERS`: they gather batches while it computes, and more of them only take longer to start. As many as fastai
-    takes if stock has to make the batches.
+    On a CPU, none: threads of the main process are as fast, and batches of a worker have to be sent. For a GPU,
+    `GPU_WORKERS`: they gather batches while the GPU computes, and more would only take longer to start. If stock code
+    has to make the batches, fastai's default.
     """
     kind = torch.device(defaults.device if device is None else device).type
     if reason(lists.train, collate_fn):

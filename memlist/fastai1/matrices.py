@@ -1,8 +1,8 @@
-"""Maps of coordinates: each of fastai's coordinate transforms as one 3×3 matrix per image.
+"""Express each of fastai's coordinate transforms as one 3×3 matrix per image.
 
-fastai moves a grid of coordinates between -1 and 1 through one transform after the other, and samples the image where
-the grid ends up. All of them but `jitter` are projective maps of that grid. A function here takes what a transform has
-drawn and the sizes of the images, and returns (B, 3, 3) float64; `MATRICES` lists them by the transform's name.
+fastai moves a grid of coordinates between -1 and 1 through one transform after another, and samples the image at the
+resulting points. All of them except `jitter` are projective maps of that grid. Each function here takes the draws of a
+transform and the sizes of the images, and returns (B, 3, 3) float64; `MATRICES` lists them by the transform's name.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _ORIGINAL = ((-1, -1), (-1, 1), (1, -1), (1, 1))
 
 
 class Sizes(NamedTuple):
-    "Hold the sizes of B images, and of the grids that fastai samples them with, (B,) int64 each."
+    "Hold the sizes of B images, and of the grids at which fastai samples them, (B,) int64 each."
 
     height: np.ndarray
     width: np.ndarray
@@ -35,7 +35,7 @@ class Sizes(NamedTuple):
 
 
 def _stack(n: int, entries: Sequence[Sequence[Any]]) -> np.ndarray:
-    "Return (n, 3, 3) matrices whose entries are numbers or arrays of n."
+    "Return (n, 3, 3) matrices with these entries, which are numbers or arrays of n."
     made = np.zeros((n, 3, 3))
     for i, row in enumerate(entries):
         for j, value in enumerate(row):
@@ -75,7 +75,7 @@ def _dihedral_affine(drawn: Drawn, sizes: Sizes) -> np.ndarray:
 
 
 def _zoom_squish(drawn: Drawn, sizes: Sizes) -> np.ndarray:
-    "Zoom as the first of several draws that stays inside the image; else show its whole middle."
+    "Use the first of several draws that stays inside the image; if none does, show as much of the middle as fits."
     ratio = np.sqrt(sizes.grid_width / sizes.grid_height)
     wide = ratio > 1
     w, h = np.where(wide, 1 / ratio**2, 1.0), np.where(wide, 1.0, ratio**2)
@@ -97,7 +97,7 @@ def _zoom_squish(drawn: Drawn, sizes: Sizes) -> np.ndarray:
 
 
 def homography(points: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Return the projective maps (n, 3, 3) that take four `targets` (n, 4, 2) to four `points` (n, 4, 2).
+    """Return the projective maps (n, 3, 3) that map four `targets` (n, 4, 2) to four `points` (n, 4, 2).
 
     A point (x, y) goes to ((ax + by + c) / (gx + hy + 1), (dx + ey + f) / (gx + hy + 1)). Multiplied out, each pair
     gives two equations that are linear in a to h; four pairs determine them. See Christopher R. Wren, "Perspective
@@ -126,7 +126,7 @@ def _warp(corners: Any, drawn: Drawn, sizes: Sizes) -> np.ndarray:
 
 
 def _magnitudes(drawn: Drawn, chosen: List[int], n: int) -> np.ndarray:
-    "Return the magnitudes of the images `chosen`, (images, n): one tensor is drawn per image, or all share one value."
+    "Return the magnitudes of the images `chosen`, (images, n): one tensor was drawn per image, or all share a value."
     if "magnitude" in drawn.values:
         several = drawn.values["magnitude"]
         if isinstance(several[0], torch.Tensor):
@@ -143,12 +143,12 @@ def _perspective_corners(drawn: Drawn, chosen: List[int], corners: np.ndarray) -
 
 
 def _symmetric_corners(drawn: Drawn, chosen: List[int], corners: np.ndarray) -> np.ndarray:
-    "Let each side grow: by the fourth magnitude, the third, the second and the first."
+    "Extend each side by its own magnitude."
     m = _magnitudes(drawn, chosen, 4)
     return corners * (1 + m[:, [[3, 1], [2, 1], [3, 0], [2, 0]]])
 
 
-# By direction: the corners that move, and along which axis and which way each does.
+# For each direction: the corners that move, and for each its axis and sign.
 _TILTED = {
     0: ((2, 1, -1), (3, 1, 1)),
     1: ((0, 1, -1), (1, 1, 1)),
@@ -179,7 +179,7 @@ def _warping(corners: Any) -> Any:
     return lambda drawn, sizes: _warp(corners, drawn, sizes)
 
 
-#: fastai multiplies these with one another before it moves its grid, once.
+#: fastai multiplies these matrices with one another, and moves its grid once.
 AFFINE = {
     "rotate": _rotate,
     "zoom": _zoom,
@@ -187,7 +187,7 @@ AFFINE = {
     "flip_affine": _flip_affine,
     "dihedral_affine": _dihedral_affine,
 }
-#: All transforms of coordinates that are projective maps, by name.
+#: All coordinate transforms that are projective maps, by name.
 MATRICES = {
     **AFFINE,
     "zoom_squish": _zoom_squish,

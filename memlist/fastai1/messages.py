@@ -1,4 +1,4 @@
-"""The messages of lists, each said once per store: as a warning, or after `load_data` while that is running."""
+"""The messages of lists. Each is shown once per store: as a warning, or during `load_data` after its work."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from .decoders import stock_open
 
 
 def named(il: Any) -> str:
-    "Return how a message names a list: by its class, and the path that tells it from others of that class."
+    "Return the name of a list in messages: its class and its path."
     return f"{type(il).__name__} over {il.path}"
 
 
 def say(il: Any, note: bytes, message: str) -> None:
-    "Say `message` if no process has said one with the same `note` of the list's store."
+    "Show `message`, unless a process has already shown one with this `note` for the list's store."
     store = il.notes()
     if not store.noted(note) and store.note(note):
         call = current(il)
@@ -65,7 +65,7 @@ def say_never(il: Any, function: Callable[[Any], Any], reason: str) -> None:
 
 
 def say_unversioned(il: Any) -> None:
-    "Say that a user's own results go to memory and not to the cache file, since the class has no `cache_version`."
+    "Say that results of a user's `open` are not kept in the cache file, because the class has no `cache_version`."
     text = (
         f"{named(il)}: what {type(il).__name__}.open returns is kept in memory, and not in {il.cache_file}: "
         'only you know when its code changes. To keep it there, give the class a `cache_version = "1"`, and change '
@@ -94,9 +94,9 @@ def say_never_opens(il: Any) -> None:
 
 
 def say_full(il: Any, info: CacheInfo, need: Optional[int]) -> None:
-    """Give the one warning that a budget was met.
+    """Say that the budget is used up.
 
-    `info` counts the images of all lists concerned; `need` is the bytes that all of them would take, if that is known.
+    `info` counts the images of all lists concerned; `need` is the bytes that all of them would take, if known.
     """
     where, remedy = "in memory", "less memory in other processes"
     if il.store.cache_file is not None:
@@ -114,7 +114,7 @@ def say_full(il: Any, info: CacheInfo, need: Optional[int]) -> None:
 
 
 def check_class(cls: Any) -> None:
-    "Raise TypeError for a `cache` or `cache_version` that says nothing."
+    "Raise TypeError for a `cache` or `cache_version` of the wrong type."
     if not isinstance(cls.cache, bool):
         raise TypeError(f"{cls.__name__}.cache is {cls.cache!r}: memlist wants True or False; name yours differently")
     if cls.cache_version is not None and not isinstance(cls.cache_version, str):
@@ -122,7 +122,7 @@ def check_class(cls: Any) -> None:
 
 
 def check_size(il: Any, max_size: Any, own_open: bool) -> None:
-    "Raise ValueError for a `max_size` that is no number of pixels, or that an `open` of the user's own can't follow."
+    "Raise ValueError if `max_size` is not a number of pixels, or if a user's own `open` would ignore it."
     if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
         raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
     if own_open:

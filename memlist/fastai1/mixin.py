@@ -33,32 +33,32 @@ _ITEM_OF = ItemList.__getitem__
 class InMemory(Serving):
     """Mixin that serves the images of any `ImageList` from RAM: `class MyMemoryList(InMemory, MyList): pass`.
 
-    An image is decoded once, by whichever process opens it first, and is a hit from then on in every process and
-    every epoch; `load_data()` decodes all at once. Lists over one `path` share one store.
+    The process that first opens an image decodes it; from then on it is a hit in every process and every epoch.
+    `load_data()` decodes all images at once. Lists with the same `path` share one store.
 
     - `lazy`: fill the store as images are first opened (False: only `load_data()` fills it)
     - `max_ram`: the store's budget: '8GB', '500MiB', bytes, a share in (0, 1] of the available memory, 0 to cache
-      nothing, None for 80 % of what is available; what does not fit is opened from disk every time
-    - `cache_file`: keep the store in this file, on a local disk, instead of in anonymous memory: it is there when the
-      next session starts, and all processes that name it share it; `max_ram` then bounds the file, by default by what
-      its disk can give. Raises `CacheFileError` where it can't be used
-    - `max_size`: keep images with their shorter side reduced to so many pixels; those that are smaller stay as they
-      are. Pixels then differ from stock fastai's. Raises ValueError with an `open` of your own, which decodes itself
+      nothing, None for 80 % of the available memory; images that do not fit are opened from disk every time
+    - `cache_file`: keep the store in this file, on a local disk, instead of in anonymous memory. It is there when the
+      next session starts, and all processes that name it share it. `max_ram` then limits the file; by default its disk
+      does. Raises `CacheFileError` if it can't be used
+    - `max_size`: keep images with their shorter side reduced to at most this many pixels; smaller images stay as they
+      are. Pixels then differ from stock fastai's. Raises ValueError with your own `open`, which decodes by itself
     - `store`: the `ImageStore` to use; by default that of `cache_file` or of `path`
 
-    What an `open` of your own returns belongs to the list that you built and to those that descend from it. Where it
-    depends on something that changes, other than an attribute of the list: build the list again, call `purge()`, or set
-    `cache = False` on the class. `cache_version = "1"` on the class lets a `cache_file` keep it, until you change that.
+    Results of your own `open` belong to the list that you built and to the lists that descend from it. If they depend
+    on anything that changes, other than an attribute of the list, then build the list again, call `purge()`, or set
+    `cache = False` on the class. With `cache_version = "1"` on the class, a `cache_file` keeps them until that changes.
 
-    A hit costs a hash, a look into shared memory and one pass from bytes to floats.
+    A hit costs a hash, a read of shared memory and one pass from bytes to floats.
     """
 
     #: False: nothing of this class is cached.
     cache: bool = True
-    #: With an `open` of your own: the version of its results in a `cache_file`, to be changed when they change.
+    #: With your own `open`: the version of its results in a `cache_file`. Change it when they change.
     cache_version: Optional[str] = None
 
-    # As long as no constructor has set them, which may open images already.
+    # Used until the constructor has set them: constructors written over ours may open images before that.
     _lazy: Optional[bool] = None
     max_ram: MaxRam = None
     max_size: Optional[int] = None
@@ -92,7 +92,7 @@ class InMemory(Serving):
             self._built()
 
     def _built(self) -> None:
-        "Give the list its store, after its last constructor: a process forked before that would have its own."
+        "Give the list its store after its outermost constructor: a process forked without it would make its own."
         if self.runs_code():
             self._found()
         info = self.store.info()
@@ -102,14 +102,14 @@ class InMemory(Serving):
             messages.say_above(self)
 
     def new(self, items: Any, processor: Any = None, **kwargs: Any) -> InMemory:
-        """Make a list as fastai does, with what `copy_new` names, and with this list's settings and store.
+        """Make a list as fastai does, with the attributes in `copy_new` and this list's settings and store.
 
-        If its items are a selection of this list's, and all else is equal, it is of this list's family.
+        If its items are a selection of this list's, and everything else is equal, it belongs to this list's family.
         """
         given, family, call = {"inner_df": None, **kwargs}, self._family, current(self)
         selected = call is not None and call.selecting
         if family is not None:
-            family = self._own_family()  # as of now, and not as of the new list
+            family = self._own_family()  # before the new list is made
             same = all(value is getattr(self, name, None) for name, value in given.items())
             selected = selected or (same and hasattr(items, "__len__") and self._has_all(items))
         made = super().new(items, processor=processor, **kwargs)
@@ -121,7 +121,7 @@ class InMemory(Serving):
             if family is not None and selected and type(made) is type(self) and self._agrees(made):
                 self._descend(made)
             else:
-                made._found()  # with the settings that it has now
+                made._found()  # again, with the settings that it has by now
         return made
 
     def __getitem__(self, idxs: Any) -> Any:
@@ -143,15 +143,15 @@ class InMemory(Serving):
         below = cls.__mro__[cls.__mro__.index(InMemory) + 1 :]
         defined = next(vars(base)["__getitem__"] for base in below if "__getitem__" in vars(base))
         cls._plain_getitem = defined is _ITEM_OF
-        # What a class written over ours defines stands before ours. Cache what its `open` returns as well, know when
-        # its `get` is running, and when its list is built.
+        # Methods of a subclass override ours. Wrap them, to cache what its `open` returns, to know when its `get` is
+        # running, and to know when the list is built.
         for name, wrap in (("open", cached), ("get", watched), ("__getitem__", watched), ("__init__", building)):
             own = cls.__dict__.get(name)
             if isinstance(own, types.FunctionType):
                 setattr(cls, name, wrap(own))
 
     def reduce_to(self, max_size: int) -> None:
-        "Keep images with their shorter side reduced to `max_size` pixels, as the keyword does; say so once."
+        "Keep images with their shorter side reduced to `max_size` pixels, as the keyword does; show a message once."
         messages.check_size(self, max_size, stock_open(self._function()) is None)
         self.max_size = max_size
         messages.say_reduced(self, max_size)
@@ -163,13 +163,13 @@ class InMemory(Serving):
 
     @property
     def store(self) -> ImageStore:
-        "Return the `ImageStore` of this list: its family's, that of its `x`, or that of its `path`."
+        "Return the `ImageStore` of this list: that of its family, of its `x`, or of its `path`."
         return self.images().store
 
     def _shared(self) -> ImageStore:
-        "Return the store of what fastai's own `open` opens: that of its `x`, or of its `path`."
+        "Return the store for fastai's own `open`: that of its `x`, or of its `path`."
         x = self.x
-        if self._store is None or (x is not None and not self._final):  # labels are made first and given their x then
+        if self._store is None or (x is not None and not self._final):  # labels get their `x` after they are made
             if isinstance(x, InMemory) and self.max_ram is None and self.cache_file is None:
                 self._store = x._shared()
             else:
@@ -192,11 +192,11 @@ class InMemory(Serving):
         return served.image
 
     def get(self, i: Any, *args: Any, **kwargs: Any) -> Any:
-        """Make item `i`, as the list below does.
+        """Make item `i`, as the base list does.
 
-        `sizes` has the sizes before images were reduced, of which points and boxes speak.
+        `sizes` holds the sizes before images were reduced, which points and boxes refer to.
         """
-        if self.max_size is None:  # as for all lists with an `open` of the user's own
+        if self.max_size is None:  # always so with a user's own `open`
             get = of_one(super().get, args, kwargs)
             return get(i) if self._family is None else self._got(get, i)
         with Call(self) as call:
@@ -210,7 +210,7 @@ class InMemory(Serving):
     # -- what the label list, the loader and `load_data` ask for ----------------------------------------------
 
     def _take(self, i: int) -> Tuple[Any, bool]:
-        "Return item `i`, and whether nobody else holds it: an image made for this call alone need not be copied again."
+        "Return item `i`, and whether no other code refers to it, so that it need not be copied again."
         if not self._serves_its_items():
             return self[i], False
         served = self._serve(super().open, self.items[i])
@@ -218,29 +218,29 @@ class InMemory(Serving):
         return served.image, served.own
 
     def _reader(self) -> Reader:
-        "Return what gives this list's items for one batch, as they are kept."
+        "Return a reader of this list's items for one batch."
         return Reader(self, super().open)
 
     def _serves_its_items(self) -> bool:
-        "Return whether item `i` is what our `open` makes of `items[i]`, and nothing else."
+        "Return whether item `i` is exactly what our `open` returns for `items[i]`."
         cls = type(self)
         plain = cls.open is InMemory.open and cls.__getitem__ is InMemory.__getitem__ and cls._plain_getitem
         return plain and self.opens_its_items()
 
     def _function(self) -> Callable[[Any], Any]:
-        "Return the `open` whose results are cached: the last one written, without our cache around it."
+        "Return the `open` whose results are cached: the most derived one, without our wrapper."
         own = type(self).open
         if own is InMemory.open:
             return super().open  # type: ignore[no-any-return]
         return types.MethodType(inside(own) if hasattr(own, "_in_memory") else own, self)
 
     def opens_its_items(self) -> bool:
-        "Return whether `get` is fastai's own: it opens exactly `items[i]`, by the class's `open`."
+        "Return whether `get` is fastai's own, which opens exactly `items[i]` with the class's `open`."
         known, get = vars(self), getattr(super().get, "__func__", None)
         return get is ImageList.get and type(self).get is InMemory.get and "open" not in known and "get" not in known
 
     def known_by_running(self) -> bool:
-        "Return whether `get` is the user's own, so that only running it tells what is opened."
+        "Return whether `get` is user code, so that only running it tells what it opens."
         own = "get" in vars(self) or str(self._get().__module__).split(".")[0] not in LIBRARIES
         return own and self._comes_here() and not self.opens_its_items()
 
@@ -249,11 +249,11 @@ class InMemory(Serving):
         return next(vars(base)["get"] for base in type(self).__mro__ if "get" in vars(base) and base is not InMemory)
 
     def _comes_here(self) -> bool:
-        "Return whether the `open` that `get` calls is ours; one that was assigned to a class or list later is not."
+        "Return whether the `open` that `get` calls is ours, and was not assigned to a class or list later."
         return "open" not in vars(self) and (type(self).open is InMemory.open or hasattr(type(self).open, "_in_memory"))
 
     def runs_code(self) -> bool:
-        "Return whether filling runs a user's code: in the calling thread or in processes, never in threads."
+        "Return whether filling runs user code, which may run in the calling thread or in processes, not in threads."
         return self.known_by_running() or (self._comes_here() and stock_open(self._function()) is None)
 
     def load_data(self, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> InMemory:
@@ -269,7 +269,7 @@ class InMemory(Serving):
     def purge(self, file: bool = False) -> int:
         """Give the store's memory back to the system, in every process; return the bytes freed.
 
-        A `cache_file` keeps what it holds, unless `file` asks to empty it.
+        A `cache_file` keeps its records, unless `file` is True.
         """
         return work.purge([self], file)
 
@@ -283,19 +283,18 @@ class InMemory(Serving):
         return work.is_loaded([self])
 
     def __reduce_ex__(self, protocol: Any) -> Any:
-        # Not `__getstate__`: `LabelList.__getattr__` would hand that out as its own. A process being spawned is to get
-        # this store, not one of its own.
-        _ = self.store
+        # Not `__getstate__`: `LabelList.__getattr__` would return ours as its own.
+        _ = self.store  # a process being spawned must get this store, not make its own
         return super().__reduce_ex__(protocol)
 
 
 def labelled(make: Callable[..., LabelList], x: ItemList, y: ItemList, **kwargs: Any) -> LabelList:
-    "Label a list, as fastai does; targets that name no settings of their own take those of their inputs."
+    "Label a list, as fastai does; targets without settings of their own take those of their inputs."
     if isinstance(x, InMemory) and isinstance(y, InMemory):
         if y._lazy is None:
             y._lazy = x._lazy
         if y.max_ram is None and y.cache_file is None and not y._final:
-            if y._family is not None:  # it joins no store, but takes the settings
+            if y._family is not None:  # it keeps a separate store, but takes the settings
                 y.max_ram, y.cache_file = x.max_ram, x.cache_file
                 y._found()
             else:

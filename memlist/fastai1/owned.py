@@ -1,4 +1,4 @@
-"""Which list owns what a user's code opened: how a family begins, who joins it, and when a list leaves it."""
+"""Decide which list owns the results of user code: how a family begins, and when a list joins or leaves it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .decoders import stock_open
 from .family import Family
 from .whole import Whole
 
-# The attributes that fastai and we keep books in: a list whose `open` is the user's own is the same after they are set.
+# Attributes that fastai and we set for bookkeeping: setting them does not change what a user's `open` returns.
 BOOKKEEPING = {"items", "x", "ignore_empty", "processor", "c", "loss_func", "pad_idx", "sizes", "label_cls", "warn"}
 BOOKKEEPING |= {"copy_new", "num_parts", "max_ram", "cache_file", "_scratch", "_label_list", "_split", "_store"}
 BOOKKEEPING |= {"_final", "_lazy", "_family", "_origin", "_positions", "_building"}
@@ -30,12 +30,12 @@ _SCALARS = (type(None), bool, int, float, str, bytes)
 
 
 class Scratch:
-    "Keep what a list knows in one process. It is not pickled: a list that comes out of a file counts as just built."
+    "Hold the state of a list in one process. It is not pickled: a list loaded from a file counts as just built."
 
     def __init__(self, built: int = 0) -> None:
-        # When the list was built: it looks at each file at least once since then.
+        # When the list was built: each file has to be examined at least once after that.
         self.built = built or time.monotonic_ns()
-        # The caches that were used last: of fastai's own `open`, and of a user's.
+        # The caches that were used last: for fastai's own `open`, and for a user's.
         self.images: Optional[ImageCache] = None
         self.whole: Optional[ImageCache] = None
         # Keys whose files have changed, to be decoded again.
@@ -46,9 +46,9 @@ class Scratch:
 
 
 class Owned(ItemList):
-    """The part of `InMemory` that knows the list's family.
+    """The part of `InMemory` that manages the list's family.
 
-    - `_origin` and `_positions`: name the items of this list, and of lists selected from it, whatever their indices
+    - `_origin` and `_positions`: identify the items of this list, and of lists selected from it, whatever their indices
     - `_set_later`, `_set_in_get`, `_set_in_open`: attributes that were set after the list was built, by its `get`, and
       by its `open`
     """
@@ -62,9 +62,9 @@ class Owned(ItemList):
     _scratch: Scratch
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute. On a list whose `open` is the user's own, one that it may read starts an empty store.
+        """Set an attribute. If a user's own `open` may read it, the list starts again with an empty store.
 
-        What `open` itself sets is its bookkeeping. What `get` sets becomes part of the keys.
+        Attributes that `open` itself sets are its bookkeeping. Those that `get` sets become part of the keys.
         """
         known: Dict[str, Any] = self.__dict__
         family = known.get("_family")
@@ -81,7 +81,7 @@ class Owned(ItemList):
             known["_set_in_get"] = self._set_in_get | {name}
             super().__setattr__(name, value)
         else:
-            known["_family"] = None  # what another thread is opening meanwhile is not kept
+            known["_family"] = None  # images that another thread is opening meanwhile are not kept
             super().__setattr__(name, value)
             known["_set_later"] = self._set_later | {name}
             self._found()
@@ -109,23 +109,23 @@ class Owned(ItemList):
         return family
 
     def _descend(self, made: Any) -> None:
-        "Make `made`, a list of a selection of this list's items, one of this list's family."
+        "Add `made`, a list of a selection of this list's items, to this list's family."
         assert self._family is not None
         made._join(self._family)
         for name in ("_set_later", "_set_in_get", "_set_in_open"):
             setattr(made, name, getattr(self, name))
 
     def _has_all(self, items: Any) -> bool:
-        "Return whether `items` are all among this list's."
+        "Return whether all `items` are among this list's."
         try:
             return items is self.items or {*map(keys.item_key, items)} <= {*map(keys.item_key, self.items)}
         except keys.Unkeyable:
             return False
 
     def _agrees(self, other: Owned) -> bool:
-        """Return whether `other`, a list just made of this one, has the same attributes.
+        """Return whether `other`, a list just made from this one, has the same attributes.
 
-        An object that the constructor made for each of them is as good as the other, if it was made alike.
+        Objects that the constructor made separately for each list count as the same if they were made alike.
         """
         mine, theirs = vars(self), vars(other)
         names = {*mine, *theirs} - BOOKKEEPING - self._set_in_get - self._set_in_open - {"inner_df"}
@@ -136,7 +136,7 @@ class Owned(ItemList):
         )
 
     def _own_images(self, function: Callable[[Any], Any]) -> ImageCache:
-        "Return the cache of a user's `open`. If its code is not the family's, a new family begins."
+        "Return the cache of a user's `open`. If its code is not the family's, begin a new family."
         family = self._family
         if family is None or not family.runs(function, type(self)):
             if family is not None and family.runs(self._function(), type(self)):
@@ -150,7 +150,7 @@ class Owned(ItemList):
         if not family.prefix:
             family.prefix = self._lasting_prefix()
         if self._set_in_get:
-            # Of lists with one item, each may have another row of a table to which `get` points `open`.
+            # Include the item's position: in lists of one item, `get` may point `open` to other rows at one index.
             call, vary = current(self), self._varies
             where = b"" if call is None or call.getting is None else self._position(call.getting)
             context = keys.digest(where, *((name, vars(self).get(name)) for name in sorted(self._set_in_get)))
@@ -164,10 +164,10 @@ class Owned(ItemList):
         return decoder.family  # type: ignore[no-any-return]
 
     def _lasting_prefix(self) -> bytes:
-        """Return what the keys of this list's images begin with in a file that outlives it: no code, but data.
+        """Return the prefix of this list's keys in a cache file. It depends on data, but not on code.
 
         It stands for the class, its `cache_version`, and the attributes and the table that `open` may read. Of an
-        object that can't be pickled only the class counts: the `cache_version` has to change with it.
+        object that can't be pickled only the class counts: users have to change the `cache_version` with it.
         """
         cls: Any = type(self)
         parts: List[Any] = []
@@ -179,27 +179,27 @@ class Owned(ItemList):
         return keys.digest(module, cls.__qualname__, cls.cache_version, parts)
 
     def _since(self, store: ImageStore) -> int:
-        "Return the time from which on a file has to have been looked at; 0 if all in `store` is later anyway."
+        "Return the time after which files must have been examined; 0 if every record of `store` is later anyway."
         return self._scratch.built if self._scratch.built > store.made else 0
 
     def _position(self, i: int) -> bytes:
-        "Return a name for item `i` that it keeps in lists selected from this one."
+        "Return an identifier of item `i` that stays the same in lists selected from this one."
         i = i if i >= 0 else i + len(self.items)
         return self._origin + b" %d" % (i if self._positions is None else self._positions[i])
 
     def _varies(self, prefix: bytes) -> bool:
-        "Return whether `get` has set something else for this item before: `open` may have read it."
+        "Return whether `get` has set other values for this item before, which `open` may have read."
         call, family = current(self), self._family
         if call is None or call.getting is None or family is None:
             return False
         return family.varies(self._position(call.getting) + b" at %d" % call.getting, zlib.crc32(prefix))
 
     def _unversioned(self) -> bool:
-        "Return whether there is a `cache_file`, and no version under which results of a user's `open` may go there."
+        "Return whether there is a `cache_file`, but no version under which it may keep results of a user's `open`."
         return self.cache_file is not None and stock_open(self._function()) is None and type(self).cache_version is None
 
     def notes(self) -> ImageStore:
-        "Return the store that notes which messages were said of this list."
+        "Return the store that keeps notes for this list: which messages were shown."
         return self._shared() if self._family is None else self._family.own
 
 
@@ -209,7 +209,7 @@ def _opening(function: Any, item: Any) -> Any:
 
 
 def _same(one: Any, other: Any) -> bool:
-    "Return whether both are equal numbers or strings, or tuples of these. Other objects may have changed inside."
+    "Return whether both are equal numbers or strings, or tuples of these. Other objects may be mutable."
     if type(one) is tuple and type(other) is tuple:
         return len(one) == len(other) and all(map(_same, one, other))
     return type(one) in _SCALARS and type(one) is type(other) and bool(one == other)
@@ -227,7 +227,7 @@ def _contents(value: Any) -> Optional[bytes]:
 
 
 def _made_alike(one: Any, two: Any) -> bool:
-    "Return whether both hold equal data or, if that can't be told, are of one class and over files of one name."
+    "Return whether both hold equal data or, if that can't be told, have the same class and name the same file."
     if type(one) is not type(two) or isinstance(one, (type, types.FunctionType, types.MethodType)):
         return False
     mine, theirs = _contents(one), _contents(two)

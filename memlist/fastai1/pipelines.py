@@ -1,4 +1,4 @@
-"""From the arguments of an `apply_tfms` to its `Pipeline`, taken apart once per batch."""
+"""Build a `Pipeline` from the arguments of `apply_tfms`, once per batch."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ UNTOUCHED = Pipeline(
 def pipeline_of(tfms: Any, arguments: Dict[str, Any]) -> Optional[Pipeline]:
     """Return the pipeline of `apply_tfms(tfms, **arguments)`; None if that returns its image unchanged.
 
-    Raise Unknown, which names what is not fastai's own or not used as fastai uses it.
+    Raises Unknown, with the reason, if something is not fastai's own or not used as fastai uses it.
     """
     if set(arguments) - _ARGUMENTS:
         raise Unknown(f"the arguments {sorted(set(arguments) - _ARGUMENTS)} are not fastai's")
@@ -82,7 +82,7 @@ def _placed(steps: List[TransformStep]) -> Tuple[List[TransformStep], List[Calla
         calls += [draw.call for draw in step.draws]
         if step.p is not None:
             calls.append(random.random)  # as `rand_bool`: 0 + (1 - 0) · it
-    # A transform that is listed twice is drawn twice, and both times does what was drawn last.
+    # A transform that is listed twice draws twice, and uses its last draw both times.
     last = {id(step.transform): step.at for step in placed}
     return [step._replace(at=last[id(step.transform)]) for step in placed], calls
 
@@ -99,7 +99,7 @@ def _check(one: Any) -> None:
 
 
 def _step(one: Any) -> TransformStep:
-    "Take a `RandTransform` apart, as `resolve` would."
+    "Build the step of a `RandTransform`, following its `resolve`."
     tfm, known = one.tfm, KNOWN[one.tfm.func]
     name = known.name
     if not one.is_random:
@@ -132,7 +132,7 @@ def _step(one: Any) -> TransformStep:
 
 
 def _draw(name: str, function: Any, arguments: List[Any]) -> Draw:
-    "Return the draw `function(*arguments)`, taken apart if it is one of fastai's plain draws."
+    "Return the draw `function(*arguments)`; simplify it if it is one of fastai's plain draws."
     if function in (uniform, log_uniform) and 1 <= len(arguments) <= 2:
         log = function is log_uniform
         with suppress(ValueError, TypeError):  # else fastai raises when it draws

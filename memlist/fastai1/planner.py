@@ -1,9 +1,9 @@
-"""From what fastai's transforms have drawn to a `Plan`: where each pixel of a batch comes from, for all images at once.
+"""Make a `Plan` from the draws of fastai's transforms: where each pixel comes from, for all images of a batch at once.
 
-fastai's maps of coordinates compose into one 3×3 matrix per image (`matrices`), and what comes after sampling comes to
-two lists of indices (`selection`). An output pixel is then a matrix times its two indices, and nothing is computed that
-a crop throws away. Each phase returns a value, and `plan_batch` puts them together. Nothing here knows of lists, stores
-or how pixels are sampled.
+fastai's coordinate transforms compose into one 3×3 matrix per image (`matrices`), and all that follows sampling reduces
+to two lists of indices (`selection`). So a matrix maps the indices of an output pixel to its source, and pixels that a
+crop removes are never computed. Each phase returns a value, and `plan_batch` combines them. Nothing here knows about
+lists, stores or how pixels are sampled.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .selection import PIXELS, Selection
 
 
 class Coordinates(NamedTuple):
-    "Hold `matrix`, `sampled` and `pooled` of a `Plan`, and by image the (height, width, 2) grid that jitter has moved."
+    "Hold `matrix`, `sampled` and `pooled` of a `Plan`, and per jittered image its (height, width, 2) grid."
 
     matrix: np.ndarray
     sampled: np.ndarray
@@ -46,10 +46,10 @@ Pass = Tuple[Pipeline, Sequence[Drawn]]
 
 
 def plan_batch(pipeline: Pipeline, drawn: Sequence[Drawn], shapes: Sequence[Shape], mask: bool = False) -> Plan:
-    """Return the plan for images of `shapes` (channels, height, width), for which the steps have `drawn`.
+    """Return the plan for images of `shapes` (channels, height, width) with the draws `drawn`, one per step.
 
-    `mask`: the images are masks, which are sampled to the nearest pixel and not lit. Raise what collating raises if
-    the images come out in different sizes, and what padding raises if there is too little to reflect.
+    `mask`: the images are masks, which are sampled to the nearest pixel and not lit. Raises what collating raises if
+    the final sizes of images differ, and what padding raises if an image is too small to reflect.
     """
     steps = [(step.name, one) for step, one in zip(pipeline.steps, drawn)]
     sizes, mode = Sizes.of(pipeline, shapes), "nearest" if mask else pipeline.mode
@@ -59,7 +59,7 @@ def plan_batch(pipeline: Pipeline, drawn: Sequence[Drawn], shapes: Sequence[Shap
     rows, columns = chosen.indices()
     swapped, across, down = chosen.swapped, sizes.grid_width, sizes.grid_height
     matrix = where.matrix
-    matrix[swapped] = matrix[swapped][:, :, [1, 0, 2]]  # it takes their rows for columns
+    matrix[swapped] = matrix[swapped][:, :, [1, 0, 2]]  # their rows and columns are exchanged
     return Plan(
         height=rows.shape[1],
         width=columns.shape[1],
@@ -80,9 +80,9 @@ def plan_batch(pipeline: Pipeline, drawn: Sequence[Drawn], shapes: Sequence[Shap
 
 
 def first_pass(pipeline: Pipeline, drawn: Sequence[Drawn], shape: Shape) -> Tuple[Optional[Pass], Pass]:
-    """Return what has to be done to one image of `shape` before the rest, if anything, and what is left to do then.
+    """Return the first pass that an image of `shape` needs before the rest, or None, and the remaining pass.
 
-    Each is a pipeline and its draws. `pad` needs a pass of its own: it pads the pixels of the resized image.
+    Each is a pipeline and its draws. `pad` needs a separate pass, because it pads the pixels of the resized image.
     """
     while pipeline.steps and pipeline.steps[0].name == "pad" and not drawn[0].run[0]:
         pipeline, drawn = pipeline._replace(steps=pipeline.steps[1:]), drawn[1:]
@@ -90,7 +90,7 @@ def first_pass(pipeline: Pipeline, drawn: Sequence[Drawn], shape: Shape) -> Tupl
         return None, (pipeline, drawn)
     resized = tuple(pipeline.resized(*shape[1:])) != tuple(shape[1:])
     rows, cols = pipeline.cropped(*shape[1:])
-    # When fastai resizes an image, it forgets how to sample it, and samples the padded one by its defaults.
+    # When fastai resizes an image, it forgets how to sample it, and samples the padded one with its defaults.
     mode, sampling = ("bilinear", "reflection") if resized else (pipeline.mode, pipeline.sampling)
     left = pipeline._replace(
         steps=pipeline.steps[1:], size=(int(rows), int(cols)), fit=False, mode=mode, sampling=sampling
@@ -101,15 +101,15 @@ def first_pass(pipeline: Pipeline, drawn: Sequence[Drawn], shape: Shape) -> Tupl
 def aligned() -> bool:
     """Return whether fastai's sampling aligns corners.
 
-    1.0.60 never asks `grid_sample` to; 1.0.61 does, but compares the version of torch as a string for it, and '1.13.1'
-    is less than '1.2.0'. So its own function is asked, once.
+    fastai 1.0.60 never asks `grid_sample` to. 1.0.61 does, but it compares versions of torch as strings, and '1.13.1'
+    is less than '1.2.0'. So its own function is tried once.
     """
     return _aligned(fastai_image._grid_sample, fastai_image.torch.__version__)
 
 
 @functools.lru_cache(maxsize=4)
 def _aligned(sample: Any, version: str) -> bool:
-    "Sample at a coordinate of -0.5: it lies a quarter of the way between two pixels, or on the first one."
+    "Sample at -0.5, which is a quarter of the way between two pixels if corners are aligned, else on the first one."
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         at = FlowField((1, 1), torch.tensor([[[[-0.5, 0.0]]]]))
@@ -120,10 +120,10 @@ def _aligned(sample: Any, version: str) -> bool:
 
 
 def coordinates(steps: Steps, sizes: Sizes, mode: str) -> Coordinates:
-    """Compose the transforms of coordinates.
+    """Compose the coordinate transforms.
 
-    fastai moves its grid through each transform as it comes, so the later map stands to the left. Affine transforms it
-    multiplies in their order first, and moves the grid once: there the later one stands to the right.
+    fastai moves its grid through each transform in turn, so later matrices are multiplied from the left. But it first
+    multiplies all affine matrices and then moves the grid once: there later ones are multiplied from the right.
     """
     n = len(sizes.height)
     moved = np.broadcast_to(IDENTITY, (n, 3, 3))
@@ -166,8 +166,8 @@ def coordinates(steps: Steps, sizes: Sizes, mode: str) -> Coordinates:
 def _pooling(moved: np.ndarray, sampled: np.ndarray, grids: Dict[int, Tensor], sizes: Sizes) -> np.ndarray:
     """Return the sizes that images are averaged down to because sampling would skip pixels, (B, 2) int64, or 0.
 
-    This is fastai's rule, for the whole grid. A quotient of linear functions whose divisor keeps its sign takes its
-    extremes over a rectangle at the corners, so only there is it computed.
+    This is fastai's rule, for the whole grid. A quotient of linear functions has its extremes over a rectangle at the
+    corners, if its divisor does not change sign, so it is computed only there.
     """
     pooled = np.zeros((len(moved), 2), np.int64)
     d = np.minimum(sizes.height / sizes.grid_height, sizes.width / sizes.grid_width) / 2
@@ -213,7 +213,7 @@ def _unit(n: int) -> np.ndarray:
 
 
 def _on_grid(indices: np.ndarray, n: np.ndarray, sampled: np.ndarray) -> np.ndarray:
-    "Return the coordinates at `indices` of grids of `n` points, equal to fastai's to the bit; indices if not sampled."
+    "Return the coordinates at `indices` of grids of `n` points, bit for bit as fastai; if not sampled, the indices."
     if sampled.all() and (n == n[0]).all():  # the usual case
         return _unit(int(n[0]))[indices]  # type: ignore[no-any-return]
     found = indices.astype(np.float32)
@@ -227,7 +227,7 @@ def _on_grid(indices: np.ndarray, n: np.ndarray, sampled: np.ndarray) -> np.ndar
 
 
 def lighting(steps: Steps, n: int) -> Lighting:
-    "Compose the lighting of `n` images: additions and multiplications of logits come to one of each."
+    "Compose the lighting of `n` images: all additions and multiplications of logits combine into one of each."
     lit, gain, bias = np.zeros(n, bool), np.ones(n), np.zeros(n)
     for name, drawn in steps:
         if name == "brightness":
@@ -244,7 +244,7 @@ def lighting(steps: Steps, n: int) -> Lighting:
 
 
 def select(steps: Steps, sizes: Sizes, pipeline: Pipeline, channels: int) -> Selection:
-    "Apply the transforms of pixels, and the final crop with its padding."
+    "Apply the pixel transforms and the final crop with its padding."
     made, final = Selection(sizes.grid_height, sizes.grid_width, channels), []
     for name, drawn in steps:
         if not drawn.run.any():

@@ -1,4 +1,4 @@
-"""`Reader`: the items of one list for one batch, as bytes."""
+"""`Reader`: read the items of one list for one batch, as bytes."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from .decoders import Raw, Stock
 
 
 class Reader:
-    """Return item `i` of a list as `Pixels`, as it is kept; or as the list itself has it, if it keeps it otherwise.
+    """Return item `i` of a list as `Pixels` if it is stored as bytes; else as the list itself returns it.
 
-    What decides that is looked at once: a reader is good for one batch, and `close` counts its hits. A hit costs its
-    key and a look into the index.
+    The list's settings are read once, so a reader is valid for one batch. `close` counts its hits. A hit costs making
+    its key and a look-up in the index.
     """
 
     def __init__(self, il: Any, function: Callable[[Any], Any]) -> None:
@@ -37,7 +37,7 @@ class Reader:
             try:
                 record = images.store.read(self.raw.prefix + keys.file_key(self.items[i]))
             except Exception:
-                record = None  # perhaps this is no item to open at all: `_serve` raises what stock raises
+                record = None  # perhaps the item can't be opened: `_serve` raises what stock raises
             if record is not None and (not images.since or images.fresh(record, self.items[i])):
                 self.hits += 1
                 made = self.raw.restore((record,))

@@ -1,7 +1,7 @@
-"""Transforms of pixels: flips, crops and paddings choose rows and columns; holes and planes are noted as they come.
+"""Apply pixel transforms: flips, crops and paddings choose rows and columns; holes and planes are recorded.
 
-What fastai does to the pixels of a sampled image only chooses and reorders points of the grid that it was sampled with,
-so it comes to two lists of indices per image, one along rows and one along columns.
+fastai's pixel transforms only choose and reorder points of the grid at which an image was sampled, so two lists of
+indices per image can express them, one along rows and one along columns.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ Extent = Tuple[Any, Any]  # of one axis of one image: start and step
 
 
 class Axis:
-    "Keep which indices of the grid one axis of the output takes: per image, `start + step · i` for i below `n`."
+    "Hold the indices of the grid along one axis of the output: per image, `start + step · i` for i below `n`."
 
     def __init__(self, n: np.ndarray) -> None:
         self.n = n.copy()
@@ -48,9 +48,9 @@ class Selection:
 
     - `axes`: the indices along rows and along columns
     - `swapped`, (B,) bool: rows run along the columns of the grid, and columns along its rows
-    - `blank`: which rows and columns are zero, two (B, n) bools; None where no image has any
+    - `blank`: which rows and columns are zero, two (B, n) bools; None if no image has any
 
-    A method that is called as a transform takes what the transform has drawn; it runs for `drawn.run` only.
+    A method with the name of a transform takes the draws of the transform; it changes only the images in `drawn.run`.
     """
 
     def __init__(self, grid_height: np.ndarray, grid_width: np.ndarray, channels: int) -> None:
@@ -79,7 +79,7 @@ class Selection:
         self.swapped = self.swapped ^ turn
 
     def crop(self, drawn: Drawn) -> None:
-        "Slice as Python does, which counts a negative start from the end."
+        "Slice as Python does: a negative start counts from the end."
         wanted_of_both = tis2hw(drawn.fixed["size"])
         for axis, name, wanted in zip(self.axes, ("row_pct", "col_pct"), wanted_of_both):
             start = _starts(axis.n, wanted, [drawn], name)
@@ -104,7 +104,7 @@ class Selection:
         self._take([-by, -by], [axis.n + 2 * by for axis in self.axes], by, by, drawn.get("mode", 0))
 
     def crop_pad(self, several: List[Drawn], wanted: Tuple[np.ndarray, np.ndarray], padding: str) -> None:
-        "Crop to the `wanted` rows and columns, padding what is too small; the first of `several` that runs decides."
+        "Crop to the `wanted` rows and columns, and pad smaller images; use the first of `several` draws that runs."
         run = np.any([drawn.run for drawn in several], 0)
         needed = run & ((self.axes[0].n != wanted[0]) | (self.axes[1].n != wanted[1]))
         if not needed.any():
@@ -144,9 +144,9 @@ class Selection:
     # -- results ----------------------------------------------------------------------------------------------
 
     def indices(self) -> Tuple[np.ndarray, np.ndarray]:
-        """Return the indices of the grid that the output takes, (B, height) of its rows and (B, width) of its columns.
+        """Return the indices of the grid for the output, (B, height) for its rows and (B, width) for its columns.
 
-        Raise what collating raises if the images have different sizes.
+        Raises what collating raises if the images have different sizes.
         """
         taken = self._taken
         if taken is None:
@@ -169,7 +169,7 @@ class Selection:
                 holes.append(((top <= i) & (i < bottom), (left <= j) & (j < right)))
             planes = []
             for channel, plane, extents, swapped in self._planes.get(b, ()):
-                # From the grid back to the image that the plane was drawn for, which may have been turned since.
+                # Map the grid to the image that the plane was drawn for, which may have been rotated since.
                 turned = swapped != self.swapped[b]
                 at = (columns[b], rows[b]) if turned else (rows[b], columns[b])
                 i, j = (torch.from_numpy((one - start) // step) for one, (start, step) in zip(at, extents))
@@ -179,7 +179,7 @@ class Selection:
         return made
 
 
-#: By name, the transforms that `Selection` applies in their order; `crop_pad` comes last, once for all.
+#: The transforms that `Selection` applies in their order, by name; a single `crop_pad` comes last.
 PIXELS = {name: getattr(Selection, name) for name in ("flip_lr", "dihedral", "crop", "rgb_randomize", "cutout", "pad")}
 
 
@@ -189,7 +189,7 @@ def refuse_sizes(channels: int, sizes: Sequence[Sequence[int]]) -> None:
 
 
 def _starts(extent: np.ndarray, wanted: Any, several: Sequence[Drawn], name: str) -> np.ndarray:
-    "Return where a crop begins, as `draws.crop_start`, for all images, by the first of `several` that runs."
+    "Return where a crop begins, per image, as `draws.crop_start` does, by the first of `several` draws that runs."
     pct = several[-1].array(name, 0.5)
     for drawn in several[-2::-1]:
         pct = np.where(drawn.run, drawn.array(name, 0.5), pct)
@@ -197,7 +197,7 @@ def _starts(extent: np.ndarray, wanted: Any, several: Sequence[Drawn], name: str
 
 
 def _uniform(channels: int, sizes: Sequence[np.ndarray]) -> Tuple[int, int]:
-    "Return the one size that all images have; raise what collating them raises."
+    "Return the size that all images have; if their sizes differ, raise what collating them raises."
     rows, cols = sizes
     if (rows != rows[0]).any() or (cols != cols[0]).any():
         refuse_sizes(channels, list(zip(rows.tolist(), cols.tolist())))
@@ -205,6 +205,6 @@ def _uniform(channels: int, sizes: Sequence[np.ndarray]) -> Tuple[int, int]:
 
 
 def _refuse_padding(axes: List[Axis], b: int, row_pad: np.ndarray, col_pad: np.ndarray) -> None:
-    "Raise what torch raises where there is too little to reflect."
+    "Raise what torch raises if an image is too small to reflect."
     empty = torch.empty(1, 1, int(axes[0].n[b]), int(axes[1].n[b]))
     F.pad(empty, (int(col_pad[b]),) * 2 + (int(row_pad[b]),) * 2, mode="reflect")

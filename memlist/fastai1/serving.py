@@ -1,4 +1,4 @@
-"""Serving one image: from the cache of what `open` returns, inside a `get` that may be a user's own."""
+"""Serve one image from the cache of an `open`, inside a `get` that may be user code."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Serving(Owned):
     "The part of `InMemory` that serves one image."
 
     def images(self) -> ImageCache:
-        "Return the cache of what this list opens."
+        "Return the cache of this list's images."
         return self._images(self._function())
 
     def _images(self, function: Callable[[Any], Any]) -> ImageCache:
-        "Return the cache of what `function` returns: fastai's own `open`, or the user's."
+        "Return the cache for the results of `function`: fastai's own `open`, or the user's."
         owner = stock_open(function)
         if owner is None:
             return self._own_images(function)
@@ -45,7 +45,7 @@ class Serving(Owned):
         return self._scratch.images
 
     def _open_with(self, function: Callable[..., Any], fn: Any, args: Any, kwargs: Any) -> Any:
-        "Call an `open` that takes more than its item. Nothing of it is kept."
+        "Call an `open` with more arguments than its item. Its result is not kept."
         call = current(self)
         if type(self).cache and not (call and call.opening):
             messages.say_never(self, function, "it is called with more than an item")
@@ -53,14 +53,14 @@ class Serving(Owned):
         return run_open(self, of_one(function, args, kwargs), fn)
 
     def _got(self, get: Callable[[Any], Any], i: Any) -> Any:
-        "Call `get`; if it is a user's own, note what it opens."
+        "Call `get`; if it is user code, note what it opens."
         call = current(self)
         if self._family is None or (call is not None and call.getting is not None) or not isinstance(i, Integral):
             return get(i)
         return self._noted(get, i)[0]
 
     def _noted(self, get: Callable[[Any], Any], i: Any) -> Tuple[Any, List[Opened]]:
-        "Call `get`; return the item, and what was opened for it."
+        "Call `get`; return the item and the images that were opened for it."
         family = self._family
         opened: List[Opened] = []
         with Call(self) as call:
@@ -68,7 +68,7 @@ class Serving(Owned):
             before = 0 if family is None else family.opens
             item = get(i)
         if family is None or not family.own_get or (not opened and family.opens != before):
-            return item, opened  # the latter: it has opened its images in other threads
+            return item, opened  # the latter: it opened its images in other threads
         found = [(str(one.item) if isinstance(one.item, (str, Path)) else None, one.keys) for one in opened]
         family.note_opened(self._position(int(i)), found)
         family.idle = family.idle + 1 if not found else -len(self.items)
@@ -77,7 +77,7 @@ class Serving(Owned):
         return item, opened
 
     def _serve(self, function: Callable[[Any], Any], item: Any, images: Optional[ImageCache] = None) -> Fetched:
-        "Return the image of `item` from `images`, the cache of what `function` returns; decode it if it is not there."
+        "Return the image of `item` from `images`, the cache for `function`; decode it if it is not there."
         call = current(self)
         if (call is not None and call.opening) or not type(self).cache:
             return Fetched(run_open(self, function, item), NEVER, own=False)
@@ -87,8 +87,8 @@ class Serving(Owned):
                 # `open` may read what was set for another item
                 return Fetched(run_open(self, function, item), NEVER, own=False)
             wanted = images.decoder.keys(item)
-        except Exception as error:  # whatever a value can do to code that looks at it
-            image = run_open(self, function, item)  # raises what stock raises, if this is no item to open at all
+        except Exception as error:  # a user's value may raise anything
+            image = run_open(self, function, item)  # raises what stock raises, if the item can't be opened
             messages.say_never(self, function, self._unkeyable(item, error))
             self._record(call, item, (), NEVER)
             return Fetched(image, NEVER, own=False)
@@ -109,21 +109,21 @@ class Serving(Owned):
         return fetched
 
     def _record(self, call: Optional[Call], item: Any, wanted: Keys, outcome: str) -> None:
-        "Note for a user's `get` that it has opened `item`."
+        "Record that a user's `get` has opened `item`."
         if self._family is not None:
             self._family.opens += 1
             if call is not None and call.opened is not None:
                 call.opened.append(Opened(item, wanted, outcome))
 
     def _say_outcome(self, function: Callable[[Any], Any], fetched: Fetched) -> None:
-        "Say why an image is not kept, or not in the file that was asked for."
+        "Say why an image is not kept, or not in the `cache_file`."
         if fetched.reason:
             messages.say_never(self, function, fetched.reason)
         elif fetched.outcome == KEPT and self._family is not None and self._unversioned():
             messages.say_unversioned(self)
 
     def _unkeyable(self, item: Any, error: Exception) -> str:
-        "Return why no key could be made for an item: because of the item itself, or of what `get` sets."
+        "Return why no key could be made for an item: because of the item itself, or of values that `get` sets."
         try:
             keys.item_key(item)
         except Exception as fault:

@@ -1,4 +1,4 @@
-"""Support for a batch at a time: the pipelines of a dataset, or the reason why stock makes its batches."""
+"""Decide whether batches can be made at once: return the pipelines of a dataset, or the reason why stock makes them."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from .pipelines import UNTOUCHED, pipeline_of
 from .transforms import Unknown, describe
 
 COLLATES = (data_collate, bb_pad_collate)
-# The functions with which fastai makes an image, as they were at import: if one is replaced, so are the images.
+# The functions with which fastai makes an image, as they were at import: if one is replaced, images may differ.
 _STOCK = [
     (owner, name, getattr(owner, name, None))
     for owner, names in (
@@ -33,15 +33,16 @@ _STOCK = [
     )
     for name in names
 ]
-# The module that gives `LabelList` its `__getitem__`: with another one, every batch would run as stock.
+# The module that defines `LabelList.__getitem__`: if it is another one, stock code makes every batch.
 _GETITEM = "memlist.fastai1.attach"
 _FIXED = (int, float, str, bool, tuple, type(None), ResizeMethod)
 
 
 def pipelines(ds: LabelList) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
-    """Return what `ds` does to its inputs, None for nothing, and to its targets, None if stock has to do it.
+    """Return the pipelines of `ds` for its inputs (None: unchanged) and for its targets (None: made by stock code).
 
-    Ask for every batch, since fastai exchanges `tfms` between batches. Raise Unknown if stock has to make the batch.
+    Call this for every batch, because fastai may replace `tfms` between batches. Raises Unknown if stock code has to
+    make the batch.
     """
     changed = next((name for owner, name, stock in _STOCK if getattr(owner, name, None) is not stock), None)
     if changed is None and LabelList.__getitem__.__module__ != _GETITEM:
@@ -61,9 +62,9 @@ def pipelines(ds: LabelList) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
 
 
 def parts_of_pipelines(ds: Any) -> Optional[List[Any]]:
-    """Return everything that `pipelines(ds)` depends on, to be compared by identity with what it was.
+    """Return everything that `pipelines(ds)` depends on, to be compared by identity with an earlier result.
 
-    Return None if a part may change inside.
+    Returns None if a part is mutable.
     """
     tfms = [*listify(ds.tfms), *listify(getattr(ds, "tfms_y", None))]
     if any(type(one) is not RandTransform for one in tfms):
@@ -78,7 +79,7 @@ def parts_of_pipelines(ds: Any) -> Optional[List[Any]]:
 
 
 def reason(ds: Any, collate_fn: Any) -> str:
-    "Return why the batches of `ds` cannot be made at once; empty if they can."
+    "Return why the batches of `ds` cannot be made at once; an empty string if they can."
     if getattr(collate_fn, "func", collate_fn) not in COLLATES:
         return f"the collate_fn {describe(collate_fn)} is your own and wants items"
     if not isinstance(ds, LabelList) or type(ds).__getitem__ is not LabelList.__getitem__:
@@ -93,7 +94,7 @@ def reason(ds: Any, collate_fn: Any) -> str:
 
 
 def reason_of_item(item: Any) -> str:
-    "Return why stock has to make batches of items such as `item`."
+    "Return why stock code has to make batches of items such as `item`."
     kind, px = type(item), vars(item).get("_px")
     if kind is not Image and kind is not ImageSegment:
         return f"its {'images' if isinstance(item, Image) else 'items'} are of your class {kind.__name__}"
@@ -113,6 +114,6 @@ def not_batched(ds: Any, reason: str) -> str:
 
 
 def of_list(ds: Any) -> str:
-    "Return ' of' and the list whose transforms a warning is about: the first one in memory, else the inputs."
+    "Return ' of' and the list that a warning is about: the first one in memory, else the inputs."
     found = [*lists_of(ds), getattr(ds, "x", None)]
     return f" of {named(found[0])}" if hasattr(found[0], "path") else ""

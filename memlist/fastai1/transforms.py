@@ -1,16 +1,16 @@
-"""The transforms of fastai 1 that can run on a whole batch: what each is called, when it runs and what it needs.
+"""The transforms of fastai 1 that can run on a whole batch: their names, their order and what they need.
 
-Every transform has one row in `_ROWS`. To add one, write its row here, and what it means in one other file:
+Every transform has one row in `_ROWS`. To add one, write its row here and its meaning in one other file:
 
 - a map of coordinates (`coord`, `affine`): its matrix, in `matrices.py`
 - a change of values (`lighting`): its gain and bias, in `planner.lighting`
 - a choice of pixels (`pixel`): a method of `Selection`, in `selection.py`
 
-So `saturation` would have its row here, and its meaning in `planner.lighting`. It mixes channels, though, which `Plan`
-has no field for yet: `memlist/batch/__init__.py` says where that goes.
+So `saturation` would have its row here, and its meaning in `planner.lighting`. But it mixes channels, for which `Plan`
+has no field yet: `memlist/batch/__init__.py` says where to add one.
 
-What a transform draws is read from its own arguments in `pipelines.py`, without code per transform. Only one that draws
-again when it is applied, numbers that depend on the size of the image, needs a case in `Pipeline.draw_for_size`.
+`pipelines.py` reads from the arguments of a transform what it draws, without code per transform. Only a transform that,
+when applied, draws more numbers, which depend on the size of the image, needs a case in `Pipeline.draw_for_size`.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from fastai.vision import transform as fastai_transform
 
 
 class Unknown(Exception):
-    "Say why something cannot run a batch at a time, as the end of a sentence that begins with 'since'."
+    "Raised if batches can't be made at once; its message completes a sentence after 'since'."
 
 
 class KnownTransform(NamedTuple):
@@ -31,8 +31,8 @@ class KnownTransform(NamedTuple):
     - `method`, `order`: the method of `Image` that applies it, and fastai's order of application
     - `needed`: parameters that have no default
     - `tensors`: parameters that fastai's own code requires to be tensors of several numbers
-    - `arguments`: for these, how many arguments each draw takes
-    - `size_dependent`: whether it draws again when it is applied, numbers that depend on the size of the image
+    - `arguments`: for each of these, how many arguments its draw takes
+    - `size_dependent`: whether it draws more numbers when it is applied, which depend on the size of the image
     """
 
     name: str
@@ -74,9 +74,9 @@ KNOWN: Dict[Any, KnownTransform] = {getattr(fastai_transform, f"_{row.name}"): r
 
 
 def check_values(name: str, values: Dict[str, Any], drawn: Collection[str] = ()) -> None:
-    """Raise Unknown where fastai would raise when it applies the transform `name`.
+    """Raise Unknown if fastai would raise an error when it applies the transform `name`.
 
-    That is if a needed parameter is neither among `values` nor `drawn`, or if one of `values` should be a tensor.
+    That is if a needed parameter is neither in `values` nor in `drawn`, or if one of `values` should be a tensor.
     """
     row = _BY_NAME.get(name)
     if row is None:
@@ -90,6 +90,6 @@ def check_values(name: str, values: Dict[str, Any], drawn: Collection[str] = ())
 
 
 def describe(one: Any) -> str:
-    "Return a transform, or a function, as a message names it."
+    "Return the name of a transform or a function in messages."
     inner = getattr(one, "tfm", one)
     return getattr(getattr(inner, "func", inner), "__name__", None) or type(inner).__name__

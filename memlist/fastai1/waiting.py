@@ -17,7 +17,7 @@ from .work import distinct, works_of
 
 
 class TimedBunch:
-    "Tell a `Watch` what it has to know about a `DataBunch`; see `TimedData`."
+    "Implement `TimedData` for a `DataBunch`."
 
     def __init__(self, bunch: Any) -> None:
         self.bunch = bunch
@@ -25,9 +25,9 @@ class TimedBunch:
         self.stores = stores_of(works_of(lists_of(bunch)))
 
     def nearly_cached(self, most_missing: float) -> Optional[bool]:
-        """Return whether all but a share of `most_missing` of train and valid is cached.
+        """Return whether at most a share of `most_missing` of train and valid is not cached.
 
-        None where only a user's code knows which images a list opens: it is not run again to answer this.
+        Returns None if only user code knows which images a list opens: it is not run again for this.
         """
         lists = lists_of(self.bunch, ("train_ds", "valid_ds"))
         if any(il.known_by_running() for il in lists):
@@ -42,7 +42,7 @@ class TimedBunch:
 
 
 class TimedLoader:
-    "A class mixed into a loader's own while an epoch runs: it times the iteration and changes nothing else."
+    "A mixin for a loader's class while an epoch runs: it times the iteration and changes nothing else."
 
     def __iter__(self) -> Iterator[Any]:
         batches: Iterator[Any] = super().__iter__()  # type: ignore[misc]
@@ -78,10 +78,9 @@ class DataWait(LearnerCallback):
     `warm`, when the cache became warm; and `plot()`. It works with fastai's own lists as well.
 
     Waiting is the time that the loop spends in its data loaders until a batch has arrived. On a GPU a batch has arrived
-    once it has been copied there, as events on the GPU's stream tell; nothing is synchronised for that. Starting and
-    ending workers counts as waiting. Everything else is computing, the work of other callbacks included. The cost is
-    about twenty microseconds per batch. Each `fit` starts anew; one that is interrupted keeps its last epoch as far as
-    it came.
+    once it has been copied there, according to events on the GPU's stream, which need no synchronisation. Starting and
+    ending workers counts as waiting. Everything else counts as computing, including other callbacks. The cost is about
+    twenty microseconds per batch. Each `fit` starts anew; an interrupted one keeps the timed part of its last epoch.
 
     Pass it to `fit` rather than to the learner. `learn.export` leaves it out in either case.
     """
@@ -90,7 +89,7 @@ class DataWait(LearnerCallback):
 
     def __init__(self, learn: Any, watch: Optional[Watch] = None) -> None:
         super().__init__(learn)
-        self.watch, self.given = watch, watch is not None  # a watch that is given goes on from one `fit` to the next
+        self.watch, self.given = watch, watch is not None  # a given watch continues across calls of `fit`
         self.bunch: Any = None  # which `watch` is timing
         self.active, self.nested, self.n_metrics = False, False, 0
         self.loaders: List[Any] = []
@@ -106,7 +105,7 @@ class DataWait(LearnerCallback):
         return None if self.watch is None else self.watch.warm()
 
     def on_train_begin(self, pbar: Any = None, metrics_names: Sequence[str] = (), **kwargs: Any) -> None:
-        "Start anew and announce the column. `validate`, perhaps in the middle of a `fit`, has no table."
+        "Start anew and add the column. `validate`, perhaps in the middle of a `fit`, has no table."
         self.nested = pbar is None
         if self.nested:
             return
@@ -124,7 +123,7 @@ class DataWait(LearnerCallback):
         watch = self._watch(self.learn.data)
         for loader, train in ((self.bunch.train_dl, True), (self.bunch.valid_dl, False)):
             if loader is not None:
-                with suppress(TypeError):  # a class that can't be mixed with: the callbacks below time its batches
+                with suppress(TypeError):  # its class can't be subclassed: the callbacks below time its batches
                     _follow(loader, watch, train)
                     self.loaders.append(loader)
         watch.begin()
@@ -139,7 +138,7 @@ class DataWait(LearnerCallback):
         return self.watch
 
     def on_batch_begin(self, train: bool = True, **kwargs: Any) -> None:
-        "Note a batch of a loader that is not followed, such as one that was put in during the epoch."
+        "Note a batch of a loader that is not followed, such as one that was added during the epoch."
         if self.watch is not None and self.watch.running and not (self.nested or self.watch.timing):
             self.watch.arrived(train)
 
@@ -149,19 +148,19 @@ class DataWait(LearnerCallback):
             self.watch.done()
 
     def on_epoch_end(self, last_metrics: Any = None, **kwargs: Any) -> Optional[Dict[str, Any]]:
-        "Fill the column, the last of those that exist so far."
+        "Fill the column, which is the last one so far."
         nested, self.nested = self.nested, False
         if nested or self.watch is None or not self.watch.running:
             return None
         self._leave_loaders()
         share = round(self.watch.end().data_wait, 1)
         known = list(last_metrics or [None])
-        # Without validation fastai has no metrics either, and would print ours in the column of one of them.
+        # Without validation, fastai omits the metrics, and would print ours in the column of one of them.
         known += [None] * (1 + self.n_metrics - len(known))
         return {"last_metrics": [*known, share]}
 
     def on_train_end(self, **kwargs: Any) -> None:
-        "Keep what there is of an epoch that was interrupted."
+        "Keep the timed part of an interrupted epoch."
         self._leave_loaders()
         if self.watch is not None and self.active and not self.given:
             with suppress(RuntimeError):  # from a GPU that has failed: the other callbacks must still run
@@ -174,14 +173,14 @@ class DataWait(LearnerCallback):
             _leave(self.loaders.pop(), self.watch)
 
     def get_state(self, minimal: bool = True) -> Dict[str, Any]:
-        "Return nothing: times are no part of a saved learner."
+        "Return an empty state: times are not saved with a learner."
         return {}
 
     def plot(self, ax: Any = None, return_fig: Optional[bool] = None) -> Any:
-        """Draw the epochs as stacked bars in seconds, waiting on top of computing, and where the cache became warm.
+        """Draw the epochs as stacked bars in seconds, waiting on top of computing, and when the cache became warm.
 
-        It draws into `ax`, or into a figure of its own. The figure is returned where `return_fig` or fastai's
-        `defaults.return_fig` is true.
+        Draws into `ax`, or into a new figure. Returns the figure if `return_fig` or fastai's `defaults.return_fig` is
+        true.
         """
         if not self.epochs:
             raise ValueError("DataWait has seen no epoch yet: please run `learn.fit(1, callbacks=[DataWait(learn)])`.")

@@ -1,4 +1,4 @@
-"""A user's own `open`: what it returns is kept as a whole, unless it is random."""
+"""Cache the results of a user's own `open` as a whole, unless they are random."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ from ..store import DTYPES
 from .decoders import floats
 
 _PLAIN_ATTRIBUTES = {"_px", "_logit_px", "_flow", "_affine_mat", "sample_kwargs"}
-# Bits of the tag besides those of `cache.arrays`: what was returned, from bit 3 on, and the number of its class, from
-# bit 11 on. An `Image` is 0, an `ImageSegment` 1.
+# Bits of the tag besides those of `cache.arrays`: the kind of result from bit 3 on (0 for an `Image`, 1 for an
+# `ImageSegment`), and the number of its class from bit 11 on.
 KIND, NAME = 3, 11
 OTHER, TENSOR, ARRAY = 2, 3, 4
 
 
 class Whole:
-    """Keep what the `open` of a list returns, in the fewest bytes that restore it bit for bit.
+    """Cache the results of a list's `open`, in the fewest bytes that restore them bit for bit.
 
-    Kept are tensors, arrays and images of any class of fastai's that carry nothing but pixels. `function` is the
-    `open`, bound to its list; `call` calls it with an item. `context` stands for what the list's `get` has set, which
-    `open` may read; `vary(prefix)` tells whether that is something else for one item each time.
+    Results may be tensors, arrays and images of any subclass of fastai's `Image` that hold only pixels. `function` is
+    the `open`, bound to its list; `call` calls it with an item. `context` stands for the values that the list's `get`
+    has set, which `open` may read; `vary(prefix)` returns whether they differ each time for one item.
     """
 
     one_for_all = True
@@ -44,7 +44,7 @@ class Whole:
         context: bytes = b"",
         vary: Optional[Callable[[bytes], bool]] = None,
     ) -> None:
-        # Not the list itself: its memory has to be freed with its last reference.
+        # Keep no reference to the list: its memory must be freed with the user's last reference.
         bound = isinstance(function, types.MethodType)
         self._function: Callable[[], Any] = weakref.WeakMethod(function) if bound else lambda: function
         self._call, self.family, self.prefix, self.vary = call, family, family.prefix + context, vary
@@ -55,7 +55,7 @@ class Whole:
         return self._function()  # type: ignore[no-any-return]
 
     def call(self, item: Any) -> Any:
-        "Call the user's `open`, raising what it raises."
+        "Call the user's `open`. Raises whatever it raises."
         return self._call(self.function, item)
 
     def keys(self, item: Any) -> Keys:
@@ -63,15 +63,15 @@ class Whole:
         return (self.prefix + keys.item_key(item),)
 
     def trusted(self) -> bool:
-        "Return whether records may be served: those that are in a cache file not, if the code turned out to be random."
+        "Return whether records may be served. Those of a cache file may not, if the code turned out to be random."
         family = self.family
         return family.pixels.cache_file is None or not family.judge.reason()
 
     def restore(self, records: Sequence[Any]) -> Any:
-        "Make what was returned of its record, in memory of its own; raise UnknownClass."
+        "Restore a result from its record, in memory of its own; raise UnknownClass."
         array, tag = records[0].array, records[0].tag
         kind = tag >> KIND & 7
-        if tag & (DIVIDED | WHOLE_NUMBERS) and not tag & ODD and kind < OTHER:  # as most are
+        if tag & (DIVIDED | WHOLE_NUMBERS) and not tag & ODD and kind < OTHER:  # the usual case
             px = floats(array.transpose(INVERSE[array.ndim][tag >> ORDER & 31]), bool(tag & DIVIDED))
             return (Image, ImageSegment)[kind](px)
         made = arrays.unpacked(array, tag)
@@ -95,18 +95,18 @@ class Whole:
         return None
 
     def open(self, item: Any, keep: bool = True) -> Decoded:
-        "Call the user's `open`, and see whether what it returned can be kept."
+        "Call the user's `open`, and find out whether its result can be kept."
         judge, kept = self.family.judge, keep and self.family.pixels.rule != 0
         random = judge.before(self.call, item) if kept else ""
         return self._decoded(item, keep, random)
 
     def pieces(self, item: Any) -> Decoded:
-        "Decode for the records alone. If the code is random, leave what it would draw to the first read."
+        "Decode into records. If the code is random, do not call it again: the first read should draw its numbers."
         random = self.family.judge.before(self.call, item) if self.family.pixels.rule != 0 else ""
         return Decoded(None, reason=random) if random else self._decoded(item, True, random)
 
     def _decoded(self, item: Any, keep: bool, random: Optional[str]) -> Decoded:
-        "Call `open`. `random`: why its results are not kept; an empty string; or None if that has to be found out."
+        "Call `open`. `random`: why its results are not kept, an empty string, or None if that must be found out."
         family = self.family
         if family.pid != os.getpid():
             family.pid = os.getpid()
@@ -162,7 +162,7 @@ def record_of(made: Any, kinds: Dict[int, type]) -> Tuple[Sequence[Piece], str]:
 
 
 def _array_of(px: Any, kind: int) -> Tuple[Any, str]:
-    "Return pixels as an array that the store takes, or the reason why it takes them not."
+    "Return pixels as an array that can be stored, or None and the reason why they can't be."
     if type(px) is torch.Tensor:
         if px.device.type != "cpu" or px.requires_grad or px.layout != torch.strided:
             return None, "its pixels are no plain tensor on the CPU"
@@ -182,15 +182,15 @@ def _array_of(px: Any, kind: int) -> Tuple[Any, str]:
 
 
 def _class_number(cls: type) -> int:
-    "Return 21 bits of a class's name, by which processes tell one another what to make."
+    "Return a 21-bit hash of a class's name, by which other processes find the class."
     return zlib.crc32(f"{cls.__module__}.{cls.__qualname__}".encode()) & 0x1FFFFF
 
 
 def _image_class(number: int, kinds: Dict[int, type]) -> type:
-    "Return the class of images with that number; raise UnknownClass if none or several have it."
+    "Return the image class with this number; raise UnknownClass if none or several have it."
     if number not in kinds:
         queue, found = [Image], set()
-        for cls in queue:  # which grows meanwhile
+        for cls in queue:  # the queue grows meanwhile
             queue += cls.__subclasses__()
             if _class_number(cls) == number:
                 found.add(cls)

@@ -1,4 +1,4 @@
-"""The images of lists as work for `Fill`, and what the verbs do with lists: load, count, purge."""
+"""Turn the images of lists into work for `Fill`, and load, count and purge them."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ from .calls import Call
 
 
 class ListWork(Work):
-    """The images that a list would open. `loading`: they are about to be decoded, and not only counted.
+    """The images that a list would open. `loading`: they will be decoded, and not only counted.
 
-    If `get` is the user's own, only running it tells what it opens: there is one job per item that it has not made so
-    far, and one per image that it has opened. A job without keys is one whose image is not known, or can't be kept.
+    If `get` is user code, only running it tells what it opens: there is one job per item that it has not made yet, and
+    one per image that it has opened. The image of a job without keys is not known, or can't be kept.
     """
 
     def __init__(self, il: Any, loading: bool = False) -> None:
@@ -26,7 +26,7 @@ class ListWork(Work):
 
     @property
     def images(self) -> ImageCache:
-        "The list's cache as of now: an attribute may be set while it is filled."
+        "The list's present cache: it changes if an attribute is set while it is filled."
         return self.il.images()  # type: ignore[no-any-return]
 
     def jobs(self) -> Iterator[Job]:
@@ -40,7 +40,7 @@ class ListWork(Work):
             images = self.images
             for i, item in enumerate(il.items):
                 yield Job(self, item, i, self._keys(images, item))
-        elif il.known_by_running():  # else it is the noise of a GAN
+        elif il.known_by_running():  # else the items are the noise of a GAN
             family = il._family or il._found()
             for i, item in enumerate(il.items):
                 opened = family.opened(il._position(i))
@@ -92,9 +92,9 @@ def load_data(
 
 
 def purge(lists: Sequence[Any], file: bool = False) -> int:
-    """Empty the stores of `lists`, and what is known of a user's code; return the bytes freed.
+    """Empty the stores of `lists`, and the notes about user code; return the bytes freed.
 
-    A cache file keeps what it holds, unless `file` asks to empty it; see `ImageStore.purge`.
+    A cache file keeps its records, unless `file` is True; see `ImageStore.purge`.
     """
     freed = sum(store.purge(file) for store in stores_of(works_of(lists)))
     for il in lists:
@@ -115,12 +115,12 @@ def is_loaded(lists: Sequence[Any]) -> bool:
 
 
 def distinct(lists: Sequence[Any]) -> Iterator[bool]:
-    "For each distinct image of `lists`, yield whether it is cached."
+    "Yield whether an image is cached, for each distinct image of `lists`."
     return info.distinct(job for work in works_of(lists) for job in work.jobs())
 
 
 def say_full(il: Any, lists: Sequence[Any]) -> None:
-    "Say that the budget of the store of `il` was met, counting the images of `lists`, unless nothing was to be kept."
+    "Say that the budget of `il`'s store is used up, counting the images of `lists`, unless that budget is 0."
     if il.store.rule == 0 or il.notes().noted(b"full"):
         return
     found, need = cache_info(lists), None

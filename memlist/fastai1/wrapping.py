@@ -1,4 +1,4 @@
-"""The wrappers that `InMemory` puts around the methods of a class that is written over it."""
+"""The wrappers that `InMemory` puts around the methods of its subclasses."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from .calls import of_one
 
 
 def inside(wrapper: Any) -> Any:
-    """Return the user's function inside a wrapper of ours, with the code that it has by now.
+    """Return the user's function inside one of our wrappers, with its latest code.
 
-    `%autoreload` gives a function another code and other attributes. It can't reach what is in our closure.
+    `%autoreload` replaces the code and attributes of a function, but can't reach the function in our closure.
     """
     own = wrapper.__closure__[wrapper.__code__.co_freevars.index("own")].cell_contents
     latest = wrapper.__wrapped__.__code__
@@ -22,7 +22,7 @@ def inside(wrapper: Any) -> Any:
 
 
 def cached(own: Callable[..., Any]) -> Callable[..., Any]:
-    "Serve what an `open` returns from the store."
+    "Serve the results of an `open` from the store."
 
     @functools.wraps(own)
     def open(self: Any, fn: Any, *args: Any, **kwargs: Any) -> Any:

@@ -1,11 +1,11 @@
-"""Keep arrays under keys, in bytes that all processes of a machine share: in memory without a name, or in a file.
+"""Keep arrays under keys, in bytes that all processes of a machine share: in anonymous memory or in a file.
 
-`ImageStore` (in `store`) is the door. `parts` puts a store together from the modules below it: `region` (mapped bytes),
-`layout` (the format), `log`, `index`, `lock`, `trust`, `budget`, `counters`, `cachefile` and `repair`. `registry` and
-`sharing` are how lists and processes find the same store. `system` reads what the machine has.
+`ImageStore` (in `store`) is the public class. `parts` puts a store together from the modules below it: `region` (mapped
+bytes), `layout` (the format), `log`, `index`, `lock`, `trust`, `budget`, `counters`, `cachefile` and `repair`. With
+`registry` and `sharing`, lists and processes find the same store. `system` reads the limits of the machine.
 
-All that lives here needs NumPy and psutil, and nothing else of memlist. It knows bytes, arrays and the sizes and times
-of files; images, decoders and libraries for training do not come in.
+This folder needs only NumPy and psutil, and no other folder of memlist. It deals with bytes, arrays and the sizes and
+times of files; it knows nothing of images, decoders or training libraries.
 """
 
 from .budget import DEFAULT_SHARE, MaxRam, format_size, parse_max_ram

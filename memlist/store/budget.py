@@ -1,4 +1,4 @@
-"""The budget of a store: as users write it, and what it allows as of now."""
+"""The budget of a store: parse what users write, and compute what it allows now."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from .system import PAGE
 # The share of the available memory that a store takes by default. The rest is for the training itself: batches,
 # workers, and the page cache that serves the images that did not fit.
 DEFAULT_SHARE = 0.8
-# Whatever the budget, so much of memory stays free (or this share of it, where memory is small): the kernel kills at
-# zero, and a training with workers takes hundreds of megabytes after the fill.
+# Whatever the budget, this much memory stays free (or this share of it, if memory is small): at zero the kernel kills
+# processes, and training with workers takes hundreds of megabytes after the store is filled.
 RESERVE_BYTES = 1 << 30
 RESERVE_SHARE = 0.5
-# The same for a disk, where nobody is killed when it is full: this share, and never more than the bytes above.
+# The same for a disk, which kills no process when it is full: this share, but at most the bytes above.
 DISK_RESERVE_SHARE = 0.1
-# How old the reading of available memory may be, in seconds and in bytes taken since.
+# How old a reading of the available memory may be, in seconds and in bytes taken since.
 MAX_AGE_SECONDS, MAX_AGE_BYTES = 0.25, 32 << 20
 
 _UNITS = {"": 1, "K": 1000, "M": 1000**2, "G": 1000**3, "T": 1000**4}
@@ -31,11 +31,11 @@ Limit = Tuple[Optional[int], float]
 
 
 def parse_max_ram(value: MaxRam) -> Limit:
-    """Return `(bytes, share)` of a budget as users write it: one of the two counts, the other is None or 1.
+    """Return a user's `max_ram` as `(bytes, 1)` or, if it is a share, as `(None, share)`.
 
     `'8GB'`, `'500MiB'`, `'8 G'`: decimal (kB, MB, GB, TB) or binary (KiB, MiB, GiB, TiB) units; an int: bytes; a
-    float in (0, 1]: that share of what is available; None: `DEFAULT_SHARE` of it. Raises `ValueError` or
-    `TypeError` that names the value and what would be right.
+    float in (0, 1]: that share of the available memory; None: `DEFAULT_SHARE` of it. Raises `ValueError` or
+    `TypeError`, which name the value and the supported ones.
     """
     wanted = "use '8GB', '500MiB', a number of bytes, a share in (0, 1] or None"
     if value is None:
@@ -59,7 +59,7 @@ def parse_max_ram(value: MaxRam) -> Limit:
 
 
 def format_size(nbytes: float) -> str:
-    "Return `nbytes` as people read it: in decimal units, with three digits at most."
+    "Format `nbytes` in decimal units, with at most three digits."
     for unit in ("B", "kB", "MB", "GB"):
         if nbytes < 999.5:
             return f"{nbytes:.3g} {unit}"
@@ -68,7 +68,7 @@ def format_size(nbytes: float) -> str:
 
 
 class Budget:
-    """Say what an anonymous store may take. The limit is kept in the header, so all processes have the same one.
+    """Limit what an anonymous store may take. The limit is kept in the header, so that all processes share it.
 
     `available` returns how many more bytes the machine could give.
     """
@@ -80,7 +80,7 @@ class Budget:
         self.look_again()
 
     def look_again(self) -> None:
-        "Read the available memory anew at the next question."
+        "Read the available memory again at the next call of `fits`."
         self._seen = (-1e9, 0, 0)
 
     def set(self, limit: Limit) -> None:
@@ -99,14 +99,14 @@ class Budget:
 
     @property
     def taken(self) -> int:
-        "Return how many bytes of memory the store has taken: records, their headers and the index."
+        "Return how many bytes of memory the store takes: records, their headers and the index."
         return self.header.tail - self.header.freed
 
     def total(self) -> int:
-        """Return how many bytes the store may take as of now, including those that it has taken.
+        """Return how many bytes the store may take now, including those that it already takes.
 
-        A share is a share of all that would be available without the store. So it does not shrink as the store fills,
-        but it does when others take memory.
+        A share refers to the memory that would be available without the store. So it does not shrink as the store
+        fills, but it does when other processes take memory.
         """
         most, share = parse_max_ram(self.rule)
         reachable = self._held() + self.available()
@@ -114,7 +114,7 @@ class Budget:
         return min(limit, reachable - min(RESERVE_BYTES, int(self.reserve_share * reachable)))
 
     def fits(self, nbytes: int) -> bool:
-        "Return whether `nbytes` more fit. Costs a system call only now and then."
+        "Return whether `nbytes` more fit. Makes system calls only now and then."
         when, total, seen = self._seen
         now, taken = time.monotonic(), self.taken
         if now - when > MAX_AGE_SECONDS or taken - seen > MAX_AGE_BYTES:
@@ -123,16 +123,16 @@ class Budget:
         return taken - PAGE + nbytes <= total
 
     def bound_segment(self, size: int, need: int) -> int:
-        "Return the size of a new segment for records that wants `size` bytes and needs `need`; 0 if there may be none."
+        "Return the size of a new segment for records: ideally `size` bytes, at least `need`; 0 if that is too much."
         return size
 
     def _held(self) -> int:
-        "Return how many bytes the store has of the system."
+        "Return how many bytes the system has given the store."
         return self.taken
 
 
 class DiskBudget(Budget):
-    "Say what a named file may take of its disk. A file is given room before it is used, which counts, too."
+    "Limit what a named file may take of its disk. Disk space that is allocated but not used yet counts, too."
 
     reserve_share = DISK_RESERVE_SHARE
 

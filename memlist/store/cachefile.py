@@ -1,8 +1,8 @@
-"""The named file behind a store: recognise it or refuse it, create it in one step, and open it.
+"""The named file behind a store: recognise it or refuse it, create it atomically, and open it.
 
-Beside the file `F` lies `F.lock`, the lock file of all that open, grow or write F (see `lock.Lock` for why it is a file
-of its own). Every process that has F open also holds a shared `flock` on F itself, and its forked children keep that
-alive. A process that gets it exclusively is the first one after all others have left, and begins a session.
+Next to the file `F` lies `F.lock`, the lock file for opening, growing and writing F (see `lock.Lock` for why it is a
+separate file). Every process that has F open also holds a shared `flock` on F itself, which its forked children keep
+alive. A process that can take it exclusively is alone, and begins a session.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from .system import PAGE
 
 
 class CacheFileError(Exception):
-    "Raised for a `cache_file` that can't be used. The message says why, and what to do. The file was not changed."
+    "Raised for a `cache_file` that can't be used. The message says why and what to do. The file is left unchanged."
 
     def __init__(self, path: str, why: str) -> None:
         super().__init__(f"cache_file={path!r} {why}")
@@ -33,7 +33,7 @@ HOPELESS = "It is only a cache: delete it and it will be filled again, or name a
 
 
 def resolve(path: Any) -> str:
-    "Return the absolute name of a cache file, with `~` and links resolved. Raises TypeError for what is no path."
+    "Return the absolute path of a cache file, with `~` and links resolved. Raises TypeError if `path` is not a path."
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"cache_file={path!r} is a {type(path).__name__}: use the path of a file")
     if not os.fspath(path):
@@ -42,7 +42,7 @@ def resolve(path: Any) -> str:
 
 
 def same_file(path: str, fd: int) -> bool:
-    "Return whether `path` names the file that `fd` is open on; it does not after the file was deleted or replaced."
+    "Return whether `path` names the file that `fd` refers to. After the file was deleted or replaced, it does not."
     try:
         return os.path.samestat(os.stat(path), os.fstat(fd))
     except OSError:
@@ -53,9 +53,9 @@ def same_file(path: str, fd: int) -> bool:
 def opened(path: str, locks: Iterable[Lock]) -> Iterator[Tuple[int, Lock, bool]]:
     """Open the cache file `path`: yield `(descriptor, lock, alone)`, and hold its lock while the block runs.
 
-    A file that does not exist, or is empty, is created. Raises `CacheFileError` for a file that can't be used, and
-    changes nothing of it. Closes the descriptor if the block raises. `locks` are those that this process already has:
-    to open one of their files again, and close it, would drop the locks held on it.
+    Creates the file if it does not exist or is empty. Raises `CacheFileError` for a file that can't be used, and leaves
+    it unchanged. Closes the descriptor if the block raises. `locks` are those that this process already has: opening
+    and closing one of their files again would drop the locks that it holds.
     """
     if fcntl is None:
         raise CacheFileError(path, "can't be used here: a store over a named file needs a POSIX system.")
@@ -73,7 +73,7 @@ def opened(path: str, locks: Iterable[Lock]) -> Iterator[Tuple[int, Lock, bool]]
         fd = -1
         try:
             with lock.held():
-                if same_file(f"{path}.lock", lock.fd):  # else it was deleted, and later processes hold another one
+                if same_file(f"{path}.lock", lock.fd):  # else it was deleted, and other processes use a new one
                     try:
                         if not os.path.exists(path) or not os.path.getsize(path):
                             _create(path)
@@ -103,7 +103,7 @@ def _refused(path: str, error: OSError) -> CacheFileError:
 
 
 def _create(path: str) -> None:
-    "Create an empty cache file under its name in one step, so that no process reads half a header."
+    "Create an empty cache file atomically, so that no process reads half a header."
     new = f"{path}.{uuid.uuid4().hex}.new"
     fd = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     try:
@@ -119,7 +119,7 @@ def _create(path: str) -> None:
 
 
 def _recognise(path: str) -> None:
-    "Raise `CacheFileError` unless `path` is a cache file that this memlist on this machine can use."
+    "Raise `CacheFileError` unless `path` is a cache file that this version of memlist can use on this machine."
     with open(path, "rb") as file:
         head = file.read(PAGE)
     name = head[: len(FORMAT)]
@@ -144,7 +144,7 @@ def _recognise(path: str) -> None:
 
 
 def _alone(fd: int) -> bool:
-    "Join the processes that have the file open; return whether there was none."
+    "Join the processes that have the file open; return whether there were no others."
     assert fcntl is not None
     alone = True
     try:
@@ -153,6 +153,6 @@ def _alone(fd: int) -> bool:
         alone = False
     try:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:  # a file system without these locks: others can't be ruled out
+    except OSError:  # the file system has no such locks, so there may be other processes
         alone = False
     return alone

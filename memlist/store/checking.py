@@ -1,4 +1,4 @@
-"""Check a whole store: every record, and the index."""
+"""Check a whole store: every record and the index."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from .parts import Parts
 
 
 class Problem(NamedTuple):
-    "Name a problem that `ImageStore.check` found: the path of the record's source, if known, and what is wrong."
+    "Describe a problem found by `ImageStore.check`: the path of the record's source, if known, and what is wrong."
 
     path: str
     what: str
 
 
 def check_store(parts: Parts, fix: bool) -> List[Problem]:
-    "Verify every record and the index, see `ImageStore.check`."
+    "Verify every record and the index; see `ImageStore.check`."
     header, log, index = parts.header, parts.log, parts.index
     problems: List[Problem] = []
     bad: List[Tuple[int, Block]] = []
@@ -40,7 +40,7 @@ def check_store(parts: Parts, fix: bool) -> List[Problem]:
                     bad.append((offset, block))
                 else:
                     parts.trust.verified(block.number, looked)
-            elif not found and log.whole(offset) == block:  # else it was dropped meanwhile
+            elif not found and log.whole(offset) == block:  # else the record was dropped meanwhile
                 problems.append(Problem(path, "it is missing in the index"))
                 damaged = True
     if header.purges != generation // PURGE:  # the store was emptied meanwhile

@@ -1,4 +1,4 @@
-"""Hits and misses, counted by many processes at once without a lock."""
+"""Count hits and misses in many processes at once, without a lock."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from .lock import Lock
 
 
 class Counters:
-    "Count in a pair of counters that this process has for itself; in a shared pair, under the mutex, if none is free."
+    "Count in a pair of counters that only this process uses; if none is free, in a shared pair, under the mutex."
 
     def __init__(self, header: Header, lock: Lock) -> None:
         self.header, self.lock = header, lock
         self.after_fork()
 
     def after_fork(self) -> None:
-        "Take a pair of its own for this process at its next count."
+        "Claim a pair for this process at its next count."
         self._threads = threading.Lock()
         self._mine, self._none_free = 0, False
 
@@ -31,7 +31,7 @@ class Counters:
             self.header.words[counter(N_COUNTERS) + (not hit)] += n
 
     def _claim(self) -> int:
-        "Take a free pair, and return the number of its first word; 0 where there is none."
+        "Claim a free pair and return the number of its first word; 0 if there is none."
         if not self._none_free:
             pair = self.lock.claim_one(N_COUNTERS)
             self._mine, self._none_free = 0 if pair is None else counter(pair), pair is None

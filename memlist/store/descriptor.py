@@ -1,4 +1,4 @@
-"""Descriptors of files without a name, and how they travel to a process being spawned."""
+"""Create descriptors of anonymous files, and send them to a process being spawned."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 def default_kind() -> str:
-    "Return `'memfd'` where the system has it, else `'file'`; the environment variable MEMLIST_BACKING overrides."
+    "Return `'memfd'` if the system has it, else `'file'`; the environment variable MEMLIST_BACKING overrides this."
     kind = os.environ.get("MEMLIST_BACKING") or ("memfd" if _has_memfd() else "file")
     if kind not in ("memfd", "file"):
         raise ValueError(f"MEMLIST_BACKING={kind!r}: use 'memfd' or 'file'")
@@ -18,7 +18,7 @@ def default_kind() -> str:
 
 
 def _has_memfd() -> bool:
-    "Try the call: Python may have it where the kernel, or a sandbox, refuses it."
+    "Return whether `memfd_create` works: Python may have it although the kernel or a sandbox refuses it."
     try:
         os.close(os.memfd_create("memlist-probe"))
     except AttributeError:
@@ -29,10 +29,10 @@ def _has_memfd() -> bool:
 
 
 def anonymous(kind: str, name: str) -> int:
-    "Return a descriptor of a new, empty file without a name, of `kind` 'memfd' or 'file'."
+    "Return a descriptor of a new, empty, anonymous file of `kind` 'memfd' or 'file'."
     if kind == "memfd":
         return os.memfd_create(f"memlist-{name}")
-    if os.name == "nt":  # pragma: no cover - an open file can't be unlinked there; it goes with its last handle
+    if os.name == "nt":  # pragma: no cover - an open file can't be unlinked there; it is deleted with its last handle
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_BINARY | os.O_TEMPORARY  # type: ignore[attr-defined]
         return os.open(tempfile.mktemp(prefix=f"memlist-{name}-"), flags)
     fd, path = tempfile.mkstemp(prefix=f"memlist-{name}-")
@@ -41,5 +41,5 @@ def anonymous(kind: str, name: str) -> int:
 
 
 def sendable(fd: int) -> Any:
-    "Wrap `fd` so that it travels inside the pickle of a process being spawned; `detach` unwraps it there."
+    "Wrap `fd` so that it can be pickled for a process being spawned, where `detach` unwraps it."
     return reduction.DupFd(fd) if hasattr(reduction, "DupFd") else reduction.DupHandle(fd, 0)  # type: ignore

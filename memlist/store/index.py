@@ -1,7 +1,7 @@
-"""The index of a store: a hash table of block offsets with open addressing, which is a block of the log itself.
+"""The index of a store: a hash table of block offsets with open addressing, itself a block of the log.
 
-When it is four fifths full, a table of twice the size is appended and published in its place. Readers take no lock:
-they may meet a table that is being replaced, and look again then.
+When it is four fifths full, a table of twice the size is appended and replaces it. Readers take no lock: if the table
+was replaced while they read it, they look again.
 """
 
 from __future__ import annotations
@@ -37,14 +37,14 @@ Table = Tuple[int, memoryview, int, int]
 
 
 class Index:
-    "Find records of a log by the digests of their keys. All that writes needs the mutex."
+    "Find records of a log by the digests of their keys. Every method that writes needs the mutex."
 
     def __init__(self, log: Log) -> None:
         self.log, self.header, self.region = log, log.header, log.region
         self._table: Optional[Table] = None
 
     def find(self, digest: bytes) -> Optional[Tuple[int, Block]]:
-        "Return offset and header of the block that the index has for `digest`."
+        "Return offset and header of the block that the index has for `digest`; None if it has none."
         header, hash_ = self.header, hash_of(digest)
         tag = hash_ >> TAG_SHIFT
         while True:
@@ -71,7 +71,7 @@ class Index:
                 return None
 
     def _map(self, index: int) -> Optional[Table]:
-        "Map the table that `Header.index` tells of, and keep that for the next time; None where there is none."
+        "Map the table that `index` (see `Header.index`) refers to, and cache it; return None if there is none."
         offset = table_offset(index)
         if not index or not self.log.reach(offset):
             return None
@@ -88,7 +88,7 @@ class Index:
     # -- writing ----------------------------------------------------------------------------------------------
 
     def growth(self) -> int:
-        "Return how many bytes one more entry needs for a larger table; 0 if it fits into the present one."
+        "Return the size of the larger table that one more entry needs; 0 if it fits into the present one."
         index = self.header.index
         bits = table_bits(index)
         if index and not too_full(self.header.slots + 1, bits):
@@ -96,13 +96,13 @@ class Index:
         return BLOCK_BYTES + (8 << (bits + 1 if index else FIRST_TABLE_BITS))
 
     def make_room(self) -> bool:
-        "Make sure that one more entry fits; return False where the log has no room for a larger table."
+        "Make sure that one more entry fits; return False if the log has no room for a larger table."
         return not self.growth() or self.grow()
 
     def grow(self) -> bool:
-        """Copy the table into one of twice the size; return False where the log has no room for it.
+        """Copy the table into one of twice the size; return False if the log has no room for it.
 
-        As the size doubles each time, this costs a constant per entry on average.
+        Because the size doubles each time, the amortized cost per entry is constant.
         """
         header = self.header
         old, kept = header.index, 0
@@ -126,7 +126,7 @@ class Index:
         return True
 
     def publish(self, digest: bytes, offset: int) -> None:
-        "Point the index at `offset`, in the slot that `digest` has or in a free one: one aligned store of eight bytes."
+        "Point the slot of `digest`, or a free one, to `offset`: one aligned, and so atomic, write of eight bytes."
         index, hash_, table = self.header.index, hash_of(digest), self._table
         if table is None or table[0] != index:
             table = self._map(index)
@@ -145,7 +145,7 @@ class Index:
     # -- repairing --------------------------------------------------------------------------------------------
 
     def recount(self) -> None:
-        "Index what a killed writer had finished, and count all records again. Costs a walk over the log."
+        "Index the blocks that a killed writer had finished, and recount all records. Costs a walk over the log."
         header = self.header
         records = nbytes = freed = 0
         for offset, length, block in self.log.walk(header.tail):
@@ -162,11 +162,10 @@ class Index:
         header.records, header.nbytes, header.freed = records, nbytes, freed
 
     def rebuild(self, entries: List[Entry]) -> int:
-        """Make a new index of the records among `entries`, and gaps of all else; return how many records there are.
+        """Index the records among `entries` anew, and turn all other blocks into gaps; return the number of records.
 
-        Of two records with the same key the one that was written later is kept. The new table takes the place of the
-        old one if it fits there. Where the disk has no room for it, the records stay in the log until a session finds
-        room.
+        Of two records with the same key, the one written later is kept. The new table overwrites the old one if it fits
+        there. If the disk has no room for it, the records stay in the log until a later session finds room.
         """
         header = self.header
         header.index = 0  # first: a reader of the new generation must not find a record that is about to be dropped
@@ -177,7 +176,7 @@ class Index:
         while too_full(len(kept) + 1, bits):
             bits += 1
         tables = [one for one in entries if one.block and one.block.kind == TABLE and one.block.nbytes >= 8 << bits]
-        reused = tables[-1].offset if tables else 0  # the last one was in use, so its room was not given back
+        reused = tables[-1].offset if tables else 0  # the last one was in use, so its pages were not given back
         for entry in entries:
             block = entry.block
             is_kept = block and block.kind == RECORD and kept[block.digest][0] == entry.offset
@@ -200,7 +199,7 @@ class Index:
 
 
 def _latest(entries: List[Entry]) -> Dict[bytes, Tuple[int, Block]]:
-    "Return offset and header of the record that was written last, for each digest."
+    "Return, for each digest, offset and header of the record that was written last."
     latest: Dict[bytes, Tuple[int, Block]] = {}
     for offset, _, block in entries:
         if block and block.kind == RECORD:

@@ -1,15 +1,15 @@
-"""The format of a store: every offset, field and constant of it. No other module knows one.
+"""The format of a store: all its offsets, fields and constants. No other module knows them.
 
-A store is one header page and then a log of blocks. A block is a fixed header of 80 bytes and its payload:
+A store is one header page followed by a log of blocks. A block is a header of 80 bytes and its payload:
 
     | header page | block: record | block: record | block: index table | block: record | ... tail
 
-The header page is a row of words of 64 bits, see `Header`. The first ones never change: they say what a named file is.
-The words from GENERATION to ORDINAL, and the ends of the segments, describe the log; STATE is their checksum.
+The header page is an array of 64-bit words, see `Header`. The first ones never change: they identify a named file. The
+words from GENERATION to ORDINAL, and the ends of the segments, describe the log; STATE is their checksum.
 
-The payload of a record is its array. In a named file the path of its source and the name of its decoder follow. The
-payload of an index table is a row of slots of 64 bits: the offset of a block in units of 16 bytes, below 16 bits of
-its digest.
+The payload of a record is its array. In a named file, the path of its source and the name of its decoder follow. The
+payload of an index table is an array of 64-bit slots: the offset of a block in units of 16 bytes in the low 48 bits, 16
+bits of its digest above.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ BYTE_ORDER = 0x0102030405060708
 MAGIC, ENDIANNESS, PAGE_SIZE, IDENTITY, CHECKSUM, BUSY, STATE = range(7)
 GENERATION, INDEX, TAIL, FREED, RECORDS, NBYTES, SLOTS, SEGMENTS, ORDINAL = range(STATE + 1, STATE + 10)
 MAX_BYTES, SHARE, SESSION, RELEASES, LOCK_FILE = range(ORDINAL + 1, ORDINAL + 6)
-# One pair of counters (hits, misses) per process, so that counting needs no lock. The last pair is shared by the
-# processes that find all others taken. A killed process leaves its counts, and its pair to the next process.
+# One pair of counters (hits, misses) per process, so that counting needs no lock. Processes that find all pairs taken
+# share the last one. The counts of a killed process stay, and the next process may take its pair.
 COUNTERS, N_COUNTERS = LOCK_FILE + 1, 64
 ENDS = COUNTERS + 2 * (N_COUNTERS + 1)
 MAX_SEGMENTS = PAGE // 8 - ENDS
@@ -43,7 +43,7 @@ NO_LIMIT = (1 << 64) - 1
 
 
 def _word(number: int) -> Any:
-    "Make the property for one word of the header. A word is read and written as a whole, even if others write it too."
+    "Make the property for one word of the header. Words are read and written atomically."
 
     def read(header: Header) -> int:
         return header.words[number]
@@ -55,9 +55,9 @@ def _word(number: int) -> Any:
 
 
 class Header:
-    """Name the words of a header page.
+    """Give names to the words of a header page.
 
-    `words` is a view of the page as 64-bit words; after the page is mapped again, set it to the new view.
+    `words` is a view of the page as 64-bit words. Set it to the new view after the page is mapped again.
     """
 
     magic: int = _word(MAGIC)
@@ -76,9 +76,9 @@ class Header:
     slots: int = _word(SLOTS)  # taken slots of the index table
     segments: int = _word(SEGMENTS)
     ordinal: int = _word(ORDINAL)  # the number of the next block
-    max_bytes: int = _word(MAX_BYTES)  # the budget in bytes; NO_LIMIT where it is a share
+    max_bytes: int = _word(MAX_BYTES)  # the budget in bytes; NO_LIMIT if it is a share
     session: int = _word(SESSION)  # a random number per session of a named file
-    releases: int = _word(RELEASES)  # how often a named file was dropped from memory
+    releases: int = _word(RELEASES)  # how often a purge has dropped a named file from memory
     lock_file: int = _word(LOCK_FILE)  # inode of the lock file in use
 
     def __init__(self, words: memoryview) -> None:
@@ -90,7 +90,7 @@ class Header:
         return cls(memoryview(page).cast("Q"))
 
     def start(self, end: int) -> None:
-        "Describe an empty log in one segment that ends at byte `end`. All other words have to be zero."
+        "Describe an empty log in one segment that ends at byte `end`. All other words must be zero."
         self.words[ENDS], self.segments, self.tail = end, 1, PAGE
 
     @property
@@ -110,7 +110,7 @@ class Header:
 
     @property
     def ends(self) -> List[int]:
-        "Return the ends of the segments; only as many as the page has room for."
+        "Return the ends of the segments, at most as many as the page has room for."
         return list(self.words[ENDS : ENDS + min(self.segments, MAX_SEGMENTS)])
 
     @ends.setter
@@ -144,7 +144,7 @@ class Header:
         return sum(pairs[::2]), sum(pairs[1::2])
 
     def clear_reads(self) -> None:
-        "Begin to count hits and misses from zero."
+        "Reset hits and misses to zero."
         for word in range(COUNTERS, ENDS):
             self.words[word] = 0
 
@@ -189,7 +189,7 @@ DTYPES = tuple(np.dtype(t) for t in ("u1", "b1", "i1", "u2", "i2", "u4", "i4", "
 MAX_NDIM = 4
 NO_DIGEST = bytes(16)
 NUMBERS = 1 << 32  # blocks are numbered modulo this
-# The size that a record has as its source's where it was made from no file.
+# The size that stands for the source of a record that was made from no file.
 NO_FILE = NO_LIMIT
 
 _DIGEST, _PAYLOAD = slice(8, 24), struct.Struct("<24xQ48x")
@@ -203,7 +203,7 @@ unpack_record = struct.Struct("<5xBB25x4I16xII8x").unpack
 
 
 class Block(bytes):
-    "Name the fields of a block's header. It is a copy: the block itself may be dropped meanwhile."
+    "Give names to the fields of a block's header. This is a copy: the block itself may be dropped meanwhile."
 
     @property
     def kind(self) -> int:
@@ -222,7 +222,7 @@ class Block(bytes):
 
     @property
     def array_bytes(self) -> int:
-        "Return the length in bytes of the array, with which the payload of a record begins."
+        "Return the length in bytes of the array, which comes first in the payload of a record."
         count = 1
         for extent in _SHAPE.unpack(self)[: self[6]]:
             count *= extent
@@ -230,7 +230,7 @@ class Block(bytes):
 
     @property
     def length(self) -> int:
-        "Return how many bytes it is from this block to the next one."
+        "Return the distance in bytes from this block to the next one."
         return block_length(self.nbytes)
 
     @property
@@ -285,13 +285,13 @@ def storable(array: Any) -> np.ndarray:
 
 
 def block_for(digest: bytes, mapping: Any, at: int) -> Optional[Block]:
-    "Return the header at byte `at` of `mapping` if it is whole and has this digest. A torn or reused one does not."
+    "Return the header at byte `at` of `mapping` if it is intact and has this digest; None if not."
     block = mapping[at : at + BLOCK_BYTES]
     return Block(block) if block[_DIGEST] == digest and zlib.crc32(block) == _RESIDUE else None
 
 
 def parse_block(block: bytes) -> Optional[Block]:
-    "Return the header in these bytes if it is whole and its fields make sense."
+    "Return the header in these bytes if it is intact and its fields are valid; None if not."
     if len(block) < BLOCK_BYTES or block[:4] != BLOCK_MAGIC or zlib.crc32(block) != _RESIDUE:
         return None
     if not RECORD <= block[4] <= GAP or block[5] >= len(DTYPES) or block[6] > MAX_NDIM:

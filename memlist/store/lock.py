@@ -1,6 +1,6 @@
-"""The locks of a store: one mutex for all writers, and claims that save work.
+"""The locks of a store: one mutex for all writers, and claims that avoid duplicate work.
 
-They are bytes of a lock file: byte 0 is the mutex, then comes one byte per pair of counters, then one per key.
+They are locks on bytes of a lock file: byte 0 is the mutex, then comes one byte per pair of counters, then one per key.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ try:
 except ImportError:  # Windows
     fcntl = None
 
-# How long, in seconds, a process waits for another one that decodes the same image.
+# How many seconds a process waits for another one that is decoding the same image.
 MOST_PATIENCE = 10
 MUTEX, KEYS, N_KEYS = 0, 1 << 20, 1 << 40
 
@@ -32,12 +32,12 @@ def _nothing() -> None:
 
 
 class Lock:
-    """Exclude both the threads of this process and all other processes.
+    """Exclude the other threads of this process and all other processes.
 
-    Processes exclude each other by an `fcntl` record lock. The kernel drops it when its holder ends, so a killed
-    process never leaves it held. Such locks have two traps. Closing *any* descriptor of a file drops all locks that the
-    process has on it, so the lock has a file of its own. And they do not exclude threads of one process, so there is a
-    thread lock besides; it is made anew after a fork, because its holder may not exist in the child.
+    Processes exclude each other with an `fcntl` record lock. The kernel drops it when its holder ends, so a killed
+    process never leaves it held. Such locks have two pitfalls. Closing *any* descriptor of a file drops all locks that
+    the process has on it, so the lock has its own file. And they do not exclude threads of the same process, so there
+    is a thread lock, too. It is replaced after a fork, because its holder may not exist in the child.
 
     The descriptor is closed with the last reference, because two stores may share the lock of a named file.
     """
@@ -49,15 +49,15 @@ class Lock:
         self.after_fork()
 
     def after_fork(self) -> None:
-        "Make the thread lock anew, in this process or in a child."
+        "Replace the thread lock, in this process or in a child."
         self.threads = threading.Lock()
         self.owner = 0
 
     @contextmanager
     def held(self, begin: Callable[[], None] = _nothing, finish: Callable[[], None] = _nothing) -> Iterator[None]:
-        "Hold the mutex. `begin` is called once it is held, and `finish` before it is released, but for an exception."
+        "Hold the mutex. Calls `begin` once it is held, and `finish` before releasing it unless the block has raised."
         me = threading.get_ident()
-        if self.owner == me:  # it would wait for itself for ever
+        if self.owner == me:  # else a deadlock
             raise RuntimeError("a signal handler or finalizer can't write to a store that its own thread is writing to")
         with self.threads:
             try:
@@ -66,20 +66,20 @@ class Lock:
                 begin()
                 yield
                 finish()
-            finally:  # also where Ctrl-C arrives before we know that we have it
+            finally:  # also if Ctrl-C arrives before we know that we have the lock
                 self._surely_unlock(MUTEX)
                 self.owner = 0
 
     def claim_one(self, n: int) -> Optional[int]:
-        "Take one of the numbers `range(n)` for the life of this process; None when all are taken."
+        "Claim one of the numbers `range(n)` for the lifetime of this process; return None if all are taken."
         return next((i for i in range(n) if self._lock(MUTEX + 1 + i, wait=False)), None)
 
     @contextmanager
     def claimed(self, hash_: int, wait: bool) -> Iterator[bool]:
-        """Claim a key, by its hash, against other processes (not threads); yields whether that succeeded.
+        """Claim a key, by its hash, against other processes (not threads); yield whether that succeeded.
 
-        Waits for `MOST_PATIENCE` seconds at most. A claim saves work and guards nothing, so processes that wait for
-        each other, or for one that was stopped, must be able to go on.
+        Waits for at most `MOST_PATIENCE` seconds. A claim avoids duplicate work but protects no data, so processes that
+        wait for each other, or for a stopped one, may go on without it.
         """
         byte, pause, until = KEYS + hash_ % N_KEYS, 0.0005, time.monotonic() + MOST_PATIENCE
         try:
@@ -93,7 +93,7 @@ class Lock:
             self._surely_unlock(byte)
 
     def _surely_unlock(self, byte: int) -> None:
-        "Unlock, and only then raise a Ctrl-C that arrives meanwhile."
+        "Unlock, and only then raise a KeyboardInterrupt that has arrived meanwhile."
         struck: Optional[BaseException] = None
         while True:
             try:
@@ -115,7 +115,7 @@ class Lock:
                 except (BlockingIOError, PermissionError):
                     return False
                 except OSError as error:
-                    # The kernel takes all threads of a process for one owner, and may see a deadlock where none is.
+                    # The kernel treats all threads of a process as one owner, so it may report a false deadlock.
                     if error.errno != errno.EDEADLK:
                         raise
                     time.sleep(0.001)

@@ -1,9 +1,9 @@
-"""The log of a store: append a block, walk over all blocks, drop one, and find the next whole one after damage.
+"""The log of a store: append a block, walk over all blocks, drop one, and find the next intact one after damage.
 
-This is where a full disk is handled. Room is allocated before it is used, so that the disk refuses with an error and
-not with a SIGBUS, and everything is written by `pwrite`. `append` then returns 0, and the caller stores nothing;
-`extend` first tries smaller segments. `discard` leaves a block where there is no room to mark it. (Only a file that
-can't even be created is an error for the user, see `cachefile`.)
+A full disk is handled here. Room is allocated before it is used, and everything is written with `pwrite`, so that a
+full disk is an OSError and not a SIGBUS. `append` then returns 0, and the caller stores nothing; `_extend` first tries
+smaller segments. `discard` leaves a block as it is if there is no room to mark it. (Only a file that can't even be
+created is an error for the user, see `cachefile`.)
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ from .system import PAGE
 
 
 class Entry(NamedTuple):
-    "Hold a block met on a walk over the log; `block` is None where it is damaged."
+    "Hold a block found on a walk over the log; `block` is None if it is damaged."
 
     offset: int
     length: int
@@ -48,10 +48,10 @@ class Entry(NamedTuple):
 
 
 class Log:
-    """Write blocks one after another into a region, and keep the header's account of them.
+    """Write blocks one after another into a region, and keep the header up to date.
 
-    All that writes needs the mutex. The order of writes makes every moment safe to be killed at: payload, block header,
-    tail of the log. A block that is not before the tail does not exist.
+    Every method that writes needs the mutex. A process may be killed at any moment: it writes the payload first, then
+    the block header, then the tail of the log, and a block beyond the tail does not exist.
     """
 
     def __init__(self, header: Header, region: Region, budget: Budget) -> None:
@@ -59,7 +59,7 @@ class Log:
         self.after_fork()
 
     def after_fork(self) -> None:
-        "Repair what another thread of the parent may have been changing."
+        "Repair the lists that another thread of the parent may have been changing."
         self._threads = threading.Lock()
         region = self.region
         del region.maps[len(region.ends) :], region.words[len(region.ends) :]
@@ -67,7 +67,7 @@ class Log:
     # -- reading ----------------------------------------------------------------------------------------------
 
     def reach(self, offset: int) -> bool:
-        "Map the segments up to the one of `offset`; return False where this process can't, or there is none."
+        "Map all segments up to the one with `offset`; return False if that fails or there is no such segment."
         ends = self.region.ends
         if offset < ends[-1]:
             return True
@@ -82,21 +82,21 @@ class Log:
         return True
 
     def map_first(self, end: int) -> None:
-        "Map the whole first segment again, up to `end`; raises OSError, ValueError or MemoryError where that fails."
+        "Map the whole first segment again, up to `end`; raise OSError, ValueError or MemoryError if that fails."
         self.region.attach_first(end)
         self.header.words = self.region.words[0]
 
     def find(self, offset: int, digest: bytes) -> Optional[Block]:
-        "Return the block at `offset` if it is whole and has this digest."
+        "Return the block at `offset` if it is intact and has this digest; None if not."
         region = self.region
-        # The tail moves before an offset is published: an offset behind it is older than a purge, or damage.
+        # The tail moves before an offset is published, so an offset beyond it is from before a purge, or is damaged.
         if offset >= self.header.tail or (offset >= region.ends[-1] and not self.reach(offset)):
             return None
         segment, at = region.locate(offset)
         return block_for(digest, region.maps[segment], at)
 
     def whole(self, offset: int) -> Optional[Block]:
-        "Return the block at `offset` if there is one, and it ends within its segment."
+        "Return the block at `offset` if it is intact and ends within its segment; None if not."
         if not self.reach(offset):
             return None
         block = parse_block(self.region.peek(offset, BLOCK_BYTES))
@@ -113,12 +113,12 @@ class Log:
             yield payload
 
     def path(self, offset: int, block: Block) -> bytes:
-        "Return the path of a record's source, or nothing where none is kept."
+        "Return the path of a record's source; empty if none is stored."
         with self.payload(offset, block) as payload:
             return bytes(payload[block.array_bytes :]).partition(b"\0")[0]
 
     def paths(self) -> Iterator[bytes]:
-        "Yield the paths of all records' sources, as far as they are kept. Costs a walk over the log."
+        "Yield the stored paths of the records' sources. Costs a walk over the log."
         for offset, _, block in self.walk(self.header.tail):
             path = self.path(offset, block) if block and block.kind == RECORD else b""
             if path:
@@ -138,9 +138,9 @@ class Log:
             offset += length
 
     def _damage(self, offset: int, stop: int) -> int:
-        "Return how far it is from a damaged block to the next whole one, or to `stop`, which is in the same segment."
+        "Return the distance from a damaged block to the next intact one, or to `stop`, which is in the same segment."
         fd = self.region.fd
-        here = offset + BLOCK_BYTES  # the least that can become a gap
+        here = offset + BLOCK_BYTES  # a gap can't be smaller
         while here < stop:
             if hasattr(os, "SEEK_DATA"):
                 try:
@@ -177,14 +177,14 @@ class Log:
         source: Source = NO_SOURCE,
         checksum: int = 0,
     ) -> int:
-        """Write a block at the tail of the log and move the tail behind it.
+        """Write a block at the tail of the log and move the tail past it.
 
-        Returns its offset, or 0 where the disk, the system or the budget of a file refuses.
+        Returns its offset, or 0 if the disk, the system or the budget of a file has no room.
         """
         header, region = self.header, self.region
         nbytes = array.nbytes + len(trailer)
         need = block_length(nbytes)
-        region.forget(header.segments)  # an interrupted call may have mapped one that it did not get to announce
+        region.forget(header.segments)  # an interrupted call may have mapped a segment without adding it to the header
         if not self.reach(header.end - 1):
             return 0
         try:
@@ -205,7 +205,7 @@ class Log:
         return offset
 
     def _make_room(self, need: int, kind: int) -> int:
-        "Move the tail to where `need` bytes fit into one segment, and return it; 0 where that can't be."
+        "Move the tail to where `need` bytes fit into one segment, and return it; 0 if there is no room."
         header, region = self.header, self.region
         offset = header.tail
         while True:
@@ -214,7 +214,7 @@ class Log:
             end = region.ends[region.locate(offset)[0]]
             if offset + need <= end:
                 return offset
-            if end - offset >= BLOCK_BYTES:  # the rest of this segment is too small: a gap to step over
+            if end - offset >= BLOCK_BYTES:  # the rest of this segment is too small: make it a gap
                 region.reserve(offset, BLOCK_BYTES)
                 self._write_gap(offset, end - offset)
                 region.skip(offset + BLOCK_BYTES, end)
@@ -222,14 +222,16 @@ class Log:
             header.tail = offset = end
 
     def _extend(self, need: int, kind: int) -> bool:
-        "Add a segment for a block of `need` bytes; return False where the system or a limit refuses."
+        "Add a segment for a block of `need` bytes; return False if the system or a limit does not allow it."
         header, region = self.header, self.region
         end = region.ends[-1]
         need = -(-need // PAGE) * PAGE
         if header.segments >= MAX_SEGMENTS:
             return False
         size = region.next_size(end, need)
-        if size and kind == RECORD:  # the index and notes are small, and records without an index are lost
+        if (
+            size and kind == RECORD
+        ):  # not for the index and notes: they are small, and records without an index are lost
             size = self.budget.bound_segment(size, need)
         while size:
             try:
@@ -239,11 +241,11 @@ class Log:
                 return True
             except (OSError, ValueError, MemoryError):
                 pass
-            size = max(size // 2 // PAGE * PAGE, need) if size > need else 0  # a nearly full disk
+            size = max(size // 2 // PAGE * PAGE, need) if size > need else 0  # the disk may be nearly full
         return False
 
     def overwrite(self, offset: int, array: np.ndarray) -> bool:
-        "Write `array` over the payload of the block at `offset`; return False where the disk is full."
+        "Overwrite the payload of the block at `offset` with `array`; return False if the disk is full."
         with suppress(OSError):
             self.region.reserve(offset, BLOCK_BYTES + array.nbytes)
             self.region.write(offset + BLOCK_BYTES, array)
@@ -255,7 +257,7 @@ class Log:
     def drop(self, offset: int) -> None:
         "Turn a record into a gap, and give its memory back."
         block = self.whole(offset)
-        if block is None:  # the file is damaged: make sure that nothing takes this for a header again
+        if block is None:  # the file is damaged: make sure that this is never read as a header again
             self._wipe(offset)
             return
         self._write_gap(offset, BLOCK_BYTES + block.nbytes)
@@ -270,7 +272,7 @@ class Log:
         self.header.freed += whole_pages(offset, nbytes)
 
     def discard(self, entry: Entry) -> None:
-        "Turn an entry of a walk into a gap. On a full disk leave it: a later walk steps over it as damage."
+        "Turn an entry of a walk into a gap. If the disk is full, leave it: a later walk skips it as damage."
         with suppress(OSError):
             if entry.block is None or entry.block.kind != GAP:
                 self._write_gap(entry.offset, entry.length)
@@ -291,12 +293,12 @@ class Log:
         header, region = self.header, self.region
         dropped, tail, end = header.nbytes, header.tail, header.end
         self.reach(end - 1)
-        header.index = 0  # first: a reader of the new generation must not find an old record
+        header.index = 0  # before all else: a reader of the new generation must not find an old record
         header.generation += PURGE
         offsets = [entry.offset for entry in self.walk(tail)] if region.persistent else []
         header.tail = PAGE
         header.clear_counts()
         if not region.punch(PAGE, end if region.persistent else -(-tail // PAGE) * PAGE):
-            for offset in offsets:  # the file can't have holes: make sure that nothing takes these for blocks again
+            for offset in offsets:  # the file can't have holes: make sure that these are never read as blocks again
                 self._wipe(offset)
         return dropped

@@ -1,4 +1,4 @@
-"""Notes: what one process has said to the user, and the others need not repeat."""
+"""Notes: remember which messages a process has shown, so that the others need not repeat them."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from .parts import Parts
 
 
 class Notes:
-    "Keep notes as empty blocks of the log, under keys of their own. In a named file they last for one session."
+    "Keep notes as empty blocks of the log, under separate keys. In a named file they last for one session."
 
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
 
     def add(self, key: bytes) -> bool:
-        "Make a note; return False if it was there already."
+        "Add a note; return False if it existed already."
         parts, digest, offset = self.parts, self._digest(key), 0
         with parts.held():
             if self.has(key):
@@ -29,7 +29,7 @@ class Notes:
         return True
 
     def has(self, key: bytes) -> bool:
-        "Return whether there is such a note."
+        "Return whether the note exists."
         digest = self._digest(key)
         return self.parts.index.find(digest) is not None or self.parts.trust.noted(digest)
 

@@ -1,4 +1,4 @@
-"""The parts of one store, put together: the only place that knows how an anonymous store and a named file differ."""
+"""Put the parts of a store together. Only this module knows how an anonymous store and a named file differ."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ Available = Callable[[], int]
 
 
 class Parts:
-    "Put together what the descriptors of a store hold, and change it under one mutex."
+    "Hold the parts of one store, and change them under one mutex."
 
     def __init__(self, region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> None:
         header = Header(region.words[0])
@@ -42,17 +42,17 @@ class Parts:
         self.counters = Counters(header, lock)
 
     def after_fork(self) -> None:
-        "Make the locks between threads anew: another thread of the parent may have held them."
+        "Replace the thread locks: another thread of the parent may have held them."
         self.lock.after_fork()
         self.log.after_fork()
         self.counters.after_fork()
 
     def held(self) -> ContextManager[None]:
-        "Hold the mutex over a log that is in order."
+        "Hold the mutex; if an earlier holder did not finish, repair the log first."
         return self.lock.held(self._begin, self._finish)
 
     def _begin(self) -> None:
-        if self.header.busy:  # a writer was killed, or met an exception
+        if self.header.busy:  # a writer was killed or has raised an exception
             self.index.recount()
         self.header.busy = 1
 
@@ -69,10 +69,10 @@ class Parts:
         replace: bool,
         generation: Optional[int],
     ) -> bool:
-        "Store a copy of `array`, see `ImageStore.put`."
+        "Store a copy of `array`; see `ImageStore.put`."
         header, index, log, trust = self.header, self.index, self.log, self.trust
         trailer = trust.trailer(source)
-        checksum = trust.checksum(array, trailer)  # before the mutex is taken
+        checksum = trust.checksum(array, trailer)  # slow, so before taking the mutex
         need = BLOCK_BYTES + array.nbytes + len(trailer)
         with self.held():
             if generation is not None and generation // PURGE != header.purges:
@@ -89,7 +89,7 @@ class Parts:
                 index.publish(digest, offset)
                 header.records += 1
                 header.nbytes += array.nbytes
-            if found:  # a record that was to be replaced is wrong, whether the new one fits or not
+            if found:  # the old record is outdated, even if the new one does not fit
                 header.generation += 1
                 log.drop(found[0])
         return bool(offset)
@@ -115,7 +115,7 @@ class Parts:
 
 
 def close_parts(region: Region, looks: Looks, lock: Lock) -> None:
-    "Unmap and close all but the lock: other stores may use it, so it closes itself with the last of them."
+    "Unmap and close everything except the lock, which other stores may use: it is closed with its last reference."
     region.close()
     looks.close()
 
@@ -143,9 +143,9 @@ def anonymous_parts(kind: Optional[str], max_ram: MaxRam, available: Optional[Av
 def named_parts(
     path: str, max_ram: MaxRam, available: Optional[Available], maker: bytes, locks: Iterable[Lock]
 ) -> Parts:
-    """Return the parts of the store over the file `path`; raises `CacheFileError` for a file that can't be used.
+    """Return the parts of the store over the file `path`; raise `CacheFileError` if it can't be used.
 
-    The process that begins a session sets the budget; one that joins does so only if it names a `max_ram`. `locks` are
+    The process that begins a session sets the budget; one that joins does so only if it passes a `max_ram`. `locks` are
     those that this process already has, see `cachefile.opened`.
     """
     limit, looks, region = parse_max_ram(max_ram), Looks(), None
@@ -153,7 +153,7 @@ def named_parts(
         with cachefile.opened(path, locks) as (fd, lock, alone):
             region = NamedRegion(fd)
             region.attach(PAGE)
-            with suppress(*repair.UNMAPPABLE):  # one page is enough to see that the rest is damaged
+            with suppress(*repair.UNMAPPABLE):  # if the rest is damaged, the first page is enough to tell
                 region.attach_first(Header(region.words[0]).segment_end(0))
             parts = Parts(region, lock, looks, available or partial(system.disk_available, path), maker)
             repair.join(parts.index, parts.trust, path, os.fstat(lock.fd).st_ino, alone)
@@ -162,13 +162,13 @@ def named_parts(
     except BaseException:
         looks.close()
         if region is not None:
-            region.forget(0)  # else a mapping that a traceback refers to would keep the file in use
+            region.forget(0)  # else a traceback's reference to a mapping would keep the file in use
         raise
     return parts
 
 
 def received_parts(region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> Parts:
     "Return the parts of a store whose descriptors another process has sent."
-    region.attach(PAGE)  # the header page says how long the first segment is
+    region.attach(PAGE)  # the header page holds the length of the first segment
     region.attach_first(Header(region.words[0]).segment_end(0))
     return Parts(region, lock, looks, available, maker)

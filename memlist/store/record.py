@@ -1,4 +1,4 @@
-"""The records that a store returns."""
+"""The record that a store returns."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ class Record(NamedTuple):
     """Hold a record as it was read.
 
     - `array`: a view of the stored array
-    - `tag`: the number of 32 bits that the caller stored with it
-    - `generation`: that of the store when it was read, see `ImageStore.current`
-    - `number`: a number that no other record of this store has
+    - `tag`: the 32-bit number that the caller stored with it
+    - `generation`: the store's generation when the record was read, see `ImageStore.current`
+    - `number`: unique among the records of the store
     - `block`: a copy of its header
     """
 
@@ -27,7 +27,7 @@ class Record(NamedTuple):
 
     @property
     def version(self) -> bytes:
-        "Return bytes that are equal where two records were made from the same version of a file."
+        "Return bytes that are equal for records made from the same version of a file."
         return self.block.version
 
     @property

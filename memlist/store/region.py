@@ -1,10 +1,10 @@
 """The bytes of a store: one growing region that many processes map.
 
-On Linux the region is a `memfd`: memory with a descriptor and no name. It takes no space in /dev/shm, and the system
-frees it when the last process ends, however that ends. A forked process inherits it, a spawned one is sent its
-descriptor, and parts of it can be given back to the system while processes have them mapped. Elsewhere an unlinked
-temporary file is used instead (`MEMLIST_BACKING=file` asks for it anywhere): its pages are file pages, which the system
-evicts by itself. `NamedRegion` is a file that stays (see `cachefile`).
+On Linux the region is a `memfd`: anonymous memory with a descriptor. It takes no space in /dev/shm, and the system
+frees it when the last process ends, for whatever reason. A forked process inherits it, a spawned one is sent its
+descriptor, and parts of it can be given back to the system while processes have them mapped. Other systems use an
+unlinked temporary file (so does Linux with `MEMLIST_BACKING=file`): its pages are file pages, which the system evicts
+by itself. `NamedRegion` is a file that stays (see `cachefile`).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from . import system
 from .descriptor import anonymous
 from .system import PAGE
 
-# A sparse segment costs only address space, but each one costs a descriptor: few and large ones.
+# A sparse segment costs only address space, but each mapping costs a descriptor: use a few large ones.
 SEGMENT = 1 << 30
-# A file is allocated on disk as it grows, so that a full disk is an error and not a SIGBUS: in small steps. A named
-# file begins with less, and doubles.
+# A file is allocated on disk as it grows, so that a full disk is an error and not a SIGBUS: use small steps. A named
+# file begins with less and doubles.
 FILE_SEGMENT, NAMED_SEGMENT = 64 << 20, 1 << 20
-# The share of the address space left under a limit that mappings may take.
+# The share of the remaining address space that mappings may take if it is limited.
 ADDRESS_SHARE = 0.5
 
 
@@ -49,7 +49,7 @@ class Region:
         self.words: List[memoryview] = []
 
     def next_size(self, end: int, need: int) -> int:
-        """Return by how many bytes to grow past `end` to fit `need`; 0 where a limit of this process forbids it.
+        """Return by how many bytes to grow past `end` to fit `need`; 0 if a limit of this process forbids it.
 
         A limit on address space or file size makes segments smaller: the rest of the process needs address space, too.
         """
@@ -64,11 +64,11 @@ class Region:
         return want if want >= need else 0
 
     def _step(self, end: int) -> int:
-        "Return by how much a region of `end` bytes grows at least."
+        "Return by how many bytes, at least, a region of `end` bytes grows."
         return SEGMENT if self.kind == "memfd" else FILE_SEGMENT
 
     def start(self) -> int:
-        "Make and map the first segment, and return its end. It is small where address space is short."
+        "Make and map the first segment, and return its end. If address space is scarce, the segment is small."
         end = self.next_size(0, PAGE)
         try:
             self.grow(0, end)
@@ -80,7 +80,7 @@ class Region:
         return end
 
     def grow(self, start: int, length: int) -> None:
-        "Lengthen the file to `start + length` bytes; raises OSError where the system refuses."
+        "Extend the file to `start + length` bytes; raise OSError if the system refuses."
         if self.kind == "memfd":
             os.ftruncate(self.fd, start + length)
         elif hasattr(os, "posix_fallocate"):
@@ -92,17 +92,17 @@ class Region:
                 os.write(self.fd, block)
 
     def reserve(self, offset: int, nbytes: int) -> None:
-        """Allocate `nbytes` on disk at `offset`, where holes may have been punched; raises OSError on a full disk.
+        """Allocate `nbytes` on disk at `offset`, where holes may have been punched; raise OSError if the disk is full.
 
-        Costs one cheap system call if they are allocated already.
+        Costs one cheap system call if they are already allocated.
         """
         if self.kind != "memfd" and hasattr(os, "posix_fallocate"):
             os.posix_fallocate(self.fd, offset, nbytes)
 
     def attach(self, end: int) -> None:
-        "Map the next segment, up to `end`; raises OSError, ValueError or MemoryError where that can't be."
+        "Map the next segment, up to `end`; raise OSError, ValueError or MemoryError if that fails."
         n = len(self.ends)
-        del self.maps[n:], self.words[n:]  # what an interrupted call left
+        del self.maps[n:], self.words[n:]  # leftovers of an interrupted call
         start = self.ends[-1] if self.ends else 0
         if end > sys.maxsize or end % PAGE:  # the file is damaged
             raise ValueError(f"no segment ends at byte {end}")
@@ -115,7 +115,7 @@ class Region:
         self.ends.append(end)
 
     def attach_first(self, end: int) -> None:
-        "Map the whole first segment, up to `end`, instead of the present mappings; keep these if that fails."
+        "Replace all mappings with one of the whole first segment, up to `end`; keep the old ones if that fails."
         if self.ends == [end]:
             return
         before = self.maps, self.words, self.ends
@@ -140,7 +140,7 @@ class Region:
         return low, offset - self.ends[low - 1]
 
     def write(self, offset: int, array: np.ndarray) -> None:
-        """Write the bytes of `array` at `offset`; raises OSError where a disk has no room.
+        """Write the bytes of `array` at `offset`; raise OSError if the disk is full.
 
         Writing is faster than copying into the mapping, because the kernel neither clears new pages nor takes a page
         fault for each. And a full disk is an error instead of a SIGBUS.
@@ -167,13 +167,13 @@ class Region:
         self.maps[segment][at : at + len(data)] = data
 
     def skip(self, start: int, stop: int) -> None:
-        "Leave `[start, stop)` unused. Memory that was never written takes no room; a file gives it back to the disk."
+        "Leave `[start, stop)` unused. Memory that was never written takes no room; a named file punches a hole."
 
     def punch(self, start: int, stop: int) -> bool:
         """Give the whole pages inside `[start, stop)` back to the system, in every process that maps them.
 
-        They read as zeros afterwards. Returns False where the file can't have holes: its pages are then written out
-        and dropped from this process, and the system evicts them when it needs memory.
+        They read as zeros afterwards. Returns False if the file can't have holes: its pages are then written out and
+        dropped from this process, and the system evicts them when it needs memory.
         """
         start, stop = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
         base, zeros = 0, True
@@ -192,9 +192,9 @@ class Region:
         return zeros
 
     def release(self, write: bool = True) -> None:
-        """Drop the pages of a file from memory and keep them on disk. Costs writing out changed pages.
+        """Drop the pages of a file from memory but keep them on disk; changed pages are written out first.
 
-        A page that another process has mapped stays until that process drops it, too.
+        A page that another process has mapped stays in memory until that process drops it, too.
         """
         if write:
             os.fsync(self.fd)
@@ -205,7 +205,7 @@ class Region:
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def resident(self) -> int:
-        "Return how many mapped bytes are in memory now, used by any process; 0 where the system does not say."
+        "Return how many mapped bytes are in memory now, used by any process; 0 if the system does not tell."
         if os.name == "nt":  # pragma: no cover
             return 0
         mincore, pages = ctypes.CDLL(None).mincore, 0
@@ -219,7 +219,7 @@ class Region:
         return pages * PAGE
 
     def allocated(self) -> int:
-        "Return how many bytes of memory (for a file: of disk) the region takes now, header and index included."
+        "Return how many bytes of memory (of disk, for a file) the region takes now, header and index included."
         return getattr(os.fstat(self.fd), "st_blocks", 0) * 512
 
     def forget(self, n: int) -> None:
@@ -231,13 +231,13 @@ class Region:
         del self.ends[n:], self.words[n:], self.maps[n:]
 
     def close(self) -> None:
-        "Unmap all that has no view left, and close the descriptor."
+        "Unmap every segment without a view, and close the descriptor."
         self.forget(0)
         os.close(self.fd)
 
 
 class NamedRegion(Region):
-    "Map a file that stays. It is given room on disk before it is used, and may have holes where the disk is full."
+    "Map a named file. Disk space is allocated before it is used; dropped records leave holes."
 
     persistent = True
 
@@ -250,14 +250,14 @@ class NamedRegion(Region):
     def attach(self, end: int) -> None:
         super().attach(end)
         if end == PAGE and hasattr(mmap, "MADV_RANDOM"):
-            self.maps[-1].madvise(mmap.MADV_RANDOM)  # reading the header must not read megabytes behind it
+            self.maps[-1].madvise(mmap.MADV_RANDOM)  # reading the header must not read ahead by megabytes
 
     def peek(self, offset: int, nbytes: int) -> bytes:
         "Return a copy of `nbytes` at `offset`. On tmpfs, reading a hole through the mapping would fill it."
         return os.pread(self.fd, nbytes, offset)
 
     def poke(self, offset: int, data: bytes) -> None:
-        "Store a few bytes at `offset`; raises OSError where the disk has no room. A mapping would raise SIGBUS."
+        "Store a few bytes at `offset`; raise OSError if the disk is full. Writing to the mapping would raise SIGBUS."
         self.write(offset, np.frombuffer(data, np.uint8))
 
     def skip(self, start: int, stop: int) -> None:

@@ -1,6 +1,6 @@
 """The stores of this process, held weakly: memory is freed with the last reference to its store.
 
-A process has one store per file, because record locks do not exclude the threads of one process.
+A process has one store per file, because record locks do not exclude threads of the same process.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from .lock import Lock
 
 # By `uid`. The values are `ImageStore`s; this module knows only their attributes.
 STORES: WeakValueDictionary[str, Any] = WeakValueDictionary()
-# Held while a file is opened and its store is registered; made anew in a forked child.
+# Held while a file is opened and its store is registered; replaced in a forked child.
 _OPENING = [threading.RLock()]
 
 
@@ -47,7 +47,7 @@ def file_uid(status: os.stat_result, identity: Union[int, str]) -> str:
 
 
 def at_place(place: str) -> List[Any]:
-    "Return the stores that the dataset at `place` has."
+    "Return the stores of the dataset at `place`."
     return [store for store in stores() if place in store.places]
 
 

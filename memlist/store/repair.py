@@ -1,8 +1,8 @@
-"""A named file between its users: begin a session, join one, and mend what was left damaged.
+"""Begin or join a session of a named file, and repair damage.
 
-Nothing in a file is trusted before it is verified. The changing words of the header have a checksum that is renewed
-with each write. Where that is wrong, or a writer was killed, the first process to open the file walks over the log and
-indexes the blocks that are whole. Records are verified later, each before its first use.
+Everything in a file is verified before it is used. The variable words of the header have a checksum, which is updated
+with each write. If it is wrong, or a writer was killed, the first process to open the file walks over the log and
+indexes the intact blocks. Records are verified later, each before its first use.
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ UNMAPPABLE = OSError, ValueError, MemoryError
 
 
 def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> None:
-    """Join the session of the cache file `path`, or begin one if this process is `alone`. Its lock has to be held.
+    """Join the session of the cache file `path`, or begin one if this process is `alone`. Its lock must be held.
 
-    `lock_file` is the inode of the lock file, by which processes see that they all have the same one. Raises
-    `CacheFileError` where the file can't be used while others use it.
+    `lock_file` is the inode of the lock file, by which processes check that they all use the same one. Raises
+    `CacheFileError` if the file can't be used while other processes use it.
     """
     header, region = index.header, index.region
     size = os.fstat(region.fd).st_size
     if not alone and header.lock_file != lock_file:
         why = "is in use under another lock file: it has another name, too, or its .lock file was deleted."
         raise CacheFileError(path, f"{why} End the other processes first.")
-    if header.busy and not alone:  # a writer was killed, and others live on
+    if header.busy and not alone:  # a writer was killed, and other processes go on
         index.recount()
         trust.seal()
         header.busy = 0
@@ -55,7 +55,7 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
 
 
 def _is_sound(header: Header, region: Region, size: int) -> bool:
-    "Return whether the words of the header agree with one another and with the size of the file."
+    "Return whether the words of the header are consistent with one another and with the size of the file."
     if header.busy or not 1 <= header.segments <= MAX_SEGMENTS or header.state != header.state_checksum():
         return False
     ends, tail, index = header.ends, header.tail, header.index
@@ -76,7 +76,7 @@ def _are_segments(ends: List[int], size: int) -> bool:
 
 
 def _begin_session(index: Index, trust: Trust, path: str, sound: bool, size: int) -> None:
-    "Mend the file if need be, cut off what is not used, and count from zero. No other process has it open."
+    "Repair the file if needed, cut off its unused end, and reset the counters. No other process has it open."
     log, header, region = index.log, index.header, index.region
     header.busy = 1
     kept = header.records
@@ -89,7 +89,7 @@ def _begin_session(index: Index, trust: Trust, path: str, sound: bool, size: int
         header.generation += PURGE
         header.tail = end = PAGE
     os.ftruncate(region.fd, end)
-    # Make one segment of many, because their number is limited. Where address space is short they stay.
+    # Merge all segments into one, because their number is limited. If address space is scarce, keep them.
     region.forget(1)
     ends = header.ends
     header.ends = [end]
@@ -104,9 +104,9 @@ def _begin_session(index: Index, trust: Trust, path: str, sound: bool, size: int
 
 
 def _mend(index: Index, path: str, size: int) -> int:
-    """Index the whole blocks after a killed writer, a cut or other damage; return how many records there are.
+    """Index the intact blocks after a killed writer, a cut or other damage; return how many records there are.
 
-    Costs a walk over the log, some ten microseconds per record. Pixels are verified when they are first used.
+    Costs a walk over the log, about ten microseconds per record. Pixels are verified when they are first used.
     """
     log, header, size = index.log, index.header, size // PAGE * PAGE
     ends = header.ends if 1 <= header.segments <= MAX_SEGMENTS else [0]

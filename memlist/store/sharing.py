@@ -1,6 +1,6 @@
-"""Sharing a store: `store_for` gives a dataset its store, and a pickled store finds the one it was.
+"""Share a store: `store_for` returns the store of a dataset, and unpickling a store finds the original one.
 
-A process being spawned is sent the descriptors. A pickle for a file names the store, and never holds its arrays.
+A process being spawned is sent the descriptors. Any other pickle only names the store; it never holds the arrays.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ from .trust import Looks
 
 
 def store_for(place: str, max_ram: MaxRam = None, cache_file: Any = None, maker: bytes = b"") -> ImageStore:
-    """Return the store over `cache_file`; without one, the store that the dataset at `place` has, else a new one.
+    """Return the store over `cache_file`; without one, the store of the dataset at `place`, else a new store.
 
-    An explicit `max_ram` sets its budget.
+    If `max_ram` is given, it sets the budget.
     """
     if cache_file is not None:
         return ImageStore.open(cache_file, max_ram, place=place, maker=maker)
@@ -38,7 +38,7 @@ def store_for(place: str, max_ram: MaxRam = None, cache_file: Any = None, maker:
 
 
 def _reduce(store: ImageStore) -> Tuple[Any, ...]:
-    "Return how to find or make the store again where its pickle is loaded."
+    "Return how to find the store, or make it again, when its pickle is loaded."
     if get_spawning_popen() is None:
         return _rejoined, (store.uid, store.place, store.rule, store.cache_file, store.maker)
     told = {"places": store.places, "cache_file": store.cache_file, "made": store.made}
@@ -58,7 +58,7 @@ def _received(
         region.close()
         seen.close()
         lock.close()
-        known.parts.after_fork()  # closing a descriptor of the lock has dropped what this process had claimed
+        known.parts.after_fork()  # closing a descriptor of the lock file has dropped this process's claims
         return known
     store = ImageStore.__new__(ImageStore)
     store._use(received_parts(region, lock, seen, available, maker), uid)
@@ -69,17 +69,17 @@ def _received(
 def _rejoined(
     uid: str, place: Optional[str], max_ram: MaxRam, cache_file: Optional[str] = None, maker: bytes = b""
 ) -> ImageStore:
-    "Return the store of a pickle: the same one, that of its file, that of its dataset, or else a new one."
+    "Return the store of a pickle: the original, else that of its file, else that of its dataset, else a new one."
     known: Optional[ImageStore] = registry.STORES.get(uid)
     if known is None and cache_file is not None:
         try:
             return ImageStore.open(cache_file, max_ram, place=place, maker=maker)
-        except CacheFileError as error:  # this may be another machine
+        except CacheFileError as error:  # the pickle may be loaded on another machine
             warnings.warn(f"{error} Until then the images are kept in memory instead.", stacklevel=2)
     if known is None and place is not None:
         known = next(iter(registry.at_place(place)), None)
     return ImageStore(max_ram, place=place, maker=maker) if known is None else known
 
 
-_rejoined.__module__ = __package__  # pickles name the folder, and do not depend on the files in it
+_rejoined.__module__ = __package__  # pickles name the package, so that they do not depend on its modules
 copyreg.pickle(ImageStore, _reduce)  # type: ignore[arg-type]

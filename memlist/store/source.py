@@ -10,9 +10,9 @@ from .layout import NO_FILE
 
 
 class Source(NamedTuple):
-    """Identify the file that a record was made from: size in bytes, time of modification in ns, and path.
+    """Identify the file that a record was made from: size in bytes, modification time in ns, and path.
 
-    `looked` is the time (`time.monotonic_ns`) just before size and time were read. Only a named file keeps the path.
+    `looked` is the time (`time.monotonic_ns`) just before the file was examined. Only a named file keeps the path.
     """
 
     size: int
@@ -22,7 +22,7 @@ class Source(NamedTuple):
 
     @classmethod
     def of(cls, item: Any) -> Optional[Source]:
-        "Look at the file that `item` names; return None where it names none. Costs a system call."
+        "Examine the file that `item` names; return None if it names none. Costs a system call."
         if not isinstance(item, (str, bytes, os.PathLike)):
             return None
         looked = time.monotonic_ns()
@@ -34,7 +34,7 @@ class Source(NamedTuple):
 
     @property
     def version(self) -> Tuple[int, int]:
-        "Return what is stored to recognise the file: its size, and its time wrapped to 64 bits."
+        "Return what is stored to recognise the file: its size, and its modification time wrapped to 64 bits."
         return self.size, (self.mtime_ns + (1 << 63)) % (1 << 64) - (1 << 63)
 
 

@@ -1,13 +1,12 @@
 """`ImageStore`: arrays under keys, in memory that every process of a machine shares.
 
-Readers take no lock. Writers hold one mutex while they copy one array, and write in an order that makes every moment
-safe to be killed at: see `log`. A writer that takes the mutex after a killed one finds the busy flag set, and counts
-the log again.
+Readers take no lock. Writers hold one mutex while they copy one array, in an order of writes that is safe if they are
+killed at any moment: see `log`. If a writer was killed, the next one finds the busy flag set and recounts the log.
 
-A purge empties the index, moves the generation on, and then gives the memory back. A view that `get` returned is valid
-as long as the generation stays the same: convert first, then ask `current`, and read again where it is False.
+A purge empties the index, increments the generation, and then gives the memory back. A view that `get` returned is
+valid as long as the generation stays the same: convert first, then ask `current`, and read again if it is False.
 
-Over a named file all this is the same; `parts` chooses the objects in which the two kinds of store differ.
+All this holds for a named file, too; `parts` chooses the objects in which the two kinds of store differ.
 """
 
 from __future__ import annotations
@@ -31,8 +30,8 @@ from .source import NO_SOURCE, Source
 
 
 class StoreInfo(NamedTuple):
-    """Say what a store holds: `records` and their `nbytes`, the budget `max_ram` in bytes as of now, and `hits` and
-    `misses` over all processes since the store was made."""
+    """Describe a store: its `records` and their `nbytes`, the present budget `max_ram` in bytes, and the `hits` and
+    `misses` of all processes since the store was made."""
 
     records: int
     nbytes: int
@@ -42,19 +41,19 @@ class StoreInfo(NamedTuple):
 
 
 class ImageStore:
-    """Keep arrays under keys of bytes, in anonymous memory that all processes share and that ends with the last store.
+    """Keep arrays under keys of bytes, in anonymous memory that processes share and that is freed with the last store.
 
     `ImageStore.open` keeps them in a file instead.
 
-    - `max_ram`: the budget, see `parse_max_ram`; what does not fit is refused, nothing is ever evicted
+    - `max_ram`: the budget, see `parse_max_ram`; a record that does not fit is refused, and none is ever evicted
     - `place`: the dataset that the store is for
-    - `kind`: what the memory is, `'memfd'` or `'file'`
+    - `kind`: the kind of memory, `'memfd'` or `'file'`
     - `available`: a function that returns how many bytes the machine, or the disk of the file, can still give
-    - `maker`: names the decoder; a named file keeps it with each record, and serves none of another maker
+    - `maker`: the name of the decoder; a named file stores it with each record, and serves no record of another maker
 
-    Costs 88 bytes per record and up to 32 of index (in a file, the path of its source besides). A `get` is a hash and
-    two reads of shared memory: some microseconds, however many records there are. A `put` is one copy of the array
-    under the mutex. In a file, a `put` and the first `get` of a session compute a checksum: 0.3 ms per megabyte.
+    The overhead per record is 88 bytes, and up to 32 for the index (in a file, also the path of its source). A `get`
+    is a hash and two reads of shared memory: some microseconds, however many records there are. A `put` is one copy
+    of the array under the mutex. In a file, a `put` and the first `get` of a session take 0.3 ms per megabyte more.
     """
 
     cache_file: Optional[str] = None
@@ -85,10 +84,10 @@ class ImageStore:
         available: Optional[Callable[[], int]] = None,
         maker: bytes = b"",
     ) -> ImageStore:
-        """Return the store over the file `path`: the one that this process has already, else a new one.
+        """Return the store over the file `path`: the one that this process already has, else a new one.
 
-        All processes of a machine that open the file share it, and its records are there in the next session. The file
-        is created if it does not exist. Raises `CacheFileError` for a file that can't be used.
+        All processes of a machine that open the file share its records, which last beyond the session. The file is
+        created if it does not exist. Raises `CacheFileError` for a file that can't be used.
         """
         path = cachefile.resolve(path)
         with registry.opening():
@@ -107,7 +106,7 @@ class ImageStore:
         return store
 
     def _use(self, parts: Parts, uid: str, place: Optional[str] = None) -> None:
-        "Serve these parts, and register as the store with this `uid`."
+        "Use these parts, and register as the store with this `uid`."
         self.parts, self._header, self._region = parts, parts.header, parts.region
         self._index, self._trust, self._looks = parts.index, parts.trust, parts.looks
         self._log, self._budget, self._counters, self._held = parts.log, parts.budget, parts.counters, parts.held
@@ -122,7 +121,7 @@ class ImageStore:
     def get(self, key: bytes) -> Optional[Record]:
         """Return the record under `key`, or None. Its array is a read-only view into shared memory, not a copy.
 
-        Does not count as a hit or a miss: call `count` once you know that the view was valid to the end.
+        Does not count as a hit or a miss: call `count` once you know that the view stayed valid.
         """
         record = self.read(key)
         if record is not None:
@@ -130,7 +129,7 @@ class ImageStore:
         return record
 
     def read(self, key: bytes) -> Optional[Record]:
-        "Do as `get`, but return a writable view, which torch needs to wrap it. Callers must not write to it."
+        "Do as `get`, but return a writable view, because torch wraps no other. Callers must not write to it."
         generation, digest = self._header.generation, digest_of(key)
         found = self._index.find(digest)
         if found is None:
@@ -145,7 +144,7 @@ class ImageStore:
         return Record(array, tag, generation, number, block)
 
     def __bool__(self) -> bool:
-        return True  # an empty store is a store
+        return True  # even if it is empty
 
     def __contains__(self, key: bytes) -> bool:
         return self._index.find(digest_of(key)) is not None
@@ -154,14 +153,14 @@ class ImageStore:
         return self._header.records
 
     def source(self, key: bytes) -> Optional[Tuple[int, int]]:
-        "Return `Source.version` of the file that the record was made from; None without a record or without a file."
+        "Return `Source.version` of the file that the record was made from; None if there is no record or no file."
         found = self._index.find(digest_of(key))
         return found[1].source if found else None
 
     def fresh(self, record: Record, item: Any, since: int) -> bool:
-        """Return whether the file `item` was looked at since the time `since`, and is what `record` was made from.
+        """Return whether `record` was made from the present version of the file `item`, as examined after `since`.
 
-        Looks at the file if no process has done so since then. True for a record that was made from no file.
+        Examines the file if no process has done so since then. True for a record that was made from no file.
         """
         version = record.block.source
         if version is None or self._looks.when(record.number) >= since:
@@ -173,12 +172,12 @@ class ImageStore:
         return True
 
     def holds(self, key: bytes) -> bool:
-        "Return whether `key` is there and, in a named file, the record is right; verifies it if that was not done yet."
+        "Return whether there is a record under `key`; in a named file also verify it, if that was not done yet."
         found = self._index.find(digest_of(key))
         return found is not None and (self._trust.known(found[1]) or self.parts.verify(*found))
 
     def verified(self, key: bytes) -> bool:
-        "Return whether the record under `key` is there, and was written or verified in this session."
+        "Return whether there is a record under `key` that was written or verified in this session."
         found = self._index.find(digest_of(key))
         return found is not None and self._trust.known(found[1])
 
@@ -193,7 +192,7 @@ class ImageStore:
         return self._header.purges
 
     def current(self, record: Record) -> bool:
-        "Return whether all that was read from `record` up to now is what was stored."
+        "Return whether everything read from `record` so far was valid."
         return self._header.generation == record.generation
 
     # -- writing ----------------------------------------------------------------------------------------------
@@ -208,29 +207,28 @@ class ImageStore:
         replace: bool = False,
         generation: Optional[int] = None,
     ) -> bool:
-        """Store a copy of `array` under `key`; return whether the key is there afterwards.
+        """Store a copy of `array` under `key`; return whether there is a record under `key` afterwards.
 
         False means that it was refused: it does not fit the budget or the machine, or the store was purged since
-        `generation` (pass the one read before decoding). A key that is there keeps its record, unless `replace`.
-        `tag` is a number of 32 bits for the caller's use; `source` the size and time of the file, see `Source`. Raises
-        TypeError for a dtype and ValueError for a shape that can't be stored (numbers and booleans in up to four
-        dimensions can).
+        `generation` (pass the one read before decoding). An existing record is kept, unless `replace`. `tag` is a
+        32-bit number for the caller's use; `source` is the size and time of the file, see `Source`. Raises TypeError
+        for a dtype, and ValueError for a shape, that can't be stored. Up to four dimensions can.
         """
         origin = NO_SOURCE if source is None else Source(*source)
         return self.parts.put(digest_of(key), storable(array), tag, origin, replace, generation)
 
     def claimed(self, key: bytes, wait: bool = False) -> ContextManager[bool]:
-        """Claim `key` against other processes while decoding for it; gives False where another one has the claim.
+        """Claim `key` against other processes while decoding its image; yield False if another one has the claim.
 
-        Only saves work: it avoids that several processes which fill a store decode the same image. With `wait`, wait
-        for the other process, but not for ever: see `Lock.claimed`.
+        This only keeps processes that fill a store from decoding the same image twice. With `wait`, wait for the other
+        process, but only for a limited time: see `Lock.claimed`.
         """
         return self.parts.lock.claimed(hash_of(digest_of(key)), wait)
 
     def note(self, key: bytes) -> bool:
-        """Return True for the first call with this `key` since the last purge, over all processes, and False after it.
+        """Return True for the first call with this `key` since the last purge, in any process; then return False.
 
-        So one process shows a message, and the others do not. In a named file a note lasts for one session.
+        So only one process shows a message. In a named file a note lasts for one session.
         """
         return self._notes.add(key)
 
@@ -241,11 +239,11 @@ class ImageStore:
     def purge(self, file: bool = False) -> int:
         """Empty the store and give its memory back to the system at once, in every process that maps it.
 
-        Returns the bytes of the records that were held. Views handed out before read zeros from now on, and a `put`
-        that began before is refused.
+        Returns the bytes of the records that were dropped. Earlier views read zeros from now on, and a `put` that began
+        before the purge is refused.
 
         A named file keeps its records: it is written out, and its pages leave memory (in other processes that have it
-        open, at their next read of it); returns the bytes of memory freed. With `file=True` it is emptied as well.
+        open, at their next read). It then returns the bytes of memory freed. With `file=True` the file is emptied.
         """
         if self.cache_file is not None and not file:
             before = self.resident()
@@ -257,17 +255,17 @@ class ImageStore:
             return self._log.empty()
 
     def check(self, fix: bool = False) -> List[Problem]:
-        """Verify every record and the index; return what is wrong. With `fix`, drop that and index the rest again.
+        """Verify every record and the index; return the problems. With `fix`, drop bad records and rebuild the index.
 
-        A record of a named file is wrong if its pixels are not those that were written, or if the file that it was
-        made from has changed or is gone. Costs reading the whole store, and a look at each source.
+        A record of a named file is bad if its pixels are not those that were written, or if the file that it was made
+        from has changed or is gone. Costs reading the whole store, and a system call per source.
         """
         return check_store(self.parts, fix)
 
     # -- size and counts --------------------------------------------------------------------------------------
 
     def set_max_ram(self, max_ram: MaxRam) -> None:
-        "Set the budget for every process, from now on. What is held already stays."
+        "Set the budget for every process, from now on. Existing records stay."
         limit = parse_max_ram(max_ram)
         with self._held():
             self._budget.set(limit)
@@ -279,15 +277,15 @@ class ImageStore:
 
     @property
     def taken(self) -> int:
-        "Return how many bytes of memory the store has taken: records, their headers and the index."
+        "Return how many bytes of memory the store takes: records, their headers and the index."
         return self._budget.taken
 
     def budget(self) -> int:
-        "Return how many bytes the store may take as of now, including those that it has taken."
+        "Return how many bytes the store may take now, including those that it already takes."
         return self._budget.total()
 
     def fits(self, nbytes: int) -> bool:
-        "Return whether a record of `nbytes` would be taken now."
+        "Return whether a record of `nbytes` would fit now."
         return self._budget.fits(BLOCK_BYTES + nbytes)
 
     def count(self, hit: bool, n: int = 1) -> None:
@@ -295,19 +293,19 @@ class ImageStore:
         self._counters.count(hit, n)
 
     def reads(self) -> Tuple[int, int]:
-        "Return hits and misses so far, over all processes. Cheaper than `info`, which asks for the budget, too."
+        "Return hits and misses so far, over all processes. Cheaper than `info`, which also computes the budget."
         return self._header.reads()
 
     def info(self) -> StoreInfo:
-        "Return what the store holds and how often it was read, see `StoreInfo`."
+        "Return what the store holds and how often it was read; see `StoreInfo`."
         return StoreInfo(self._header.records, self._header.nbytes, max(0, self.budget()), *self.reads())
 
     def allocated(self) -> int:
-        "Return how many bytes of memory (for a file: of disk) the system has given the store, all included."
+        "Return how many bytes of memory (of disk, for a file) the system has given the store, overhead included."
         return self._region.allocated()
 
     def resident(self) -> int:
-        "Return how many bytes of the store are in memory now; of a named file, what the system keeps of it."
+        "Return how many bytes of the store are in memory now; for a named file, in the page cache."
         self._log.reach(self._header.end - 1)
         return self._region.resident()
 

@@ -1,6 +1,6 @@
-"""Read what this process may use: memory, address space, file size, disk and CPUs, with the limits of containers.
+"""Read what this process may use: memory, address space, file size, disk and CPUs, including limits of containers.
 
-Nothing is cached, because other processes come and go while a cache fills.
+No value is cached, because other processes come and go while a store fills.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ def _read(path: Path) -> Optional[str]:
 
 
 def _cgroup_dirs(controller: str, root: Path, proc: Path) -> Iterator[Tuple[Path, int]]:
-    """Yield the directories of this process's cgroup and of those above it, each with its version, 2 or 1.
+    """Yield the directories of this process's cgroup and its ancestors, each with its version, 2 or 1.
 
-    Inside a container the path in /proc/self/cgroup may be the host's and not exist here. Then only the root
-    directory exists, which is the container's own.
+    Inside a container, the path in /proc/self/cgroup may be the host's and not exist. Then only the root directory is
+    yielded, which is the container's own.
     """
     for line in (_read(proc) or "").splitlines():
         number, names, path = line.split(":", 2)
@@ -56,8 +56,8 @@ def _stat(folder: Path) -> Dict[str, int]:
 def cgroup_available(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> Optional[int]:
     """Return the bytes left under the tightest cgroup limit, v1 or v2, of this process; None without a limit.
 
-    File pages count as free, because the kernel drops them before it kills. Shared memory, such as a store, is not
-    among them.
+    File pages count as free, because the kernel drops them before it kills processes. Shared memory, such as a store,
+    does not.
     """
     found = []
     for folder, version in _cgroup_dirs("memory", root, proc):
@@ -90,7 +90,7 @@ def address_space_left() -> Optional[int]:
 
 
 def file_size_limit() -> Optional[int]:
-    "Return the size of the largest file that this process may make (`ulimit -f`, RLIMIT_FSIZE); None without a limit."
+    "Return the largest file size that this process may create (`ulimit -f`, RLIMIT_FSIZE); None without a limit."
     try:
         import resource
     except ImportError:
@@ -100,14 +100,14 @@ def file_size_limit() -> Optional[int]:
 
 
 def available_memory() -> int:
-    "Return how many bytes can be taken now without swapping or being killed, in the host and in every container."
+    "Return how many bytes can be taken now without swapping or being killed, by the limits of host and container."
     host = int(psutil.virtual_memory().available)
     inside = cgroup_available()
     return host if inside is None else min(host, inside)
 
 
 def disk_available(path: str) -> int:
-    "Return how many bytes the disk of the file `path` has free; no more than memory has, if that disk is memory."
+    "Return how many bytes are free on the disk of the file `path`; on a tmpfs, no more than the available memory."
     folder = os.path.dirname(path)  # the file itself may have been deleted
     try:
         free = shutil.disk_usage(folder).free

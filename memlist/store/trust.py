@@ -1,7 +1,7 @@
-"""Which records may be served: those of an anonymous store at once, those of a named file once they are verified.
+"""Decide which records may be served: those of an anonymous store at once, those of a named file once verified.
 
-Only its own processes can write to anonymous memory, so `Trust` has nothing to do. A named file may have been damaged,
-or its images may have changed, since the last session: `FileTrust` has every record verified before its first use.
+Only the processes that share it can write to anonymous memory, so `Trust` has nothing to do. A named file may have been
+damaged, or its images changed, since the last session: `FileTrust` has every record verified before its first use.
 """
 
 from __future__ import annotations
@@ -23,22 +23,22 @@ from .source import Source
 class Looks:
     """Remember when each record was last compared with its source, for this process and its children.
 
-    Costs eight bytes per record. They are read and written by system calls of less than a microsecond, so they take no
-    address space.
+    Costs eight bytes per record. They are read and written with system calls, which take less than a microsecond and
+    no address space.
     """
 
     def __init__(self, fd: Optional[int] = None) -> None:
         self.fd = anonymous(default_kind(), "looks") if fd is None else fd
 
     def when(self, number: int) -> int:
-        "Return the time (`time.monotonic_ns`) that `add` was called with for this number; 0 if it never was."
-        if not hasattr(os, "pread"):  # pragma: no cover - Windows: looked at every time
+        "Return the time (`time.monotonic_ns`) that `add` was last called with for this number; 0 if it never was."
+        if not hasattr(os, "pread"):  # pragma: no cover - Windows: files are examined every time
             return 0
         return int.from_bytes(os.pread(self.fd, 8, 8 * number), sys.byteorder)
 
     def add(self, number: int, when: int = 0) -> None:
-        "Remember that record `number` was right at the time `when`; 0 stands for the beginning of time."
-        with suppress(OSError, AttributeError):  # no room, or Windows: it is looked at again next time
+        "Remember that record `number` was valid at the time `when`; 0 means that the time is unknown, but past."
+        with suppress(OSError, AttributeError):  # no room, or Windows: the file is examined again next time
             os.pwrite(self.fd, max(1, when).to_bytes(8, sys.byteorder), 8 * number)
 
     def close(self) -> None:
@@ -49,18 +49,18 @@ class Looks:
 class Trust:
     """Serve every record at once. For anonymous memory, which only the processes that share it can write.
 
-    `maker` names the decoder of the caller; an anonymous store passes it on, and nothing else.
+    `maker` is the name of the caller's decoder; an anonymous store only passes it on.
     """
 
     def __init__(self, looks: Looks, maker: bytes) -> None:
         self.looks, self.maker = looks, maker
 
     def known(self, block: Block) -> bool:
-        "Return whether a record may be served without another look."
+        "Return whether a record may be served without verifying it."
         return True
 
     def trailer(self, source: Source) -> bytes:
-        "Return what is stored behind an array. In a named file: the path of its source, and the name of the decoder."
+        "Return the bytes stored after an array. In a named file: the path of its source and the name of the decoder."
         return b""
 
     def checksum(self, array: np.ndarray, trailer: bytes) -> int:
@@ -87,16 +87,16 @@ class Trust:
         "Remember a note for which the store has no room."
 
     def release(self) -> None:
-        "Have the other processes drop their pages. Anonymous memory keeps its pages."
+        "Make the other processes drop their pages. Anonymous memory keeps its pages."
 
     def seal(self) -> None:
         "Finish a change of the log."
 
 
 class FileTrust(Trust):
-    """Serve a record of a named file after it was verified once in this session.
+    """Serve a record of a named file once it was verified in this session.
 
-    What the file's users wrote or verified themselves counts as verified.
+    Records that this process or its children wrote count as verified.
     """
 
     def __init__(self, looks: Looks, maker: bytes, header: Header, region: Region) -> None:
@@ -105,7 +105,7 @@ class FileTrust(Trust):
         self.released = header.releases
 
     def known(self, block: Block) -> bool:
-        "Return whether a record was verified. First follow a purge by another process: unmap what it dropped."
+        "Return whether a record was verified. If another process has purged the file, first drop our pages, too."
         if self.released != self.header.releases:
             self.released = self.header.releases
             self.region.release(write=False)
@@ -144,15 +144,15 @@ class FileTrust(Trust):
         self.looks.add(_note_number(digest))
 
     def release(self) -> None:
-        "Have every other process drop its pages of the file at its next read."
+        "Make every other process drop its pages of the file at its next read."
         self.header.releases += 1
         self.released = self.header.releases
 
     def seal(self) -> None:
-        "Renew the checksum by which the next session recognises an undamaged header."
+        "Update the checksum by which the next session recognises an undamaged header."
         self.header.state = self.header.state_checksum()
 
 
 def _note_number(digest: bytes) -> int:
-    "Return a number above those of all blocks."
+    "Return a number for a note, above the numbers of all blocks."
     return NUMBERS + int.from_bytes(digest[:3], "little")

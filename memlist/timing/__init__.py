@@ -1,7 +1,7 @@
 """Time how long training waits for batches and how long it computes: clocks, epochs and their plot.
 
-Nothing here knows an image, a store or fastai. A front end gives a `Watch` its loaders and a `TimedData`. Modules may
-import torch, and matplotlib once something is drawn; nothing else of memlist comes in.
+Nothing here knows about images, stores or fastai. A front end passes a `TimedData` and loaders to a `Watch`. Modules
+may import torch, and matplotlib to draw, but no other folder of memlist.
 """
 
 from .clocks import CudaClock, HostClock, clock_for

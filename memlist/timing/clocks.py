@@ -1,4 +1,4 @@
-"""Clocks: the time of the process, and the time of a GPU."""
+"""Clocks for work of the process and for work of a GPU."""
 
 from __future__ import annotations
 
@@ -9,26 +9,26 @@ import torch
 
 
 class HostClock:
-    "Tell the time that the process sees."
+    "Measure the time of the process."
 
     def mark(self) -> Any:
         "Mark this moment."
         return time.perf_counter()
 
     def passed(self, mark: Any) -> bool:
-        "Return whether the time of `mark` is known yet."
+        "Return whether the time of `mark` is already known."
         return True
 
     def seconds(self, first: Any, last: Any) -> float:
-        "Return the seconds between two marks; blocks until both are known."
+        "Return the seconds between two marks; block until both are known."
         return float(last - first)
 
 
 class CudaClock(HostClock):
-    """Tell the time that a GPU sees, by events on its stream.
+    """Measure the time of a GPU, by events on its stream.
 
     Python only queues work for a GPU, and goes on long before that work is done. By this clock a batch has arrived when
-    it is on the GPU, copied and (with `batch_tfms`) transformed. Nothing is synchronised while training goes on: an
+    it is on the GPU, copied and (with `batch_tfms`) transformed. The GPU is not synchronised while training goes on: an
     event is asked for its time only once the GPU has passed it.
     """
 
@@ -50,5 +50,5 @@ class CudaClock(HostClock):
 
 
 def clock_for(device: torch.device) -> HostClock:
-    "Return the clock that tells when work on `device` is done."
+    "Return the clock for work on `device`."
     return CudaClock(device) if device.type == "cuda" and torch.cuda.is_available() else HostClock()

@@ -11,12 +11,12 @@ import torch
 from .clocks import clock_for
 
 # The cache counts as warm from the point after which at most this share of all reads are misses. It is not 0, because
-# a shuffled training set that drops its last batch meets some images only in the second or third epoch.
+# a shuffled training set that drops its last batch reads some images only in the second or third epoch.
 WARM_MISSES = 0.05
 
 
 class Step(NamedTuple):
-    "One batch: seconds waited for it, seconds until the next was requested, and the stores' reads since the start."
+    "One batch: seconds of waiting for it, seconds until the next was requested, and all reads since the start."
 
     wait: float
     compute: float
@@ -26,7 +26,7 @@ class Step(NamedTuple):
 
 
 class Epoch(NamedTuple):
-    "One epoch, training and validation: its steps, its seconds, and those of them in which loaders ended."
+    "One epoch, training and validation: its steps, its seconds, and the seconds in which loaders were shut down."
 
     steps: List[Step]
     seconds: float
@@ -49,14 +49,14 @@ class Epoch(NamedTuple):
 
 
 class CountsReads(Protocol):
-    "A store that counts how it is read."
+    "A store that counts its reads."
 
     def reads(self) -> Tuple[int, int]:
         "Return hits and misses so far."
 
 
 class TimedData(Protocol):
-    "The data whose batches a `Watch` times, with what the watch has to know about it."
+    "The data whose batches a `Watch` times."
 
     @property
     def device(self) -> torch.device:
@@ -64,14 +64,14 @@ class TimedData(Protocol):
 
     @property
     def stores(self) -> Sequence[CountsReads]:
-        "Return the stores that images are read from, each once; none where nothing is in memory."
+        "Return the distinct stores that images are read from; none if no list is in memory."
 
     def nearly_cached(self, most_missing: float) -> Optional[bool]:
-        "Return whether all but a share of `most_missing` is cached; None where that is not known."
+        "Return whether at most a share of `most_missing` is not cached; None if that is not known."
 
 
 class _Pending:
-    "A batch whose marks the clock may not have passed yet."
+    "A batch whose times may not be known yet."
 
     __slots__ = ("arrived", "finished", "hits", "misses", "requested", "train")
 
@@ -84,7 +84,7 @@ class _Pending:
 class Watch:
     """Time epochs: call `begin`, then iterate over `timed` for each loader, then `end`.
 
-    Where a loader can't be wrapped, call `arrived` and `done` for each of its batches instead.
+    If a loader can't be wrapped, call `arrived` and `done` for each of its batches instead.
     """
 
     def __init__(self, data: TimedData) -> None:
@@ -115,14 +115,14 @@ class Watch:
         return self.began is not None
 
     def begin(self) -> None:
-        "Begin an epoch. Reads of the same stores by others between two epochs are not counted."
+        "Begin an epoch. Reads of the same stores between two epochs are not counted."
         hits, misses = self._reads()
         self.before = hits - self.hits, misses - self.misses
         self._reset()
         self.began, self.requested = time.perf_counter(), self.clock.mark()
 
     def timed(self, batches: Iterable[Any], train: bool) -> Iterator[Any]:
-        "Yield `batches` and time them. A loader that is read within a step of another is part of that step."
+        "Yield `batches` and time them. If another loader is being timed, its step includes the time of this one."
         if self.timing or not self.running:
             yield from batches
             return
@@ -165,9 +165,9 @@ class Watch:
         self.steps.append(Step(wait, compute, batch.train, batch.hits, batch.misses))
 
     def end(self) -> Epoch:
-        "End the epoch and return it; on a GPU this blocks until its last step is done."
+        "End the epoch and return it; on a GPU, block until its last step is done."
         assert self.began is not None
-        if self.pending and self.pending[-1].finished is None:  # nothing was requested after the last batch
+        if self.pending and self.pending[-1].finished is None:  # no batch was requested after the last one
             self.pending[-1].finished = self.clock.mark()
         while self.pending:
             self._close_step()
@@ -178,7 +178,7 @@ class Watch:
         return self.epochs[-1]
 
     def close(self) -> None:
-        "End training, perhaps within an epoch, which is then kept as far as it came, and drop the data."
+        "End training and drop the data. If an epoch is running, keep the part that was timed."
         try:
             if self.running and (self.pending or self.steps):
                 self.end()
@@ -189,7 +189,7 @@ class Watch:
             self.data, self.stores = None, []
 
     def _is_warm(self) -> bool:
-        "Return whether all data is cached now, except for a share of `WARM_MISSES`."
+        "Return whether at most a share of `WARM_MISSES` of the data is not cached now."
         known = False if self.data is None else self.data.nearly_cached(WARM_MISSES)
         if known is not None:
             return known
@@ -199,8 +199,8 @@ class Watch:
     def warm(self) -> Optional[float]:
         """Return when the cache became warm, in epochs: 0.0 is the start, 1.5 the middle of the second.
 
-        After that point at most a share of `WARM_MISSES` of all reads were misses. None where nothing is in memory, or
-        where more than that share was still missing at the end.
+        After that point at most a share of `WARM_MISSES` of all reads were misses. None if no list is in memory, or if
+        more than that share was still missing at the end.
         """
         steps = [step for epoch in self.epochs for step in epoch.steps]
         if not self.in_memory or not steps or not (self._is_warm() if self.ended_warm is None else self.ended_warm):

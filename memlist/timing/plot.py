@@ -6,9 +6,9 @@ from typing import Any, Optional, Sequence
 
 from .epochs import Epoch
 
-WAIT_COLOUR, COMPUTE_COLOUR = "#d95f02", "#7f9fbf"  # they differ in grey, too
+WAIT_COLOUR, COMPUTE_COLOUR = "#d95f02", "#7f9fbf"  # they also differ in greyscale
 BAR_WIDTH = 0.8
-# More bars than this have no room for a number each.
+# With more bars than this, there is no room for a number on each.
 MOST_LABELLED = 12
 
 
@@ -37,6 +37,6 @@ def draw_epochs(axes: Any, epochs: Sequence[Epoch], warm: Optional[float] = None
 
 
 def _line_at(warm: float) -> float:
-    "Return the x of the line: between two bars at the end of an epoch, else at its share of the bar's width."
+    "Return the x of the line: between two bars if `warm` is the end of an epoch, else inside the epoch's bar."
     whole, share = warm // 1, warm % 1
     return whole - 0.5 if share == 0 else whole + BAR_WIDTH * (share - 0.5)
