@@ -12,6 +12,6 @@ library's transforms and may import NumPy, torch and numba, but no other folder 
 A transform whose effect a `Plan` can already express (a projective map, lighting by gain and bias, a choice of rows and
 columns, holes, replaced channels) needs no change in this folder: add it to the front end, see
 `memlist/fastai1/transforms.py`. A transform of another kind, such as `saturation`, which mixes channels, needs a field
-in `plan.py` and its formula in `render.py`. If the field is in `Extras` and the formula in `render.finish`, it runs in
-torch; to have it compiled, add it to `kernels.py` as well.
+in `plan.py`, which the front end's planner fills, and its formula in `render.py`, next to `_light`. To have it
+compiled, add it to `kernels.py` and to `compiled.py`, which hands the plan's arrays to the kernels.
 """

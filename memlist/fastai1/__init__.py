@@ -1,9 +1,12 @@
 """The front end for fastai 1: its image lists served from RAM, its transforms on whole batches, and `DataWait`.
 
-- `mixin`: `InMemory`, the hooks that fastai calls; `owned`, `family`, `whole`: caching of a user's own `open`
-- `lists`: the twins of fastai's lists; `bunch`: the data bunch; `attach`: methods added to fastai's own classes
-- `loader`, `collate`, `draws`, `planner`: transforms on whole batches
-- `decoders`: fastai's own `open`; `work`: lists as work for `load_data`; `compat`: repairs of fastai on a current stack
+- `mixin`: `InMemory`, the hooks that fastai calls; `serving`: one image; `owned`, `family`, `whole`, `calls` and
+  `wrapping`: a user's own `open` and `get`; `decoders`: fastai's own `open`; `messages`: what lists say
+- `lists`: the twins of fastai's lists; `bunch`: the data bunch; `attach`: methods added to fastai's own classes;
+  `work`: the verbs, and lists as work for `load_data`
+- transforms on whole batches: `transforms`, `pipelines` and `draws` (random numbers), `matrices`, `selection` and
+  `planner` (the plan), `reader`, `images`, `collate` and `loader` (the batches), `supported` (what stock has to do)
+- `waiting`: `DataWait`; `comparing`: `compare`; `compat`: repairs of fastai on a current stack
 
 This folder may import every folder except other front ends. `compat` comes first: the rest imports what it repairs.
 """

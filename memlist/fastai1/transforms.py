@@ -6,8 +6,9 @@ Every transform has one row in `_ROWS`. To add one, write its row here and its m
 - a change of values (`lighting`): its gain and bias, in `planner.lighting`
 - a choice of pixels (`pixel`): a method of `Selection`, in `selection.py`
 
-So `saturation` would have its row here, and its meaning in `planner.lighting`. But it mixes channels, for which `Plan`
-has no field yet: `memlist/batch/__init__.py` says where to add one.
+A transform that is not in `fastai.vision.transform`, such as `saturation`, has to be found by `KNOWN` first. Its row
+would be here, too; but it mixes channels, for which `Plan` has no field: `memlist/batch/__init__.py` says where that
+goes.
 
 `pipelines.py` reads from the arguments of a transform what it draws, without code per transform. Only a transform that,
 when applied, draws more numbers, which depend on the size of the image, needs a case in `Pipeline.draw_for_size`.

@@ -1,8 +1,8 @@
 """The log of a store: append a block, walk over all blocks, drop one, and find the next intact one after damage.
 
 A full disk is handled here. Room is allocated before it is used, and everything is written with `pwrite`, so that a
-full disk is an OSError and not a SIGBUS. `append` then returns 0, and the caller stores nothing; `_extend` first tries
-smaller segments. `discard` leaves a block as it is if there is no room to mark it. (Only a file that can't even be
+full disk is an OSError and not a SIGBUS. `append` then returns 0, `ImageStore.put` False, and the front end warns once;
+`_extend` first tries smaller segments. `discard` leaves a block as it is if there is no room to mark it. (Only a file that can't even be
 created is an error for the user, see `cachefile`.)
 """
 
