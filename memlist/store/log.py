@@ -2,8 +2,8 @@
 
 A full disk is handled here. Room is allocated before it is used, and everything is written with `pwrite`, so that a
 full disk is an OSError and not a SIGBUS. `append` then returns 0, `ImageStore.put` False, and the front end warns once;
-`_extend` first tries smaller segments. `discard` leaves a block as it is if there is no room to mark it. (Only a file that can't even be
-created is an error for the user, see `cachefile`.)
+`_extend` first tries smaller segments. `discard` leaves a block as it is if there is no room to mark it. (Only a file
+that can't even be created is an error for the user, see `cachefile`.)
 """
 
 from __future__ import annotations

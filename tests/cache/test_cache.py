@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -152,6 +153,17 @@ def test_each_item_is_decoded_once_and_counted(n_workers: int, user_code: bool, 
     assert images.fetch(5).outcome == HIT
     load_data([Work("squares", images, range(1, 12))], n_workers)
     assert capsys.readouterr().out == ""
+
+
+def test_loading_leaves_the_random_generators_as_they_were() -> None:
+    class Drawing(Squares):
+        def pieces(self, item: Any) -> Decoded:
+            random.random(), np.random.rand()
+            return super().pieces(item)
+
+    before = random.getstate(), np.random.get_state()[2]
+    load_data([Work("squares", ImageCache(ImageStore(), Drawing()), range(5), user_code=True)], progress=False)
+    assert (random.getstate(), np.random.get_state()[2]) == before
 
 
 def test_errors_are_listed_after_the_rest_is_loaded() -> None:
