@@ -261,7 +261,7 @@ class InMemory(Serving):
         call = current(self)
         if call is not None and call.opening:
             raise RuntimeError(
-                f"{type(self).__name__}.open calls load_data(), which calls open: please leave it out there"
+                f"{type(self).__name__}.open calls load_data(), which calls open: please remove that call"
             )
         work.load_data([self], n_workers, progress, on_error)
         return self
