@@ -60,14 +60,14 @@ def print_problems(path: str, fix: bool) -> int:
 def empty(path: str) -> int:
     "Empty the cache file `path`."
     store = _existing(path)
-    print(f"{format_size(store.purge(file=True))} of pixels emptied out of {store.cache_file}")
+    print(f"emptied {store.cache_file}: {format_size(store.purge(file=True))} of pixels dropped")
     return 0
 
 
 def print_plan(folder: str, size: Optional[int]) -> int:
     "Print what the images under `folder` need in memory, whether it fits, and how long loading them takes."
     if not os.path.isdir(folder):
-        print(f"{folder!r} is no folder", file=sys.stderr)
+        print(f"{folder!r} is not a folder", file=sys.stderr)
         return 2
     files = _images_under(folder)
     sizes, bad = _sizes(files[:: max(1, len(files) // HEADERS)])
@@ -80,7 +80,7 @@ def print_plan(folder: str, size: Optional[int]) -> int:
     print(f"{len(files):,} images under {folder}" + (f", {bad} of {len(sizes) + bad} can't be opened" if bad else ""))
     room = int(DEFAULT_SHARE * system.available_memory())
     disk = format_size(system.disk_available(os.path.abspath(folder)))
-    print(f"{disk} of room on the disk of that folder, where a cache_file might be")
+    print(f"{disk} are free on the disk of that folder, for a cache_file")
     print(f"{format_size(room)} may be used: {DEFAULT_SHARE:.0%} of the memory that is available here")
     for most in (None, size) if size else (None,):
         need = round(sum(_bytes(one, most) for one in sizes) / len(sizes) * (len(files) - bad))

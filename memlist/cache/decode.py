@@ -160,7 +160,7 @@ class PillowDecoder:
     def _pieces(self, image: PIL.Image.Image, original: Optional[Size]) -> Decoded:
         height, width = original or (0, 0)
         if max(height, width) > LONGEST:
-            return Decoded(None, (), "with max_size no image of more than 65,535 pixels a side is", original)
+            return Decoded(None, (), "max_size supports at most 65,535 pixels per side", original)
         pixels = Piece(np.asarray(image), height << 16 | width)
         if not self.whole:
             return Decoded(None, (pixels,), "", original)

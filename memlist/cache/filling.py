@@ -156,7 +156,7 @@ class Fill:
         room = max(0, store.budget() - store.taken)
         most = format_size(room)
         if need is None:
-            text = f"load_data: {len(jobs):,} images, of a size that only opening them tells; {most} may be used"
+            text = f"load_data: {len(jobs):,} images, of unknown size until they are opened; {most} may be used"
         elif need <= room:
             text = f"load_data: {len(jobs):,} images, about {format_size(need)} decoded; {most} may be used"
         else:

@@ -73,7 +73,7 @@ def _plain(value: Any) -> Any:
         return ("tuple", *map(_plain, value))
     if isinstance(value, tuple) and hasattr(kind, "_fields") and not hasattr(value, "__dict__"):
         return ("named", kind.__module__, kind.__qualname__, *map(_plain, value))
-    pandas, torch = sys.modules.get("pandas"), sys.modules.get("torch")  # if not imported, no value is of theirs
+    pandas, torch = sys.modules.get("pandas"), sys.modules.get("torch")  # if not imported, no value has their types
     if kind in (datetime.date, datetime.datetime) or (pandas and kind is pandas.Timestamp):
         return ("time", kind.__name__, value.isoformat(), str(getattr(value, "tzinfo", None)))
     if kind is dict:

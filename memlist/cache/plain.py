@@ -49,7 +49,7 @@ def _dump(value: Any, parts: List[bytes]) -> None:
         body = value if kind is bytes else struct.pack("<d", value) if kind is float else _text(value)
         parts += [_TAGS[kind], _LENGTH.pack(len(body)), body]
     else:
-        raise TypeError(f"a {kind.__module__}.{kind.__qualname__} is no plain value")
+        raise TypeError(f"a {kind.__module__}.{kind.__qualname__} is not a plain value")
 
 
 def _text(value: Any) -> bytes:
@@ -61,9 +61,9 @@ def loads(data: bytes) -> Any:
     try:
         value, end = _load(data, 0)
     except (struct.error, UnicodeDecodeError, RecursionError, TypeError) as error:
-        raise ValueError("these bytes are no plain value") from error
+        raise ValueError("these bytes are not a plain value") from error
     if end != len(data):
-        raise ValueError("these bytes are no plain value")
+        raise ValueError("these bytes are not a plain value")
     return value
 
 
@@ -96,4 +96,4 @@ def _load(data: bytes, at: int) -> Tuple[Any, int]:
         return text == "True", end
     if tag == b"n":
         return None, end
-    raise ValueError("these bytes are no plain value")
+    raise ValueError("these bytes are not a plain value")

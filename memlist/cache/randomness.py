@@ -17,7 +17,7 @@ from .decode import Decoded, Piece
 # Reasons why results of a user's function are not kept.
 DRAWS = "it draws random numbers"
 DIFFERS = "it gave two different images for one item: it is random, or depends on what was opened before"
-VARIES = "what get sets on the list, which open may read, is something else each time"
+VARIES = "get sets attributes of the list, which open may read, to something else each time"
 
 #: This many images are opened twice, to see whether the function is random.
 LOOKS = 4

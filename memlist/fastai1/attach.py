@@ -30,7 +30,7 @@ def _lists_or_error(self: Any) -> List[InMemory]:
     found = lists_of(self)
     if not found:
         raise TypeError(
-            f"this {type(self).__name__} holds no in-memory list: please make it of `MemoryImageList` (or another "
+            f"this {type(self).__name__} holds no in-memory list: please build it with `MemoryImageList` (or another "
             "Memory… list, or `class MyMemoryList(InMemory, MyList): pass`) instead of fastai's own."
         )
     return found

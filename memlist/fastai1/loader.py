@@ -152,8 +152,8 @@ def batched(data: DataBunch) -> DataBunch:
         data.train_dl.warn(why)
     elif missing and torch.device(data.device).type == "cpu":
         warn_user(
-            f"batch_tfms{of_list(data.train_ds)}: on a CPU it takes numba to be faster than image by image, and there "
-            f"is none ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
+            f"batch_tfms{of_list(data.train_ds)}: on a CPU it needs numba to be faster than image by image, but numba "
+            f"can't be imported ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
         )
     return data
 

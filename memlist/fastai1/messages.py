@@ -40,7 +40,7 @@ def say_above(il: Any) -> None:
     held, most = (format_size(size) for size in il.store.info()[1:3])
     text = (
         f"{named(il)}: with max_ram={il.max_ram!r} its store may take {most}, and it holds {held} already: "
-        "nothing is added from now on, and purge() gives that back."
+        "nothing is added from now on; purge() frees it."
     )
     say(il, f"above {il.max_ram}".encode(), text)
 
@@ -77,7 +77,7 @@ def say_unversioned(il: Any) -> None:
 def say_replaced(il: Any) -> None:
     "Say that an `open` that was assigned to a list or its class is not cached."
     text = (
-        f"{named(il)}: its images are not kept, since `open` was assigned, or is no plain method. Please write "
+        f"{named(il)}: its images are not kept, since `open` was assigned, or is not a plain method. Please write "
         "it as a method: `class MyList(MemoryImageList): def open(self, fn): …`."
     )
     say(il, f"replaced {type(il).__name__}.open".encode(), text)
@@ -87,8 +87,8 @@ def say_never_opens(il: Any) -> None:
     "Say that a user's `get` does not call `open`."
     name = f"{type(il).__name__}.get"
     text = (
-        f"{named(il)}: {name} never calls open: there is nothing of it to keep in memory. Please let it open "
-        "its files by `self.open(…)`."
+        f"{named(il)}: {name} never calls open, so it has no images to keep in memory. Please let it open "
+        "its files with `self.open(…)`."
     )
     say(il, f"never {name}".encode(), text)
 
@@ -116,7 +116,7 @@ def say_full(il: Any, info: CacheInfo, need: Optional[int]) -> None:
 def check_class(cls: Any) -> None:
     "Raise TypeError for a `cache` or `cache_version` of the wrong type."
     if not isinstance(cls.cache, bool):
-        raise TypeError(f"{cls.__name__}.cache is {cls.cache!r}: memlist wants True or False; name yours differently")
+        raise TypeError(f"{cls.__name__}.cache is {cls.cache!r}: memlist needs True or False there; rename your own")
     if cls.cache_version is not None and not isinstance(cls.cache_version, str):
         raise TypeError(f'{cls.__name__}.cache_version is {cls.cache_version!r}: use a string, such as "1"')
 
@@ -127,6 +127,6 @@ def check_size(il: Any, max_size: Any, own_open: bool) -> None:
         raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
     if own_open:
         raise ValueError(
-            f"max_size={max_size}: {type(il).__name__}.open is your own, and only it can know how what it returns may "
-            "be reduced: please reduce the images there."
+            f"max_size={max_size}: {type(il).__name__}.open is your own, so memlist can't reduce what it returns: "
+            "please reduce the images there."
         )

@@ -58,7 +58,7 @@ class InMemory(Serving):
     #: With your own `open`: the version of its results in a `cache_file`. Change it when they change.
     cache_version: Optional[str] = None
 
-    # Used until the constructor has set them: constructors written over ours may open images before that.
+    # Used until our constructor has set them: constructors of subclasses may open images before that.
     _lazy: Optional[bool] = None
     max_ram: MaxRam = None
     max_size: Optional[int] = None
@@ -261,7 +261,7 @@ class InMemory(Serving):
         call = current(self)
         if call is not None and call.opening:
             raise RuntimeError(
-                f"{type(self).__name__}.open calls load_data(), which calls open: please leave it out there"
+                f"{type(self).__name__}.open calls load_data(), which calls open: please remove that call"
             )
         work.load_data([self], n_workers, progress, on_error)
         return self

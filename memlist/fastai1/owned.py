@@ -140,7 +140,7 @@ class Owned(ItemList):
         family = self._family
         if family is None or not family.runs(function, type(self)):
             if family is not None and family.runs(self._function(), type(self)):
-                raise TypeError("its get calls another open than the one of its class")
+                raise TypeError("its get calls an open that is not its class's")
             family = self._found()
         known, context, vary = self._scratch.whole, b"", None
         if known is not None and not self._set_in_get:

@@ -44,13 +44,13 @@ def pipeline_of(tfms: Any, arguments: Dict[str, Any]) -> Optional[Pipeline]:
     if set(arguments) - _ARGUMENTS:
         raise Unknown(f"the arguments {sorted(set(arguments) - _ARGUMENTS)} are not fastai's")
     if arguments.get("xtra"):
-        raise Unknown("xtra is asked for")
+        raise Unknown("xtra is used")
     size = arguments.get("size")
     if not (tfms or size):
         return None
     mode, padding = arguments.get("mode", "bilinear"), arguments.get("padding_mode", "reflection")
     if mode not in ("bilinear", "nearest") or padding not in ("reflection", "border", "zeros"):
-        raise Unknown(f"mode={mode!r} with padding_mode={padding!r} is none of what it knows")
+        raise Unknown(f"mode={mode!r} with padding_mode={padding!r} is not supported")
     default = ResizeMethod.SQUISH if size is not None and is_listy(size) else ResizeMethod.CROP
     method = ifnone(arguments.get("resize_method"), default)
     tfms = listify(tfms)
@@ -66,7 +66,7 @@ def pipeline_of(tfms: Any, arguments: Dict[str, Any]) -> Optional[Pipeline]:
         steps = [step._replace(name="") if step.name == "crop_pad" else step for step in steps]
     target = None if size is None else fastai_image._get_crop_target(size, mult=arguments.get("mult"))
     if target is not None and not all(isinstance(n, (int, np.integer)) and n > 0 for n in target):
-        raise Unknown(f"size={size!r} is no size")
+        raise Unknown(f"size={size!r} is not a valid size")
     placed, calls = _placed(steps)
     fit, mult = method != ResizeMethod.NO, arguments.get("mult")
     size_dependent = any(KNOWN[one.tfm.func].size_dependent for one in tfms)
@@ -95,7 +95,7 @@ def _check(one: Any) -> None:
     if (one.tfm._wrap or "pixel") != known.method or one.tfm.order != known.order:
         raise Unknown(f"the transform {describe(one)} has another order or class than fastai's")
     if {"resolve", "__call__"} & set(vars(one)):
-        raise Unknown(f"the transform {describe(one)} draws or runs in a way of its own")
+        raise Unknown(f"the transform {describe(one)} has its own resolve or __call__")
 
 
 def _step(one: Any) -> TransformStep:

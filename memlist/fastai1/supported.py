@@ -48,10 +48,10 @@ def pipelines(ds: LabelList) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
     if changed is None and LabelList.__getitem__.__module__ != _GETITEM:
         changed = "LabelList.__getitem__"
     if changed is not None:
-        raise Unknown(f"somebody has replaced {changed}")
+        raise Unknown(f"{changed} was replaced")
     arguments = dict(ds.tfmargs or {})
     if not arguments.pop("do_resolve", True):
-        raise Unknown("do_resolve=False is asked for")
+        raise Unknown("do_resolve=False is used")
     x = pipeline_of(ds.tfms, arguments) if ds.tfms or ds.tfmargs else None
     y = None
     if getattr(ds, "tfm_y", False) and hasattr(ds, "tfms_y"):
@@ -81,7 +81,7 @@ def parts_of_pipelines(ds: Any) -> Optional[List[Any]]:
 def reason(ds: Any, collate_fn: Any) -> str:
     "Return why the batches of `ds` cannot be made at once; an empty string if they can."
     if getattr(collate_fn, "func", collate_fn) not in COLLATES:
-        return f"the collate_fn {describe(collate_fn)} is your own and wants items"
+        return f"the collate_fn {describe(collate_fn)} is your own and needs single items"
     if not isinstance(ds, LabelList) or type(ds).__getitem__ is not LabelList.__getitem__:
         return f"{type(ds).__name__} is not fastai's own LabelList"
     if isinstance(ds.x, MixedItemList):
@@ -109,7 +109,7 @@ def not_batched(ds: Any, reason: str) -> str:
     "Return the warning that batches of `ds` are made image by image."
     return (
         f"batch_tfms{of_list(ds)}: transforms run as stock fastai's do, image by image, since {reason}. "
-        "What is your own may work on whole batches, by data.add_tfm; else leave batch_tfms out."
+        "Your own code can work on whole batches by data.add_tfm; otherwise leave batch_tfms out."
     )
 
 

@@ -165,19 +165,19 @@ def _array_of(px: Any, kind: int) -> Tuple[Any, str]:
     "Return pixels as an array that can be stored, or None and the reason why they can't be."
     if type(px) is torch.Tensor:
         if px.device.type != "cpu" or px.requires_grad or px.layout != torch.strided:
-            return None, "its pixels are no plain tensor on the CPU"
+            return None, "its pixels are not a plain tensor on the CPU"
         try:
             px = px.numpy()
         except TypeError:
             return None, f"NumPy has no dtype for its {px.dtype} pixels"
         except RuntimeError as error:
-            return None, f"its pixels are no plain tensor ({error})"
+            return None, f"its pixels are not a plain tensor ({error})"
     elif kind != ARRAY:
         return None, f"its pixels are a {type(px).__name__}"
     if px.dtype.kind not in "uibf" or px.dtype not in DTYPES:
         return None, f"its pixels are {px.dtype}"
     if px.ndim > 4:
-        return None, f"its pixels have {px.ndim} dimensions, and four are the most"
+        return None, f"its pixels have {px.ndim} dimensions, but at most four can be kept"
     return px, ""
 
 

@@ -60,7 +60,7 @@ def opened(path: str, locks: Iterable[Lock]) -> Iterator[Tuple[int, Lock, bool]]
     if fcntl is None:
         raise CacheFileError(path, "can't be used here: a store over a named file needs a POSIX system.")
     if os.path.exists(path) and not os.path.isdir(path) and not os.path.isfile(path):
-        raise CacheFileError(path, "is no regular file, and is left as it is. Name another file.")
+        raise CacheFileError(path, "is not a regular file, and is left as it is. Name another file.")
     while True:
         try:
             if os.path.exists(path) and os.path.getsize(path):
@@ -140,7 +140,7 @@ def _recognise(path: str) -> None:
         version, ours = name[-1:].decode("latin-1"), FORMAT[-1:].decode()
         raise CacheFileError(path, f"has format {version!r}; this memlist reads and writes {ours!r}. {HOPELESS}")
     else:
-        raise CacheFileError(path, "is no memlist cache file, and is left as it is. Name another file.")
+        raise CacheFileError(path, "is not a memlist cache file, and is left as it is. Name another file.")
 
 
 def _alone(fd: int) -> bool:

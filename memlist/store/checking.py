@@ -41,7 +41,7 @@ def check_store(parts: Parts, fix: bool) -> List[Problem]:
                 else:
                     parts.trust.verified(block.number, looked)
             elif not found and log.whole(offset) == block:  # else the record was dropped meanwhile
-                problems.append(Problem(path, "it is missing in the index"))
+                problems.append(Problem(path, "it is missing from the index"))
                 damaged = True
     if header.purges != generation // PURGE:  # the store was emptied meanwhile
         return check_store(parts, fix)

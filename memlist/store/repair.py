@@ -40,7 +40,7 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
     header, region = index.header, index.region
     size = os.fstat(region.fd).st_size
     if not alone and header.lock_file != lock_file:
-        why = "is in use under another lock file: it has another name, too, or its .lock file was deleted."
+        why = "is in use under another lock file: it also has another name, or its .lock file was deleted."
         raise CacheFileError(path, f"{why} End the other processes first.")
     if header.busy and not alone:  # a writer was killed, and other processes go on
         index.recount()
@@ -48,7 +48,7 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
         header.busy = 0
     sound = _is_sound(header, region, size)
     if not sound and not alone:
-        raise CacheFileError(path, "is damaged while other processes use it. End these first.")
+        raise CacheFileError(path, "is damaged while other processes use it. End them first.")
     if alone:
         _begin_session(index, trust, path, sound, size)
         header.lock_file = lock_file
@@ -126,8 +126,8 @@ def _mend(index: Index, path: str, size: int) -> int:
     kept = index.rebuild(entries)
     if was_cut or damaged:
         warnings.warn(
-            f"cache_file={path!r} was cut off or damaged: {kept:,} records of it are whole and kept, the others will "
-            "be decoded again: load_data() does that at once.",
+            f"cache_file={path!r} was cut off or damaged: {kept:,} records of it are intact and kept. The others "
+            "will be decoded again when they are needed, or all at once by load_data().",
             stacklevel=2,
         )
     return kept

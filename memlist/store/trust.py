@@ -122,7 +122,7 @@ class FileTrust(Trust):
             return "its pixels are not those that were written"
         path, _, maker = bytes(payload[block.array_bytes :]).partition(b"\0")
         if self.maker and maker != self.maker:
-            return f"it was decoded by {os.fsdecode(maker) or 'another version'}, and here is {os.fsdecode(self.maker)}"
+            return f"it was decoded by {os.fsdecode(maker) or 'another version'}, but this is {os.fsdecode(self.maker)}"
         if path:
             now = Source.of(path)
             if now is None:

@@ -234,7 +234,7 @@ def test_check_names_what_is_wrong_and_fix_drops_it(photos: Path, tmp_path: Path
 def test_a_file_that_cannot_be_used_is_named_when_the_list_is_built(tmp_path: Path, photos: Path) -> None:
     photo(1).save(tmp_path / "cache", "PNG")
     before, there = (tmp_path / "cache").read_bytes(), set(os.listdir(tmp_path))
-    for path, says in ((tmp_path / "cache", "is no memlist cache file"), (tmp_path, "Name a file in it")):
+    for path, says in ((tmp_path / "cache", "is not a memlist cache file"), (tmp_path, "Name a file in it")):
         with pytest.raises(CacheFileError, match=says):
             m.MemoryImageList.from_folder(photos, cache_file=path)
     assert (tmp_path / "cache").read_bytes() == before and set(os.listdir(tmp_path)) == there
@@ -353,13 +353,13 @@ def test_the_command_runs_its_subcommands_and_reports_errors(photos: Path, tmp_p
     assert "1 problem" in said("check", file, "--fix") and "23 records, nothing" in said("check", file)
     assert "emptied" in said("purge", file) and "0 records" in said("info", file)
     assert "does not exist" in said("info", str(tmp_path / "none"), status=2) and not (tmp_path / "none").exists()
-    assert "is no memlist cache file" in said("check", str(photos / "cat" / "03.jpg"), status=2)
+    assert "is not a memlist cache file" in said("check", str(photos / "cat" / "03.jpg"), status=2)
     (photos / "cat" / "05.jpg").write_text("no picture")
     text = said("plan", str(photos), "--size", "16")
     assert "24 images" in text and "1 of 24 can't be opened" in text
     assert "at full size: 86." in text and "with max_size=16: " in text and text.count("load_data() takes about") == 2
     assert "all of it fits" in text and "available" in text
-    assert "is no folder" in said("plan", file, status=2)
+    assert "is not a folder" in said("plan", file, status=2)
     (tmp_path / "nothing").mkdir()
     assert "no images" in said("plan", str(tmp_path / "nothing"), status=1)
     for wrong in (["plan", str(photos), "--size", "0"], ["frobnicate"], []):

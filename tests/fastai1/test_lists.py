@@ -319,9 +319,9 @@ def test_an_open_that_draws_is_never_cached_and_warns_once(tmp_path: Path, gener
         (lambda image: (image, image), "returns a tuple and not an image, a tensor or an array"),
         (lambda image: (setattr(image, "name", 1), image)[1], "of class Image, carry more than pixels"),
         (lambda image: image.rotate(3.0), "carry more than pixels"),
-        (lambda image: Image(image.px.requires_grad_()), "no plain tensor"),
+        (lambda image: Image(image.px.requires_grad_()), "not a plain tensor"),
         (lambda image: Image(image.px.bfloat16()), "no dtype for its torch.bfloat16"),
-        (lambda image: Image(image.px[None, None]), "have 5 dimensions, and four are the most"),
+        (lambda image: Image(image.px[None, None]), "have 5 dimensions, but at most four can be kept"),
         (lambda image: np.array([image], object), "its pixels are object"),
     ],
 )
