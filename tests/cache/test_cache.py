@@ -102,6 +102,20 @@ def test_whole_keeps_the_metadata_of_a_pil_image(tmp_path: Path) -> None:
     assert len(images.store) == 2
 
 
+def test_a_pil_image_that_can_not_be_rebuilt_is_not_kept(files: List[Path]) -> None:
+    class Marked(PillowDecoder):
+        def _decode(self, item: Any) -> Any:
+            image, original = super()._decode(item)
+            image.mark = "set by a plug-in"
+            return image, original
+
+    images = ImageCache(ImageStore(), Marked("RGB", whole=True))
+    for _ in range(2):
+        fetched = images.fetch(files[0])
+        assert fetched.outcome == KEPT and "can't be rebuilt" in fetched.reason and fetched.image.mark
+    assert len(images.store) == 0 and images.store.reads() == (0, 2)
+
+
 def test_a_file_that_has_changed_is_decoded_again(files: List[Path]) -> None:
     store = ImageStore()
     ImageCache(store, PillowDecoder("RGB")).fetch_many(files)
