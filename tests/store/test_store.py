@@ -9,6 +9,7 @@ import pickle
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from stores import kind as kind  # the fixtures
 from stores import make as make
 
 import memlist.store
-from memlist.store import ImageStore, region, store_for
+from memlist.store import ImageStore, layout, region, store_for
 from memlist.store.system import PAGE
 
 
@@ -254,3 +255,22 @@ def test_pickles_of_former_versions_are_still_read() -> None:
     former = pickle.dumps((images.uid, "/former", None, None, b""), 2)
     assert memlist.store._rejoined(*pickle.loads(former)) is images
     assert memlist.store._rejoined("0" * 32, "/former", None) is images  # of another session, before `cache_file`
+
+
+def test_old_records_are_hidden_before_the_generation_moves_on(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    images, tables, stock = make(), [], vars(layout.Header)["generation"]
+
+    class Watched:
+        def __get__(self, header: Any, owner: Any) -> int:
+            return stock.__get__(header, owner)
+
+        def __set__(self, header: Any, value: int) -> None:
+            tables.append(header.index)
+            stock.__set__(header, value)
+
+    monkeypatch.setattr(layout.Header, "generation", Watched())
+    log, header = images.parts.log, images.parts.header
+    for action in (lambda: images.purge(file=True), lambda: images.parts.index.rebuild(list(log.walk(header.tail)))):
+        assert images.put(b"k", picture(1)) and header.index
+        action()
+    assert tables[:2] == [0, 0]  # the third is of the new table
