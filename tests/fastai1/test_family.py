@@ -159,7 +159,7 @@ def test_targets_of_a_custom_open_have_their_own_store(numbers: Path) -> None:
     free = m.MemoryImageImageList.from_folder(numbers).split_by_idx([0]).label_from_func(noop, label_cls=Targets)
     free.train.x.store.set_max_ram(None)
     most = free.train.x.cache_info().max_ram
-    assert most <= free.cache_info().max_ram < 1.5 * most  # three stores share the same memory
+    assert 0.9 * most < free.cache_info().max_ram < 1.5 * most  # three stores share the memory that is available
     assert torch.equal(lists.train[3][1].px, 1 - lists.train[3][0].px)
 
 
