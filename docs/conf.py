@@ -51,7 +51,10 @@ python_use_unqualified_type_names = True
 maximum_signature_line_length = 72
 nitpicky = True
 # Other projects' names: to know where they are documented, their inventories would have to be fetched.
-nitpick_ignore_regex = [(r"py:class", r"(fastai|numpy|np|pandas)\..*")]
+nitpick_ignore_regex = [
+    (r"py:class", r"(fastai|numpy|np|pandas|os)\..*"),
+    (r"py:class", r"Block"),  # internal: the header of a record
+]
 
 # Docstrings that send their readers on to those of internal names, whose text stands here instead.
 DETAILS = {"memlist.InMemory.load_data": filling.load_data, "memlist.DataWait.warm": epochs.Watch.warm}
