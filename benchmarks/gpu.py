@@ -44,7 +44,7 @@ OURS = "batch_tfms", MemoryImageList, True
 
 
 class Setting(NamedTuple):
-    "What all steps have in common."
+    "Hold what all steps share."
 
     files: List[Path]
     device: torch.device

@@ -145,8 +145,8 @@ class Fill:
                     yield job
 
     def _announce(self, jobs: List[Job]) -> None:
-        store = jobs[0].work.store
-        there = [bool(job.keys) and all(key in job.work.store for key in job.keys) for job in jobs]
+        store, stores = jobs[0].work.store, {id(work): work.store for work in self.works}
+        there = [bool(job.keys) and all(key in stores[id(job.work)] for key in job.keys) for job in jobs]
         if any(there) and self.progress:  # in a cache file, from an earlier session
             print_line(f"load_data: {sum(there):,} images of {store.cache_file} to verify")
         jobs = [job for job, known in zip(jobs, there) if not known]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
-from ..store import ImageStore, format_size
-from .jobs import Job
+from ..store import format_size
+from .decode import Keys
+from .jobs import Work, stores_of
 
 
 class CacheInfo(NamedTuple):
@@ -66,24 +67,25 @@ class ImageLoadError(Exception):
         return type(self), (self.errors,)
 
 
-def distinct(jobs: Iterable[Job]) -> Iterator[bool]:
-    "Yield whether an image is cached, for each distinct image of `jobs`."
-    seen: Set[Tuple[str, Tuple[bytes, ...]]] = set()
-    for job in jobs:
-        store = job.work.store
-        if not job.keys:
-            yield False
-        elif (store.uid, job.keys) not in seen:
-            seen.add((store.uid, job.keys))
-            yield all(key in store for key in job.keys)
+def distinct(works: Iterable[Work]) -> Iterator[bool]:
+    "Yield whether an image is cached, for each distinct image of `works`."
+    seen: Set[Tuple[str, Keys]] = set()
+    for work in works:
+        store = work.store
+        for job in work.jobs():
+            if not job.keys:
+                yield False
+            elif (store.uid, job.keys) not in seen:
+                seen.add((store.uid, job.keys))
+                yield all(key in store for key in job.keys)
 
 
-def cache_info(jobs: Iterable[Job], stores: Sequence[ImageStore]) -> CacheInfo:
-    """Count the distinct images of `jobs`, in some microseconds per image. Other numbers are sums over `stores`.
+def cache_info(works: Sequence[Work]) -> CacheInfo:
+    """Count the distinct images of `works`, in some microseconds per image. Other numbers are sums over their stores.
 
     Stores whose budget is a share of the available memory compete for the same memory, which is counted once.
     """
-    there = list(distinct(jobs))
+    there, stores = list(distinct(works)), stores_of(works)
     infos = [store.info() for store in stores]
     _, nbytes, most, hits, misses = (sum(column) for column in zip((0,) * 5, *infos))
     rooms = [

@@ -39,9 +39,7 @@ class Call:
         self.say: Optional[Callable[[str], None]] = None
         self.opened: Optional[List[Opened]] = None
         self.originals: Dict[Any, Any] = {}
-        self.outer = known = _CURRENT.get()
-        while known is not None and known.il is not il:
-            known = known.outer
+        self.outer, known = _CURRENT.get(), current(il)
         if known is not None:  # an outer call into the same list is still running
             self.opening, self.getting, self.say = known.opening, known.getting, known.say
             self.opened, self.originals = known.opened, known.originals

@@ -93,7 +93,7 @@ class Serving(Owned):
             self._record(call, item, (), NEVER)
             return Fetched(image, NEVER, own=False)
         loading = call is not None and call.say is not None
-        if call is not None and call.say is not None and call.opened is not None:
+        if loading and call is not None and call.opened is not None:
             images.changed(wanted, item)
         try:
             fetched = images.fetch(item, keep=loading or self.lazy, count=not loading, keys=wanted)

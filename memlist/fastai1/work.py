@@ -105,8 +105,7 @@ def purge(lists: Sequence[Any], file: bool = False) -> int:
 
 def cache_info(lists: Sequence[Any]) -> CacheInfo:
     "Count the images of `lists` and of their stores; see `memlist.cache.info.cache_info`."
-    works = works_of(lists)
-    return info.cache_info((job for work in works for job in work.jobs()), stores_of(works))
+    return info.cache_info(works_of(lists))
 
 
 def is_loaded(lists: Sequence[Any]) -> bool:
@@ -116,7 +115,7 @@ def is_loaded(lists: Sequence[Any]) -> bool:
 
 def distinct(lists: Sequence[Any]) -> Iterator[bool]:
     "Yield whether an image is cached, for each distinct image of `lists`."
-    return info.distinct(job for work in works_of(lists) for job in work.jobs())
+    return info.distinct(works_of(lists))
 
 
 def say_full(il: Any, lists: Sequence[Any]) -> None:

@@ -163,7 +163,7 @@ def test_each_item_is_decoded_once_and_counted(n_workers: int, user_code: bool, 
     with pytest.warns(UserWarning, match="squares: 13 is not kept in memory, because it is unlucky"):
         load_data([work], n_workers)
     assert "12 images" in capsys.readouterr().out
-    assert cache_info(work.jobs(), [work.store])[:2] == (11, 12)
+    assert cache_info([work])[:2] == (11, 12)
     assert images.fetch(5).outcome == HIT
     load_data([Work("squares", images, range(1, 12))], n_workers)
     assert capsys.readouterr().out == ""

@@ -237,7 +237,7 @@ def test_cold_and_warm_epochs_are_equal(photos: Path, schedule: str) -> None:
 
 
 def test_statistics_of_three_channels_broadcast_grey_images(photos: Path, schedule: str) -> None:
-    "As in stock, statistics of three channels turn a batch of one channel into one of three."
+    "Turn a batch of one channel into one of three, as stock does with statistics of three channels."
     made = bunches(
         *(
             lambda cls=cls: (  # type: ignore[misc]

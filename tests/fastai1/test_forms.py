@@ -126,7 +126,7 @@ def digests(lists: Dict[str, Any], send: Any) -> None:
 
 @pytest.mark.parametrize("loaded", [False, True])
 def test_spawned_processes_read_the_same(loaded: bool, folder: Path) -> None:
-    "What a spawned process reads first is a hit for its parent. One process reads all forms, since it starts slowly."
+    "Read all forms in one spawned process, which is slow to start; all are hits for its parent then."
     lists = {name: form.make(form.mixed, folder) for name, form in FORMS.items() if form.spawns}
     stock = {name: FORMS[name].make(FORMS[name].stock, folder) for name in lists}
     receive, send = multiprocessing.Pipe()
