@@ -23,6 +23,8 @@ from .store.layout import FORMAT
 # How many headers are read, and how many images are decoded, for an estimate.
 HEADERS, DECODED = 2000, 48
 CHANNELS = 3
+# The exit status of a shell's commands that Ctrl-C ends.
+INTERRUPTED = 130
 # Packages that a bug report lists, and the modules with their versions: torch's includes CUDA. numba is handled apart,
 # because importing it takes long and may fail.
 STACK = {"fastai": "fastai", "torch": "torch", "numpy": "numpy", "pillow": "PIL"}
@@ -198,7 +200,10 @@ class _Version(argparse.Action):
 
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     "Run the command; return 0 for success, 1 for problems found, 2 for unusable arguments or files."
-    codes = "Exit status: 0 for success; 1 if check finds problems and leaves them; 2 for unusable arguments or files."
+    codes = (
+        "Exit status: 0 for success; 1 if check finds problems and leaves them; 2 for unusable arguments or files; "
+        "130 after Ctrl-C."
+    )
     about = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m memlist", description=about, epilog=codes)
     parser.add_argument("--version", action=_Version, nargs=0, help="the versions that a bug report needs")
@@ -221,17 +226,29 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     chosen = parser.parse_args(arguments)
     if chosen.command == "plan" and chosen.size is not None and chosen.size < 1:
         parser.error(f"--size {chosen.size}: use a number of pixels")
-    try:
-        if chosen.command == "info":
-            return print_info(chosen.file)
-        if chosen.command == "check":
-            return print_problems(chosen.file, chosen.fix)
-        if chosen.command == "purge":
-            return empty(chosen.file)
-        return print_plan(chosen.folder, chosen.size)
-    except cachefile.CacheFileError as error:
-        print(error, file=sys.stderr)
-        return 2
+    with warnings.catch_warnings():
+        warnings.showwarning = _print_warning
+        try:
+            return _run(chosen)
+        except cachefile.CacheFileError as error:
+            print(error, file=sys.stderr)
+            return 2
+        except KeyboardInterrupt:
+            return INTERRUPTED
+
+
+def _run(chosen: argparse.Namespace) -> int:
+    if chosen.command == "info":
+        return print_info(chosen.file)
+    if chosen.command == "check":
+        return print_problems(chosen.file, chosen.fix)
+    if chosen.command == "purge":
+        return empty(chosen.file)
+    return print_plan(chosen.folder, chosen.size)
+
+
+def _print_warning(message: Any, *args: Any, **kwargs: Any) -> None:
+    print(message, file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -64,11 +64,13 @@ class ImageCache:
         if hit is None and store.cache_file is None:
             return self._miss(wanted, item, keep, count)
         if hit is None:
-            with store.claimed(wanted[0], wait=True):
-                hit = self._hit(wanted, item)
-                if hit is None:
-                    return self._miss(wanted, item, keep, count)
-        if count:
+
+            def look_again(_: bool) -> Fetched:
+                "Return what another process has decoded meanwhile, or decode it now."
+                return self._hit(wanted, item) or self._miss(wanted, item, keep, count)
+
+            hit = store.claiming(wanted[0], look_again, wait=True)
+        if count and hit.outcome == HIT:
             store.count(True)
         return hit
 

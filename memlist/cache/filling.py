@@ -234,7 +234,6 @@ class Fill:
                 return NEVER, _reason(fault), messages
 
         waiting, current = iter(range(len(jobs))), {}
-        children: List[forks.Child] = []
 
         def hand_out(child: forks.Child) -> None:
             current[child] = next((number for number in waiting if self._worthwhile(jobs[number])), None)
@@ -242,7 +241,7 @@ class Fill:
                 with suppress(OSError):  # the child has ended: `recv` will raise
                     child.connection.send(current[child])
 
-        try:
+        def hand_out_all(children: List[forks.Child]) -> None:
             with forks.forking():
                 for _ in range(min(n_workers, len(jobs))):
                     forks.Child(work, children)
@@ -267,8 +266,8 @@ class Fill:
                 self._do(jobs[number])
             for child in children:
                 child.close()
-        finally:  # after Ctrl-C, only the images being decoded are lost
-            forks.end(children)
+
+        forks.with_children(hand_out_all)  # after Ctrl-C, only the images being decoded are lost
 
     def _do(self, job: Job, wait: bool = False) -> None:
         "Do `job`. If another process is doing it, postpone it, or with `wait` wait for that process."

@@ -9,10 +9,11 @@ import stat
 import sys
 import warnings
 from multiprocessing.connection import Connection, Pipe
-from typing import Any, Callable, Iterator, List, Optional, Sequence
+from typing import Any, Callable, Iterator, List, Optional, Sequence, TypeVar
 
 from ..store.registry import stores
 
+Result = TypeVar("Result")
 #: Seconds that a forked process may take to answer. It may hang on a lock that another thread held at the fork.
 PATIENCE = 5
 
@@ -51,15 +52,28 @@ class Child:
     def close(self, kill: bool = False) -> int:
         "End the process and return its exit status."
         self.connection.close()
-        pid, self.pid = self.pid, None
-        if pid is None:
+        if self.pid is None:
             return 0
         try:
             if kill:
-                os.kill(pid, signal.SIGKILL)
-            return os.waitpid(pid, 0)[1]
+                os.kill(self.pid, signal.SIGKILL)
+            status = os.waitpid(self.pid, 0)[1]
         except (ChildProcessError, ProcessLookupError):  # other code has reaped it
-            return 0
+            status = 0
+        self.pid = None  # last: after an interrupt this is called again
+        return status
+
+
+def with_children(work: Callable[[List[Child]], Result]) -> Result:
+    "Call `work` with an empty list for the children that it forks, and return its result; end those that are left."
+    children: List[Child] = []
+    try:
+        try:
+            return work(children)
+        finally:
+            end(children)
+    finally:  # again, because an interrupt may have struck before `end` could catch it
+        end(children)
 
 
 def end(children: Sequence[Child]) -> None:
@@ -99,8 +113,9 @@ def _serve(work: Callable[[Any], Any], connection: Connection, quiet: bool) -> N
 @contextlib.contextmanager
 def forking() -> Iterator[None]:
     "Block Ctrl-C: a child that it interrupts right after the fork would go on with the parent's program."
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, set())
     try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
         yield
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
@@ -108,16 +123,17 @@ def forking() -> Iterator[None]:
 
 def ask(question: Callable[[], Any]) -> Any:
     "Call `question` in a forked process, without other threads; return None if it fails or takes too long."
-    children: List[Child] = []
-    try:
+
+    def answer(children: List[Child]) -> Any:
         with forking():
             Child(lambda _: question(), children, quiet=True)
         children[0].connection.send(None)
         return children[0].connection.recv() if children[0].connection.poll(PATIENCE) else None
+
+    try:
+        return with_children(answer)
     except (EOFError, OSError):
         return None
-    finally:
-        end(children)
 
 
 def _descriptors() -> List[int]:

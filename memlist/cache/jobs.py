@@ -68,12 +68,15 @@ class Work:
         images = self.images
         if not job.keys:
             return self.decode(job, images, say)
-        with images.store.claimed(job.keys[0], wait) as mine:
+
+        def decode(mine: bool) -> str:
             if not mine and not wait:
                 return LATER
             if not images.holds(job.keys) or images.changed(job.keys, job.item):
                 return self.decode(job, images, say)
-        return THERE
+            return THERE
+
+        return images.store.claiming(job.keys[0], decode, wait)
 
     def decode(self, job: Job, images: ImageCache, say: Say) -> str:
         "Decode the image of `job` and store it; pass messages to `say`, which shows them after the work."

@@ -10,12 +10,15 @@ from __future__ import annotations
 import errno
 import os
 import uuid
-from contextlib import contextmanager
-from typing import Any, Iterable, Iterator, Tuple
+from functools import partial
+from typing import Any, Callable, Iterable, Optional, Tuple, TypeVar
 
+from .bytelocks import fcntl
 from .layout import BYTE_ORDER, FORMAT, Header, new_page
-from .lock import Lock, fcntl
+from .lock import Lock
 from .system import PAGE
+
+Result = TypeVar("Result")
 
 
 class CacheFileError(Exception):
@@ -49,13 +52,12 @@ def same_file(path: str, fd: int) -> bool:
         return False
 
 
-@contextmanager
-def opened(path: str, locks: Iterable[Lock]) -> Iterator[Tuple[int, Lock, bool]]:
-    """Open the cache file `path`: yield `(descriptor, lock, alone)`, and hold its lock while the block runs.
+def opened(path: str, locks: Iterable[Lock], use: Callable[[int, Lock, bool], Result]) -> Result:
+    """Open the cache file `path`, call `use(descriptor, lock, alone)` while holding its lock, and return the result.
 
     Creates the file if it does not exist or is empty. Raises `CacheFileError` for a file that can't be used, and leaves
-    it unchanged. Closes the descriptor if the block raises. `locks` are those that this process already has: opening
-    and closing one of their files again would drop the locks that it holds.
+    it unchanged. Closes the descriptor if `use` raises. `locks` are those that this process already has: where locks
+    belong to the process, opening and closing one of their files again would drop them.
     """
     if fcntl is None:
         raise CacheFileError(path, "can't be used here: a store over a named file needs a POSIX system.")
@@ -65,28 +67,32 @@ def opened(path: str, locks: Iterable[Lock]) -> Iterator[Tuple[int, Lock, bool]]
         try:
             if os.path.exists(path) and os.path.getsize(path):
                 _recognise(path)  # before a lock file is created beside it
-            lock = next((known for known in locks if same_file(f"{path}.lock", known.fd)), None) or Lock(
-                "named", os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+            lock = next((known for known in locks if same_file(f"{path}.lock", known.fd)), None) or Lock.of_file(
+                os.open(f"{path}.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666), repr(path)
             )
         except OSError as error:
             raise _refused(path, error) from error
-        fd = -1
-        try:
-            with lock.held():
-                if same_file(f"{path}.lock", lock.fd):  # else it was deleted, and other processes use a new one
-                    try:
-                        if not os.path.exists(path) or not os.path.getsize(path):
-                            _create(path)
-                        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
-                    except OSError as error:
-                        raise _refused(path, error) from error
-                    _recognise(path)
-                    yield fd, lock, _alone(fd)
-                    return
-        except BaseException:
-            if fd >= 0:
-                os.close(fd)
-            raise
+        result = lock.run(partial(_used, path, lock, use))
+        if result is not None:
+            return result[0]
+
+
+def _used(path: str, lock: Lock, use: Callable[[int, Lock, bool], Result]) -> Optional[Tuple[Result]]:
+    "Open the file and use it; return None if its lock file was deleted, so that other processes use a new one."
+    if not same_file(f"{path}.lock", lock.fd):
+        return None
+    try:
+        if not os.path.exists(path) or not os.path.getsize(path):
+            _create(path)
+        fd = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+    except OSError as error:
+        raise _refused(path, error) from error
+    try:
+        _recognise(path)
+        return (use(fd, lock, _alone(fd)),)
+    except BaseException:
+        os.close(fd)
+        raise
 
 
 def _refused(path: str, error: OSError) -> CacheFileError:

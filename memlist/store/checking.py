@@ -7,6 +7,7 @@ import time
 from typing import List, NamedTuple, Tuple
 
 from .layout import PURGE, RECORD, Block
+from .log import Entry
 from .parts import Parts
 
 
@@ -23,9 +24,22 @@ def check_store(parts: Parts, fix: bool) -> List[Problem]:
     problems: List[Problem] = []
     bad: List[Tuple[int, Block]] = []
     damaged = False
-    with parts.held():
-        looked, generation, entries = time.monotonic_ns(), header.generation, list(log.walk(header.tail))
-        records, nbytes = header.records, header.nbytes
+
+    def look() -> Tuple[int, int, List[Entry], int, int]:
+        looked = time.monotonic_ns()
+        return looked, header.generation, list(log.walk(header.tail)), header.records, header.nbytes
+
+    looked, generation, entries, records, nbytes = parts.locked(look)
+
+    def mend() -> None:
+        if header.purges == generation // PURGE:
+            for offset, block in bad:
+                if index.has(block.digest, offset):
+                    header.generation += 1
+                    log.drop(offset)
+            if damaged:
+                index.rebuild(list(log.walk(header.tail)))
+
     for offset, length, block in entries:
         if block is None:
             problems.append(Problem("", f"{length:,} bytes of the log, from byte {offset:,} on, are damaged"))
@@ -49,12 +63,5 @@ def check_store(parts: Parts, fix: bool) -> List[Problem]:
         problems.append(Problem("", "the counts in its header are wrong"))
         damaged = True
     if fix and problems:
-        with parts.held():
-            if header.purges == generation // PURGE:
-                for offset, block in bad:
-                    if index.has(block.digest, offset):
-                        header.generation += 1
-                        log.drop(offset)
-                if damaged:
-                    index.rebuild(list(log.walk(header.tail)))
+        parts.locked(mend)
     return problems

@@ -7,6 +7,10 @@ import threading
 from .layout import N_COUNTERS, Header, counter
 from .lock import Lock
 
+#: How many seconds an addition may take another thread. A `ThreadLock` would never wait for an interrupted one, but
+#: costs more than a hit can afford.
+PATIENCE = 1
+
 
 class Counters:
     "Count in a pair of counters that only this process uses; if none is free, in a shared pair, under the mutex."
@@ -22,13 +26,22 @@ class Counters:
 
     def count(self, hit: bool, n: int = 1) -> None:
         "Count `n` reads, as hits or misses."
-        with self._threads:
+        threads = self._threads
+        if not threads.acquire(timeout=PATIENCE):  # an interrupt has struck before it was released
+            self._threads = threads = threading.Lock()
+            threads.acquire()
+        try:
             mine = self._mine or self._claim()
             if mine:
                 self.header.words[mine + (not hit)] += n
                 return
-        with self.lock.held():
+        finally:
+            threads.release()
+
+        def add() -> None:
             self.header.words[counter(N_COUNTERS) + (not hit)] += n
+
+        self.lock.run(add)
 
     def _claim(self) -> int:
         "Claim a free pair and return the number of its first word; 0 if there is none."

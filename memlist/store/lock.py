@@ -1,30 +1,31 @@
 """The locks of a store: one mutex for all writers, and claims that avoid duplicate work.
 
 They are locks on bytes of a lock file: byte 0 is the mutex, then comes one byte per pair of counters, then one per key.
+The file itself holds the id of the process that last had the mutex, for those who wait.
 """
 
 from __future__ import annotations
 
-import errno
 import os
-import threading
+import sys
 import time
-from contextlib import contextmanager
-from types import ModuleType
-from typing import Callable, Iterator, Optional
-from weakref import finalize
+import warnings
+from contextlib import suppress
+from types import FrameType
+from typing import Callable, Optional
 
+import psutil
+
+from .bytelocks import ByteLocks
 from .descriptor import anonymous
+from .threads import Result, ThreadLock
 
-fcntl: Optional[ModuleType]
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None
-
-# How many seconds a process waits for another one that is decoding the same image.
+#: How many seconds a process waits for another one that is decoding the same image.
 MOST_PATIENCE = 10
+#: After how many seconds of waiting for the mutex a process says for which other one.
+SILENCE = 5
 MUTEX, KEYS, N_KEYS = 0, 1 << 20, 1 << 40
+_ID_BYTES = 8
 
 
 def _nothing() -> None:
@@ -34,111 +35,118 @@ def _nothing() -> None:
 class Lock:
     """Exclude the other threads of this process and all other processes.
 
-    Processes exclude each other with an `fcntl` record lock. The kernel drops it when its holder ends, so a killed
-    process never leaves it held. Such locks have two pitfalls. Closing *any* descriptor of a file drops all locks that
-    the process has on it, so the lock has its own file. And they do not exclude threads of the same process, so there
-    is a thread lock, too. It is replaced after a fork, because its holder may not exist in the child.
+    The kernel drops the locks of a process that ends, so a killed process never leaves the mutex held. A stopped one
+    does, and all others wait for it. An interrupt at any moment leaves no lock behind: see `threads`.
 
-    The descriptor is closed with the last reference, because two stores may share the lock of a named file.
+    `kind` is the kind of anonymous file; `fd` is a descriptor that another process has sent; `name` says in messages
+    what is locked.
     """
 
-    def __init__(self, kind: str, fd: Optional[int] = None) -> None:
-        self.fd = anonymous(kind, "lock") if fd is None else fd
-        self._closed = finalize(self, os.close, self.fd)
-        self._closed.atexit = False
-        self.after_fork()
+    def __init__(self, kind: str, fd: Optional[int] = None, name: str = "the images in memory") -> None:
+        self.bytes, self.name = ByteLocks(anonymous(kind, "lock") if fd is None else fd, opened=fd is None), name
+        self._threads = ThreadLock()
+
+    @classmethod
+    def of_file(cls, fd: int, name: str) -> Lock:
+        "Return the lock over a lock file that this process has just opened as `fd`."
+        lock = cls.__new__(cls)
+        lock.bytes, lock.name, lock._threads = ByteLocks(fd, opened=True), name, ThreadLock()
+        return lock
+
+    @property
+    def fd(self) -> int:
+        "Return the descriptor of the lock file."
+        return self.bytes.fd
 
     def after_fork(self) -> None:
-        "Replace the thread lock, in this process or in a child."
-        self.threads = threading.Lock()
-        self.owner = 0
+        "Replace, in a child, all that belongs to the parent: its locks, and its threads."
+        self._threads = ThreadLock()
+        self.bytes.open_anew()
 
-    @contextmanager
-    def held(self, begin: Callable[[], None] = _nothing, finish: Callable[[], None] = _nothing) -> Iterator[None]:
-        "Hold the mutex. Calls `begin` once it is held, and `finish` before releasing it unless the block has raised."
-        me = threading.get_ident()
-        if self.owner == me:  # else a deadlock
-            raise RuntimeError("a signal handler or finalizer can't write to a store that its own thread is writing to")
-        with self.threads:
+    def run(
+        self,
+        work: Callable[[], Result],
+        begin: Callable[[], None] = _nothing,
+        finish: Callable[[], None] = _nothing,
+    ) -> Result:
+        """Call `begin`, `work` and, unless one of them raises, `finish` while holding the mutex; return work's result.
+
+        Raises RuntimeError if this thread holds it already: a signal handler or finalizer would wait for ever.
+        """
+        try:
             try:
-                self.owner = me
-                self._lock(MUTEX, wait=True)
+                self._threads.take(sys._getframe())
+                self._wait()
                 begin()
-                yield
+                result = work()
                 finish()
-            finally:  # also if Ctrl-C arrives before we know that we have the lock
-                self._surely_unlock(MUTEX)
-                self.owner = 0
+                return result
+            finally:
+                self._leave(sys._getframe())
+        finally:  # again, because an interrupt may have struck in the first `_leave`
+            self._leave(sys._getframe())
 
     def claim_one(self, n: int) -> Optional[int]:
         "Claim one of the numbers `range(n)` for the lifetime of this process; return None if all are taken."
-        return next((i for i in range(n) if self._lock(MUTEX + 1 + i, wait=False)), None)
+        return next((i for i in range(n) if self.bytes.lock(MUTEX + 1 + i)), None)
 
-    @contextmanager
-    def claimed(self, hash_: int, wait: bool) -> Iterator[bool]:
-        """Claim a key, by its hash, against other processes (not threads); yield whether that succeeded.
+    def claiming(self, hash_: int, work: Callable[[bool], Result], wait: bool) -> Result:
+        """Claim a key, by its hash, against other processes (not threads); call `work` with whether that succeeded.
 
-        Waits for at most `MOST_PATIENCE` seconds. A claim avoids duplicate work but protects no data, so processes that
-        wait for each other, or for a stopped one, may go on without it.
+        With `wait`, waits for at most `MOST_PATIENCE` seconds. A claim avoids duplicate work but protects no data, so
+        processes that wait for each other, or for a stopped one, may go on without it.
         """
         byte, pause, until = KEYS + hash_ % N_KEYS, 0.0005, time.monotonic() + MOST_PATIENCE
         try:
-            mine = self._lock(byte, wait=False)
-            while wait and not mine and time.monotonic() < until:
-                time.sleep(pause)
-                pause = min(2 * pause, 0.02)
-                mine = self._lock(byte, wait=False)
-            yield mine
-        finally:
-            self._surely_unlock(byte)
-
-    def _surely_unlock(self, byte: int) -> None:
-        "Unlock, and only then raise a KeyboardInterrupt that has arrived meanwhile."
-        struck: Optional[BaseException] = None
-        while True:
             try:
-                self._unlock(byte)
-                break
-            except OSError:
-                raise
-            except BaseException as error:
-                struck = error
-        if struck is not None:
-            raise struck
-
-    def _lock(self, byte: int, wait: bool) -> bool:
-        if fcntl is not None:
-            while True:
-                try:
-                    fcntl.lockf(self.fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)
-                    return True
-                except (BlockingIOError, PermissionError):
-                    return False
-                except OSError as error:
-                    # The kernel treats all threads of a process as one owner, so it may report a false deadlock.
-                    if error.errno != errno.EDEADLK:
-                        raise
-                    time.sleep(0.001)
-        import msvcrt  # pragma: no cover
-
-        while True:  # pragma: no cover - LK_LOCK gives up after ten seconds
-            os.lseek(self.fd, byte, os.SEEK_SET)
-            try:
-                msvcrt.locking(self.fd, msvcrt.LK_LOCK if wait else msvcrt.LK_NBLCK, 1)  # type: ignore
-                return True
-            except OSError:
-                if not wait:
-                    return False
-
-    def _unlock(self, byte: int) -> None:
-        if fcntl is not None:
-            fcntl.lockf(self.fd, fcntl.LOCK_UN, 1, byte)
-        else:  # pragma: no cover
-            import msvcrt
-
-            os.lseek(self.fd, byte, os.SEEK_SET)
-            msvcrt.locking(self.fd, msvcrt.LK_UNLCK, 1)  # type: ignore[attr-defined]
+                mine = self.bytes.lock(byte)
+                while wait and not mine and time.monotonic() < until:
+                    time.sleep(pause)
+                    pause = min(2 * pause, 0.02)
+                    mine = self.bytes.lock(byte)
+                return work(mine)
+            finally:
+                self.bytes.unlock(byte)
+        finally:  # again, because an interrupt may have struck in the first `unlock`
+            self.bytes.unlock(byte)
 
     def close(self) -> None:
         "Close the descriptor."
-        self._closed()
+        self.bytes.close()
+
+    def _wait(self) -> None:
+        "Wait for the mutex. Locking is tried again and again, because a wait in the kernel can't be timed."
+        pause, begun, silent = 0.00005, time.monotonic(), True
+        while not self.bytes.lock(MUTEX):
+            time.sleep(pause)
+            pause = min(2 * pause, 0.002 if silent else 0.05)
+            if silent and time.monotonic() - begun > SILENCE:
+                silent = False
+                warnings.warn(self._waiting_for(), RuntimeWarning, stacklevel=2)
+        mine = os.getpid().to_bytes(_ID_BYTES, "little")
+        with suppress(OSError, AttributeError):  # a full disk, or Windows: then nobody knows whom to wait for
+            if os.pread(self.fd, _ID_BYTES, 0) != mine:
+                os.pwrite(self.fd, mine, 0)
+
+    def _waiting_for(self) -> str:
+        "Return a message that says which process has the mutex."
+        holder = 0
+        with suppress(OSError, AttributeError):
+            holder = int.from_bytes(os.pread(self.fd, _ID_BYTES, 0), "little")
+        who, what = f"process {holder}" if holder else "another process", "is writing to"
+        with suppress(psutil.Error):
+            if holder and psutil.Process(holder).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
+                remedy = f"Continue it (kill -CONT {holder}), or end it (kill -KILL {holder})"
+                return (
+                    f"waiting for {who}, which is stopped and {what} {self.name}. {remedy}: no image is lost by that."
+                )
+        return f"waiting for {who}, which {what} {self.name}. If it hangs, end it: no image is lost by that."
+
+    def _leave(self, frame: FrameType) -> None:
+        "Release the mutex if the call with this frame holds it."
+        if self._threads.held_by(frame):
+            try:
+                self.bytes.unlock(MUTEX)
+            except OSError:  # the system has no memory for it
+                self.bytes.open_anew()  # which closes the description that has the lock
+            self._threads.drop(frame)  # last, because an interrupt may strike before: then this is called again

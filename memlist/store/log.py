@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import errno
 import os
-import threading
 from contextlib import contextmanager, suppress
 from typing import Iterator, NamedTuple, Optional
 
@@ -37,6 +36,7 @@ from .layout import (
 from .region import Region
 from .source import NO_SOURCE, Source
 from .system import PAGE
+from .threads import ThreadLock
 
 
 class Entry(NamedTuple):
@@ -60,7 +60,7 @@ class Log:
 
     def after_fork(self) -> None:
         "Repair the lists that another thread of the parent may have been changing."
-        self._threads = threading.Lock()
+        self._threads = ThreadLock()
         region = self.region
         del region.maps[len(region.ends) :], region.words[len(region.ends) :]
 
@@ -71,14 +71,17 @@ class Log:
         ends = self.region.ends
         if offset < ends[-1]:
             return True
-        with self._threads:
-            while offset >= ends[-1]:
-                if len(ends) >= self.header.segments:
-                    return False
-                try:
-                    self.region.attach(self.header.segment_end(len(ends)))
-                except (OSError, ValueError, MemoryError):
-                    return False
+        return self._threads.run(lambda: self._map_up_to(offset))
+
+    def _map_up_to(self, offset: int) -> bool:
+        ends = self.region.ends
+        while offset >= ends[-1]:
+            if len(ends) >= self.header.segments:
+                return False
+            try:
+                self.region.attach(self.header.segment_end(len(ends)))
+            except (OSError, ValueError, MemoryError):
+                return False
         return True
 
     def map_first(self, end: int) -> None:

@@ -16,16 +16,18 @@ class Notes:
 
     def add(self, key: bytes) -> bool:
         "Add a note; return False if it existed already."
+        return self.parts.locked(lambda: self._add(key))
+
+    def _add(self, key: bytes) -> bool:
         parts, digest, offset = self.parts, self._digest(key), 0
-        with parts.held():
-            if self.has(key):
-                return False
-            if parts.index.make_room():
-                offset = parts.log.append(NOTE, digest, np.empty(0, "u1"))
-            if offset:
-                parts.index.publish(digest, offset)
-            else:
-                parts.trust.note(digest)
+        if self.has(key):
+            return False
+        if parts.index.make_room():
+            offset = parts.log.append(NOTE, digest, np.empty(0, "u1"))
+        if offset:
+            parts.index.publish(digest, offset)
+        else:
+            parts.trust.note(digest)
         return True
 
     def has(self, key: bytes) -> bool:

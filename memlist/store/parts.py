@@ -6,7 +6,7 @@ import os
 import time
 from contextlib import suppress
 from functools import partial
-from typing import Callable, ContextManager, Iterable, Optional
+from typing import Callable, Iterable, Optional
 
 import numpy as np
 
@@ -21,6 +21,7 @@ from .log import Log
 from .region import NamedRegion, Region
 from .source import Source
 from .system import PAGE
+from .threads import Result
 from .trust import FileTrust, Looks, Trust
 
 Available = Callable[[], int]
@@ -47,9 +48,9 @@ class Parts:
         self.log.after_fork()
         self.counters.after_fork()
 
-    def held(self) -> ContextManager[None]:
-        "Hold the mutex; if an earlier holder did not finish, repair the log first."
-        return self.lock.held(self._begin, self._finish)
+    def locked(self, work: Callable[[], Result]) -> Result:
+        "Call `work` while holding the mutex; if an earlier holder did not finish, repair the log first."
+        return self.lock.run(work, self._begin, self._finish)
 
     def _begin(self) -> None:
         if self.header.busy:  # a writer was killed or has raised an exception
@@ -74,7 +75,8 @@ class Parts:
         trailer = trust.trailer(source)
         checksum = trust.checksum(array, trailer)  # slow, so before taking the mutex
         need = BLOCK_BYTES + array.nbytes + len(trailer)
-        with self.held():
+
+        def write() -> bool:
             if generation is not None and generation // PURGE != header.purges:
                 return False
             found = index.find(digest)
@@ -92,7 +94,9 @@ class Parts:
             if found:  # the old record is outdated, even if the new one does not fit
                 header.generation += 1
                 log.drop(found[0])
-        return bool(offset)
+            return bool(offset)
+
+        return self.locked(write)
 
     def fault(self, offset: int, block: Block) -> str:
         "Return what is wrong with a record: its header, its pixels or its source; an empty string if nothing is."
@@ -107,11 +111,14 @@ class Parts:
         if not self.fault(offset, block):
             self.trust.verified(block.number, looked)
             return True
-        with self.held():
-            if self.index.has(block.digest, offset) and self.fault(offset, block):
-                self.header.generation += 1
-                self.log.drop(offset)
+        self.locked(lambda: self.drop_if_wrong(offset, block))
         return False
+
+    def drop_if_wrong(self, offset: int, block: Block) -> None:
+        "Drop a record if it is still in the index and still wrong. Needs the mutex."
+        if self.index.has(block.digest, offset) and self.fault(offset, block):
+            self.header.generation += 1
+            self.log.drop(offset)
 
 
 def close_parts(region: Region, looks: Looks, lock: Lock) -> None:
@@ -148,10 +155,11 @@ def named_parts(
     The process that begins a session sets the budget; one that joins does so only if it passes a `max_ram`. `locks` are
     those that this process already has, see `cachefile.opened`.
     """
-    limit, looks, region = parse_max_ram(max_ram), Looks(), None
-    try:
-        with cachefile.opened(path, locks) as (fd, lock, alone):
-            region = NamedRegion(fd)
+    limit, looks = parse_max_ram(max_ram), Looks()
+
+    def joined(fd: int, lock: Lock, alone: bool) -> Parts:
+        region = NamedRegion(fd)
+        try:
             region.attach(PAGE)
             with suppress(*repair.UNMAPPABLE):  # if the rest is damaged, the first page is enough to tell
                 region.attach_first(Header(region.words[0]).segment_end(0))
@@ -159,12 +167,16 @@ def named_parts(
             repair.join(parts.index, parts.trust, path, os.fstat(lock.fd).st_ino, alone)
             if alone or max_ram is not None:
                 parts.budget.set(limit)
+        except BaseException:
+            region.forget(0)  # else a traceback's reference to a mapping would keep the file in use
+            raise
+        return parts
+
+    try:
+        return cachefile.opened(path, locks, joined)
     except BaseException:
         looks.close()
-        if region is not None:
-            region.forget(0)  # else a traceback's reference to a mapping would keep the file in use
         raise
-    return parts
 
 
 def received_parts(region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> Parts:

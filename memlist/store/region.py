@@ -223,16 +223,16 @@ class Region:
         return getattr(os.fstat(self.fd), "st_blocks", 0) * 512
 
     def forget(self, n: int) -> None:
-        "Unmap all segments but the first `n`."
+        "Unmap all segments but the first `n`, now. Nobody may have an array that lies in them."
         for words, mapping in zip(self.words[n:], self.maps[n:]):
             words.release()
-            with suppress(BufferError):  # a caller still holds a view; the mapping is freed with it
+            with suppress(BufferError):  # it is being read at this moment
                 mapping.close()
         del self.ends[n:], self.words[n:], self.maps[n:]
 
     def close(self) -> None:
-        "Unmap every segment without a view, and close the descriptor."
-        self.forget(0)
+        "Close the descriptor, and unmap each segment, or do so once the last array that lies in it is freed."
+        del self.ends[:], self.words[:], self.maps[:]  # not closed: that would unmap them under NumPy's arrays
         os.close(self.fd)
 
 

@@ -6,24 +6,21 @@ A process has one store per file, because record locks do not exclude threads of
 from __future__ import annotations
 
 import os
-import threading
-from contextlib import contextmanager
-from typing import Any, Iterator, List, Optional, Union
+from typing import Any, Callable, List, Optional, Union
 from weakref import WeakValueDictionary
 
 from .lock import Lock
+from .threads import Result, ThreadLock
 
 # By `uid`. The values are `ImageStore`s; this module knows only their attributes.
 STORES: WeakValueDictionary[str, Any] = WeakValueDictionary()
 # Held while a file is opened and its store is registered; replaced in a forked child.
-_OPENING = [threading.RLock()]
+_OPENING = [ThreadLock(reentrant=True)]
 
 
-@contextmanager
-def opening() -> Iterator[None]:
-    "Keep other threads from opening a file meanwhile."
-    with _OPENING[0]:
-        yield
+def opening(work: Callable[[], Result]) -> Result:
+    "Call `work`, which opens a file; keep other threads from opening one meanwhile."
+    return _OPENING[0].run(work)
 
 
 def stores() -> List[Any]:
@@ -63,7 +60,7 @@ def _before_fork() -> None:
 
 
 def _after_fork() -> None:
-    _OPENING[0] = threading.RLock()
+    _OPENING[0] = ThreadLock(reentrant=True)
     for store in stores():
         store.parts.after_fork()
 

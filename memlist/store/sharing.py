@@ -58,7 +58,8 @@ def _received(
         region.close()
         seen.close()
         lock.close()
-        known.parts.after_fork()  # closing a descriptor of the lock file has dropped this process's claims
+        if known.parts.lock.bytes.dropped_by_closing:
+            known.parts.after_fork()
         return known
     store = ImageStore.__new__(ImageStore)
     store._use(received_parts(region, lock, seen, available, maker), uid)

@@ -14,7 +14,7 @@ from __future__ import annotations
 import os
 import time
 import uuid
-from typing import Any, Callable, ContextManager, Dict, List, NamedTuple, Optional, Tuple, Union
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple, Union
 from weakref import finalize
 
 import numpy as np
@@ -27,6 +27,7 @@ from .notes import Notes
 from .parts import Parts, anonymous_parts, close_parts, named_parts
 from .record import Record
 from .source import NO_SOURCE, Source
+from .threads import Result
 
 
 class StoreInfo(NamedTuple):
@@ -90,14 +91,20 @@ class ImageStore:
         created if it does not exist. Raises `CacheFileError` for a file that can't be used.
         """
         path = cachefile.resolve(path)
-        with registry.opening():
-            store: Optional[ImageStore] = registry.over_file(path)
-            if store is None:
-                parts = named_parts(path, max_ram, available, maker, registry.file_locks())
-                store = cls.__new__(cls)
-                store.cache_file = path
-                store._use(parts, registry.file_uid(os.fstat(parts.region.fd), parts.header.identity), place)
-                return store
+
+        def known_or_new() -> Tuple[ImageStore, bool]:
+            known: Optional[ImageStore] = registry.over_file(path)
+            if known is not None:
+                return known, True
+            parts = named_parts(path, max_ram, available, maker, registry.file_locks())
+            store = cls.__new__(cls)
+            store.cache_file = path
+            store._use(parts, registry.file_uid(os.fstat(parts.region.fd), parts.header.identity), place)
+            return store, False
+
+        store, known = registry.opening(known_or_new)
+        if not known:
+            return store
         if max_ram is not None:
             store.set_max_ram(max_ram)
         store._trust.maker = maker or store.maker
@@ -109,7 +116,7 @@ class ImageStore:
         "Use these parts, and register as the store with this `uid`."
         self.parts, self._header, self._region = parts, parts.header, parts.region
         self._index, self._trust, self._looks = parts.index, parts.trust, parts.looks
-        self._log, self._budget, self._counters, self._held = parts.log, parts.budget, parts.counters, parts.held
+        self._log, self._budget, self._counters, self._locked = parts.log, parts.budget, parts.counters, parts.locked
         self._notes, self.made, self.uid = Notes(parts), time.monotonic_ns(), uid
         self.places: List[str] = [] if place is None else [place]
         registry.STORES[uid] = self
@@ -217,13 +224,13 @@ class ImageStore:
         origin = NO_SOURCE if source is None else Source(*source)
         return self.parts.put(digest_of(key), storable(array), tag, origin, replace, generation)
 
-    def claimed(self, key: bytes, wait: bool = False) -> ContextManager[bool]:
-        """Claim `key` against other processes while decoding its image; yield False if another one has the claim.
+    def claiming(self, key: bytes, work: Callable[[bool], Result], wait: bool = False) -> Result:
+        """Call `work`, which decodes an image, while claiming `key` against other processes; return its result.
 
-        This only keeps processes that fill a store from decoding the same image twice. With `wait`, wait for the other
-        process, but only for a limited time: see `Lock.claimed`.
+        Passes False to it if another process has the claim. This only keeps processes that fill a store from decoding
+        the same image twice. With `wait`, wait for the other process, for a limited time: see `Lock.claiming`.
         """
-        return self.parts.lock.claimed(hash_of(digest_of(key)), wait)
+        return self.parts.lock.claiming(hash_of(digest_of(key)), work, wait)
 
     def note(self, key: bytes) -> bool:
         """Return True for the first call with this `key` since the last purge, in any process; then return False.
@@ -247,12 +254,10 @@ class ImageStore:
         """
         if self.cache_file is not None and not file:
             before = self.resident()
-            with self._held():
-                self._trust.release()
+            self._locked(self._trust.release)
             self._region.release()
             return max(0, before - self.resident())
-        with self._held():
-            return self._log.empty()
+        return self._locked(self._log.empty)
 
     def check(self, fix: bool = False) -> List[Problem]:
         """Verify every record and the index; return the problems. With `fix`, drop bad records and rebuild the index.
@@ -267,8 +272,7 @@ class ImageStore:
     def set_max_ram(self, max_ram: MaxRam) -> None:
         "Set the budget for every process, from now on. Existing records stay."
         limit = parse_max_ram(max_ram)
-        with self._held():
-            self._budget.set(limit)
+        self._locked(lambda: self._budget.set(limit))
 
     @property
     def rule(self) -> MaxRam:
@@ -311,8 +315,7 @@ class ImageStore:
 
     def sources(self) -> List[str]:
         "Return the paths that the records of a named file were made from. Costs a walk over the log."
-        with self._held():
-            return [os.fsdecode(path) for path in self._log.paths()]
+        return self._locked(lambda: [os.fsdecode(path) for path in self._log.paths()])
 
     def descriptors(self) -> Tuple[int, int, int]:
         "Return the descriptors that the store needs open."

@@ -169,8 +169,7 @@ def test_a_killed_writer_does_not_keep_other_processes_out(tmp_path: Path) -> No
     images = filled(tmp_path / "cache")
 
     def killed() -> None:
-        with images._held():
-            os.kill(os.getpid(), signal.SIGKILL)
+        images.parts.locked(lambda: os.kill(os.getpid(), signal.SIGKILL))
 
     assert os.WTERMSIG(in_child(killed)) == signal.SIGKILL and images._header.busy
 

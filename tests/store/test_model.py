@@ -72,8 +72,7 @@ class Model(RuleBasedStateMachine):
 
     @invariant()
     def agrees(self) -> None:
-        with self.images._held():
-            pass
+        self.images.parts.locked(lambda: None)
         assert len(self.images) == len(self.model)
         assert self.images.info().nbytes == sum(len(data) for data, _ in self.model.values())
         assert self.images.taken - PAGE <= 3_000_000

@@ -90,9 +90,11 @@ def test_a_fork_while_a_thread_holds_the_lock() -> None:
     inside, leave = threading.Event(), threading.Event()
 
     def hold() -> None:
-        with images._held():
+        def wait() -> None:
             inside.set()
             leave.wait()
+
+        images.parts.locked(wait)
 
     thread = threading.Thread(target=hold)
     thread.start()
@@ -214,16 +216,16 @@ def test_waiting_for_a_claim_ends_after_a_while(tmp_path: Path, monkeypatch: pyt
     out, into = os.pipe()
     pid = os.fork()
     if not pid:
-        with images.claimed(b"k") as mine:
+
+        def tell(mine: bool) -> None:
             os.write(into, b"1" if mine else b"0")
             signal.pause()
+
+        images.claiming(b"k", tell)
     assert os.read(out, 1) == b"1"
     monkeypatch.setattr(lock, "MOST_PATIENCE", 0.05)
-    with images.claimed(b"k") as mine:
-        assert not mine
-    with images.claimed(b"k", wait=True) as mine:
-        assert not mine
+    assert not images.claiming(b"k", bool)
+    assert not images.claiming(b"k", bool, wait=True)
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
-    with images.claimed(b"k", wait=True) as mine:
-        assert mine
+    assert images.claiming(b"k", bool, wait=True)

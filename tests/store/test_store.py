@@ -95,6 +95,14 @@ def test_the_index_grows_and_costs_less_than_128_bytes_a_record() -> None:
     assert all(key(i) in images for i in range(0, 20_000, 7)) and key(20_001) not in images
 
 
+def test_an_array_outlives_its_store(make: Make) -> None:
+    images = make()
+    assert images.put(b"a", np.full(100_000, 3, np.uint8))
+    array = images.get(b"a").array  # type: ignore[union-attr]
+    del images
+    assert (array == 3).all()
+
+
 def test_purge_gives_the_memory_back_and_makes_views_stale(make: Make, kind: str) -> None:
     images = make()
     nbytes = sum(images.put(key(i), np.full((100, 100, 3), 7, np.uint8)) * 30_000 for i in range(200))
