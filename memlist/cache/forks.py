@@ -26,19 +26,21 @@ def can_fork() -> bool:
 class Child:
     """A forked process that calls `work` with each object that it is sent, and sends back the result.
 
-    `siblings` are the children that were forked before. A `quiet` child prints nothing.
+    `siblings` are the children that were forked before; this one is added. A `quiet` child prints nothing.
     """
 
     def __init__(self, work: Callable[[Any], Any], siblings: List[Child], quiet: bool = False) -> None:
         self.connection, theirs = Pipe()
+        self.pid: Optional[int] = None
+        siblings.append(self)  # first, so that an interrupt leaves no child that nobody ends
         _flush()  # else buffered output would be printed twice
         with warnings.catch_warnings():  # Python 3.12 warns if there are threads; a child that hangs is killed
             warnings.simplefilter("ignore", DeprecationWarning)
-            self.pid: Optional[int] = os.fork()
+            self.pid = os.fork()
         if not self.pid:
             status = 1
             try:
-                for child in (self, *siblings):  # else it would not notice when the parent ends
+                for child in siblings:  # else it would not notice when the parent ends
                     child.connection.close()
                 _serve(work, theirs, quiet)
             except EOFError:
@@ -47,7 +49,6 @@ class Child:
                 _flush()
                 os._exit(status)
         theirs.close()
-        siblings.append(self)
 
     def close(self, kill: bool = False) -> int:
         "End the process and return its exit status."

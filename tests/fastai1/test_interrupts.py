@@ -39,6 +39,8 @@ def assert_usable(il: Any, files: List[Path]) -> None:
     assert_same_item(il[0], plain[0])
 
 
+# An interrupt in a hook that runs before a fork is printed, and the call goes on: Python does that.
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.full)])
 @pytest.mark.parametrize("n_workers", [0, 2])
 @pytest.mark.parametrize("kind", [m.MemoryImageList, Own])
