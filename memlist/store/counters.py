@@ -27,9 +27,8 @@ class Counters:
     def count(self, hit: bool, n: int = 1) -> None:
         "Count `n` reads, as hits or misses."
         threads = self._threads
-        if not threads.acquire(timeout=PATIENCE):  # an interrupt has struck before it was released
-            self._threads = threads = threading.Lock()
-            threads.acquire()
+        if not threads.acquire(False):
+            threads = self._wait(threads)
         try:
             mine = self._mine or self._claim()
             if mine:
@@ -42,6 +41,14 @@ class Counters:
             self.header.words[counter(N_COUNTERS) + (not hit)] += n
 
         self.lock.run(add)
+
+    def _wait(self, threads: threading.Lock) -> threading.Lock:
+        "Wait for another thread's addition; return the lock that this thread then holds."
+        while not threads.acquire(True, PATIENCE):  # an interrupt has struck before it was released
+            if self._threads is threads:
+                self._threads = threading.Lock()
+            threads = self._threads
+        return threads
 
     def _claim(self) -> int:
         "Claim a free pair and return the number of its first word; 0 if there is none."
