@@ -49,15 +49,14 @@ def mounts(proc: Path = PROC) -> List[Mount]:
         before, _, after = line.partition(" - ")
         first, last = before.split(" "), after.split(" ")
         if len(first) > 2 and len(last) > 2:
-            pairs = (option.partition("=") for option in re.split(r"(?<!\\),", last[2]))
+            pairs = (option.partition("=") for option in last[2].split(","))
             found.append(Mount(first[0], first[2], last[0], {name: _plain(value) for name, _, value in pairs}))
     return found
 
 
 def _plain(text: str) -> str:
-    "Return the value of an option without the escapes that mountinfo and overlays write."
-    text = _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
-    return re.sub(r"\\(.)", r"\1", text)
+    "Return the value of an option; the system writes a comma or a blank in it as an octal number."
+    return _ESCAPED.sub(lambda found: chr(int(found[1], 8)), text)
 
 
 def mount_of(fd: int, proc: Path = PROC) -> Optional[Mount]:
