@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import uuid
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Iterator, List
@@ -136,6 +137,10 @@ def container(limit: int) -> Iterator[Path]:
         try:
             yield group
         finally:
+            while (group / "cgroup.procs").read_text():  # the others, where one was killed
+                for pid in (group / "cgroup.procs").read_text().split():
+                    with suppress(ProcessLookupError):
+                        os.kill(int(pid), signal.SIGKILL)
             group.rmdir()
         return
     pytest.skip("no right to make a cgroup with a limit of memory")
