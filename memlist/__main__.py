@@ -249,7 +249,9 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         return print_plan(chosen.folder, chosen.size)
     except cachefile.CacheFileError as error:
         _say(str(error), sys.stderr)
-        return 2
+    except OSError as error:
+        _say(f"the system can't do that: {error}", sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

@@ -65,7 +65,8 @@ def test_the_kernel_is_asked_where_no_mount_is_known(tmp_path: Path) -> None:
         assert mounts.is_memory(str(disk)) and mounts.is_memory(str(disk), tmp_path / "none")
     hidden = proc_of(tmp_path / "proc", "66", OVERLAY)
     assert mounts.is_memory(str(tmp_path), hidden) is here
-    assert not mounts.is_memory(str(tmp_path / "missing"))
+    with pytest.raises(FileNotFoundError):
+        mounts.is_memory(str(tmp_path / "missing"))
     assert set(os.listdir(tmp_path)) == {"disk", "proc"}  # the probes left nothing
 
 
