@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -80,6 +81,8 @@ def test_a_file_in_memory_has_the_budget_of_memory(tmp_path: Path, monkeypatch: 
         assert 2_400_000 < images.budget() < 2_600_000
         images.set_max_ram("1MB")
         assert images.budget() == 1_000_000
+        sent = pickle.loads(pickle.dumps(images._budget.available))  # as to a process that is spawned
+        assert type(budget.budget_for(images._header, images._region, sent)) is budget.MemoryFileBudget
         del images
     if not mounts.is_memory(str(tmp_path)):
         assert type(ImageStore.open(tmp_path / "cache")._budget) is budget.DiskBudget
