@@ -208,7 +208,7 @@ def _keep_private(path: str, fd: int, lock_fd: int) -> None:
 
 def refused(path: str, error: BaseException) -> CacheFileError:
     "Return the `CacheFileError` that says what an error of the system means for the cache file `path`."
-    number = getattr(error, "errno", None) or 0
+    number = errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None) or 0
     what = "It has to be a file that can be made, read and written, on a local disk."
     if number != errno.ENOENT or not os.path.isdir(os.path.dirname(path)):
         what = ADVICE.get(number, what)
