@@ -13,10 +13,10 @@ import sys
 import warnings
 from importlib import import_module, metadata
 from time import perf_counter
-from typing import Any, List, Optional, Sequence, Tuple
+from typing import Any, List, Optional, Sequence, TextIO, Tuple
 
 from . import __version__
-from .store import ImageStore, cachefile, system
+from .store import ImageStore, cachefile, mounts, shown, system
 from .store.budget import DEFAULT_SHARE, format_size
 from .store.layout import FORMAT
 
@@ -35,13 +35,29 @@ def print_info(path: str) -> int:
     store = _existing(path)
     records, nbytes, most, _, _ = store.info()
     sources = store.sources()
-    print(f"{store.cache_file}: memlist cache file, format {FORMAT[-1:].decode()}")
-    print(f"  {records:,} records, {format_size(nbytes)} of pixels")
+    _say(f"{store.cache_file}: memlist cache file, format {FORMAT[-1:].decode()}")
+    _say(f"  {records:,} records, {format_size(nbytes)} of pixels")
     if sources:
-        print(f"  made from images under {os.path.commonpath([os.path.dirname(source) for source in sources])}")
-    print(f"  {format_size(store.allocated())} on disk, {format_size(store.resident())} of it in memory now")
-    print(f"  may grow to {format_size(most)}")
+        _say(f"  made from images under {_above(sources)}")
+    where = "of memory: its disk is kept there" if mounts.Room(str(store.cache_file)).in_memory else "on disk"
+    _say(f"  {format_size(store.allocated())} {where}, {format_size(store.resident())} of it in memory now")
+    _say(f"  may grow to {format_size(most)}")
     return 0
+
+
+def _say(text: str, where: Optional[TextIO] = None) -> None:
+    "Print one line. Names of files in it may hold any bytes, so what can't be shown is escaped."
+    where = where or sys.stdout
+    encoding = getattr(where, "encoding", None) or "utf-8"
+    print(shown(text).encode(encoding, "backslashreplace").decode(encoding), file=where)
+
+
+def _above(sources: Sequence[str]) -> str:
+    "Return the folder that all files lie under."
+    try:
+        return os.path.commonpath([os.path.dirname(source) for source in sources])
+    except ValueError:  # a damaged file may name files without a folder
+        return "several folders"
 
 
 def print_problems(path: str, fix: bool) -> int:
@@ -49,46 +65,47 @@ def print_problems(path: str, fix: bool) -> int:
     store = _existing(path)
     problems = store.check(fix)
     for problem in problems:
-        print(f"{problem.path or store.cache_file}: {problem.what}")
+        _say(f"{problem.path or store.cache_file}: {problem.what}")
     what = "nothing is wrong" if not problems else f"{len(problems):,} problem{'s' * (len(problems) != 1)}"
     if problems and fix:
         what += "; dropped what is wrong, the rest is indexed again"
     elif problems:
         what += "; `check --fix` drops what is wrong"
-    print(f"{len(store):,} records, {what}")
+    _say(f"{len(store):,} records, {what}")
     return int(bool(problems) and not fix)
 
 
 def empty(path: str) -> int:
     "Empty the cache file `path`."
     store = _existing(path)
-    print(f"emptied {store.cache_file}: {format_size(store.purge(file=True))} of pixels dropped")
+    _say(f"emptied {store.cache_file}: {format_size(store.purge(file=True))} of pixels dropped")
     return 0
 
 
 def print_plan(folder: str, size: Optional[int]) -> int:
     "Print what the images under `folder` need in memory, whether it fits, and how long loading them takes."
     if not os.path.isdir(folder):
-        print(f"{folder!r} is not a folder", file=sys.stderr)
+        _say(f"{folder!r} is not a folder", sys.stderr)
         return 2
     files = _images_under(folder)
     sizes, bad = _sizes(files[:: max(1, len(files) // HEADERS)])
     if not sizes:
-        print(
+        _say(
             f"no images under {folder}" if not files else f"none of {len(files):,} images under {folder} can be opened"
         )
         return 1
     sampled = f" (from {len(sizes):,} headers)" if len(sizes) + bad < len(files) else ""
-    print(f"{len(files):,} images under {folder}" + (f", {bad} of {len(sizes) + bad} can't be opened" if bad else ""))
+    _say(f"{len(files):,} images under {folder}" + (f", {bad} of {len(sizes) + bad} can't be opened" if bad else ""))
     room = int(DEFAULT_SHARE * system.available_memory())
-    disk = format_size(system.disk_available(os.path.abspath(folder)))
-    print(f"{disk} are free on the disk of that folder, for a cache_file")
-    print(f"{format_size(room)} may be used: {DEFAULT_SHARE:.0%} of the memory that is available here")
+    disk = mounts.Room(os.path.abspath(os.path.join(folder, "cache")))
+    note = ", and take memory: that disk is kept there" if disk.in_memory else ""
+    _say(f"{format_size(disk())} are free on the disk of that folder, for a cache_file{note}")
+    _say(f"{format_size(room)} may be used: {DEFAULT_SHARE:.0%} of the memory that is available here")
     for most in (None, size) if size else (None,):
         need = round(sum(_bytes(one, most) for one in sizes) / len(sizes) * (len(files) - bad))
         fits = "all of it fits" if need <= room else f"{100 * room // need} % of it fits"
         name = "at full size" if most is None else f"with max_size={most}"
-        print(f"{name}: {format_size(need)} decoded{sampled}, {fits}; {_loading_time(files, most)}")
+        _say(f"{name}: {format_size(need)} decoded{sampled}, {fits}; {_loading_time(files, most)}")
     return 0
 
 
@@ -148,7 +165,8 @@ def _loading_time(files: Sequence[str], most: Optional[int]) -> str:
 
 def _existing(path: str) -> ImageStore:
     "Return the store of a cache file that exists: a mistyped name must not create one."
-    if not os.path.exists(path):
+    resolved = cachefile.resolve(path)
+    if not os.path.lexists(resolved):
         raise cachefile.CacheFileError(path, "does not exist.")
     return ImageStore.open(path)
 
@@ -231,10 +249,12 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
         try:
             return _run(chosen)
         except cachefile.CacheFileError as error:
-            print(error, file=sys.stderr)
-            return 2
+            _say(str(error), sys.stderr)
+        except OSError as error:
+            _say(f"the system can't do that: {error}", sys.stderr)
         except KeyboardInterrupt:
             return INTERRUPTED
+    return 2
 
 
 def _run(chosen: argparse.Namespace) -> int:
@@ -248,7 +268,7 @@ def _run(chosen: argparse.Namespace) -> int:
 
 
 def _print_warning(message: Any, *args: Any, **kwargs: Any) -> None:
-    print(message, file=sys.stderr, flush=True)
+    _say(str(message), sys.stderr)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
 
-from ..store import format_size, usable_cpus
+from ..store import format_size, shown, usable_cpus
 from . import forks
 from .cache import FULL, LATER, NEVER, THERE
 from .info import ImageLoadError
@@ -148,7 +148,7 @@ class Fill:
         store, stores = jobs[0].work.store, {id(work): work.store for work in self.works}
         there = [bool(job.keys) and all(key in stores[id(job.work)] for key in job.keys) for job in jobs]
         if any(there) and self.progress:  # in a cache file, from an earlier session
-            print_line(f"load_data: {sum(there):,} images of {store.cache_file} to verify")
+            print_line(f"load_data: {sum(there):,} images of {shown(store.cache_file)} to verify")
         jobs = [job for job, known in zip(jobs, there) if not known]
         if not jobs:
             return

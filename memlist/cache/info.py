@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, Iterable, Iterator, List, NamedTuple, Sequence, Set, Tuple
 
-from ..store import format_size
+from ..store import format_size, shown
 from .decode import Keys
 from .jobs import Work, stores_of
 
@@ -59,7 +59,7 @@ class ImageLoadError(Exception):
 
     def __init__(self, errors: Sequence[Tuple[Any, str]]) -> None:
         self.errors = list(errors)
-        lines = "\n".join(f"  {item}: {reason}" for item, reason in self.errors)
+        lines = "\n".join(f"  {shown(item)}: {shown(reason)}" for item, reason in self.errors)
         n = len(self.errors)
         super().__init__(f"{n} image{'s' * (n != 1)} could not be loaded:\n{lines}")
 

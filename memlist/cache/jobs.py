@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
-from ..store import ImageStore
+from ..store import ImageStore, shown
 from .cache import LATER, THERE, ImageCache
 from .decode import Keys
 
@@ -82,7 +82,7 @@ class Work:
         "Decode the image of `job` and store it; pass messages to `say`, which shows them after the work."
         fetched = images.fill(job.item, job.keys)
         if fetched.reason:
-            say(f"{self.name}: {job.item} is not kept in memory, because {fetched.reason}.")
+            say(f"{self.name}: {shown(job.item)} is not kept in memory, because {shown(fetched.reason)}.")
         return fetched.outcome
 
     def nbytes(self, job: Job) -> Optional[int]:

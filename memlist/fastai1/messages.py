@@ -7,14 +7,14 @@ from typing import Any, Callable, Optional
 from ..cache.info import CacheInfo
 from ..cache.messages import warn_user
 from ..cache.randomness import DIFFERS, DRAWS, VARIES
-from ..store import format_size
+from ..store import format_size, shown
 from .calls import current
 from .decoders import stock_open
 
 
 def named(il: Any) -> str:
     "Return the name of a list in messages: its class and its path."
-    return f"{type(il).__name__} over {il.path}"
+    return f"{type(il).__name__} over {shown(il.path)}"
 
 
 def say(il: Any, note: bytes, message: str) -> None:
@@ -67,7 +67,7 @@ def say_never(il: Any, function: Callable[[Any], Any], reason: str) -> None:
 def say_unversioned(il: Any) -> None:
     "Say that results of a user's `open` are not kept in the cache file, because the class has no `cache_version`."
     text = (
-        f"{named(il)}: what {type(il).__name__}.open returns is kept in memory, and not in {il.cache_file}: "
+        f"{named(il)}: what {type(il).__name__}.open returns is kept in memory, and not in {shown(il.cache_file)}: "
         'only you know when its code changes. To keep it there, give the class a `cache_version = "1"`, and change '
         "that whenever you change what open returns."
     )
@@ -100,7 +100,7 @@ def say_full(il: Any, info: CacheInfo, need: Optional[int]) -> None:
     """
     where, remedy = "in memory", "less memory in other processes"
     if il.store.cache_file is not None:
-        where, remedy = f"in {il.store.cache_file}", "more room on its disk"
+        where, remedy = f"in {shown(il.store.cache_file)}", "more room on its disk"
     held, most = format_size(info.nbytes), format_size(info.max_ram)
     need_text = "" if need is None else f"; these {info.total:,} take about {format_size(need)}"
     text = (

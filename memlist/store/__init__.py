@@ -2,7 +2,8 @@
 
 `ImageStore` (in `store`) is the public class. `parts` puts a store together from the modules below it: `region` (mapped
 bytes), `layout` (the format), `log`, `index`, `lock`, `trust`, `budget`, `counters`, `cachefile` and `repair`. With
-`registry` and `sharing`, lists and processes find the same store. `system` reads the limits of the machine.
+`registry` and `sharing`, lists and processes find the same store. `system` reads the limits of the machine, `mounts`
+where a file lies, and `names` shows names of files on a terminal.
 
 This folder needs only NumPy and psutil, and no other folder of memlist. It deals with bytes, arrays and the sizes and
 times of files; it knows nothing of images, decoders or training libraries.
@@ -12,6 +13,7 @@ from .budget import DEFAULT_SHARE, MaxRam, format_size, parse_max_ram
 from .cachefile import CacheFileError
 from .checking import Problem
 from .layout import DTYPES
+from .names import shown
 from .record import Record
 from .sharing import _rejoined, store_for
 from .source import Source
@@ -31,6 +33,7 @@ __all__ = [
     "_rejoined",
     "format_size",
     "parse_max_ram",
+    "shown",
     "store_for",
     "usable_cpus",
 ]

@@ -6,7 +6,9 @@ import re
 import time
 from typing import Callable, Optional, Tuple, Union
 
+from . import system
 from .layout import NO_LIMIT, Header
+from .mounts import Room
 from .region import Region
 from .system import PAGE
 
@@ -108,10 +110,13 @@ class Budget:
         A share refers to the memory that would be available without the store. So it does not shrink as the store
         fills, but it does when other processes take memory.
         """
+        return self._within(self._held() + self.available(), self.reserve_share)
+
+    def _within(self, reachable: int, reserve_share: float) -> int:
+        "Return how many of the `reachable` bytes the store may take."
         most, share = parse_max_ram(self.rule)
-        reachable = self._held() + self.available()
         limit = int(share * reachable) if most is None else most
-        return min(limit, reachable - min(RESERVE_BYTES, int(self.reserve_share * reachable)))
+        return min(limit, reachable - min(RESERVE_BYTES, int(reserve_share * reachable)))
 
     def fits(self, nbytes: int) -> bool:
         "Return whether `nbytes` more fit. Makes system calls only now and then."
@@ -142,3 +147,21 @@ class DiskBudget(Budget):
 
     def _held(self) -> int:
         return max(self.taken, self.region.allocated())
+
+
+class MemoryFileBudget(DiskBudget):
+    """Limit what a named file may take that lies in memory, on a tmpfs: by the rules for its disk and those for memory.
+
+    What the system has given the file is counted once: it is missing from the available memory.
+    """
+
+    def total(self) -> int:
+        return min(super().total(), self._within(self._held() + system.available_memory(), RESERVE_SHARE))
+
+
+def budget_for(header: Header, region: Region, available: Callable[[], int]) -> Budget:
+    "Return the budget of a store whose bytes lie in `region`; `available` is a `mounts.Room` for most named files."
+    if not region.persistent:
+        return Budget(header, region, available)
+    in_memory = isinstance(available, Room) and available.in_memory
+    return (MemoryFileBudget if in_memory else DiskBudget)(header, region, available)

@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 from multiprocessing import reduction
-from typing import Any
+from typing import Any, Optional
 
 
 def default_kind() -> str:
@@ -28,14 +28,14 @@ def _has_memfd() -> bool:
     return True
 
 
-def anonymous(kind: str, name: str) -> int:
-    "Return a descriptor of a new, empty, anonymous file of `kind` 'memfd' or 'file'."
+def anonymous(kind: str, name: str, folder: Optional[str] = None) -> int:
+    "Return a descriptor of a new, empty, anonymous file of `kind` 'memfd' or 'file'; the latter lies in `folder`."
     if kind == "memfd":
         return os.memfd_create(f"memlist-{name}")
     if os.name == "nt":  # pragma: no cover - an open file can't be unlinked there; it is deleted with its last handle
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_BINARY | os.O_TEMPORARY  # type: ignore[attr-defined]
-        return os.open(tempfile.mktemp(prefix=f"memlist-{name}-"), flags)
-    fd, path = tempfile.mkstemp(prefix=f"memlist-{name}-")
+        return os.open(tempfile.mktemp(prefix=f"memlist-{name}-", dir=folder), flags)
+    fd, path = tempfile.mkstemp(prefix=f"memlist-{name}-", dir=folder)
     os.unlink(path)
     return fd
 

@@ -5,19 +5,19 @@ from __future__ import annotations
 import os
 import time
 from contextlib import suppress
-from functools import partial
-from typing import Callable, Iterable, Optional
+from typing import Callable, Iterable, Optional, Tuple
 
 import numpy as np
 
-from . import cachefile, repair, system
-from .budget import Budget, DiskBudget, MaxRam, parse_max_ram
+from . import cachefile, registry, repair, system
+from .budget import MaxRam, budget_for, parse_max_ram
 from .counters import Counters
 from .descriptor import default_kind
 from .index import Index
 from .layout import BLOCK_BYTES, PURGE, RECORD, Block, Header
 from .lock import Lock
 from .log import Log
+from .mounts import Room
 from .region import NamedRegion, Region
 from .source import Source
 from .system import PAGE
@@ -35,9 +35,9 @@ class Parts:
         self.header, self.region, self.lock, self.looks = header, region, lock, looks
         if region.persistent:
             self.trust: Trust = FileTrust(looks, maker, header, region)
-            self.budget: Budget = DiskBudget(header, region, available)
         else:
-            self.trust, self.budget = Trust(looks, maker), Budget(header, region, available)
+            self.trust = Trust(looks, maker)
+        self.budget = budget_for(header, region, available)
         self.log = Log(header, region, self.budget)
         self.index = Index(self.log)
         self.counters = Counters(header, lock)
@@ -149,28 +149,28 @@ def anonymous_parts(kind: Optional[str], max_ram: MaxRam, available: Optional[Av
 
 def named_parts(
     path: str, max_ram: MaxRam, available: Optional[Available], maker: bytes, locks: Iterable[Lock]
-) -> Parts:
-    """Return the parts of the store over the file `path`; raise `CacheFileError` if it can't be used.
+) -> Tuple[Parts, str]:
+    """Return the parts of the store over the file `path`, and its `uid`; raise `CacheFileError` if it can't be used.
 
     The process that begins a session sets the budget; one that joins does so only if it passes a `max_ram`. `locks` are
-    those that this process already has, see `cachefile.opened`.
+    those that this process already has, see `cachefile.opened`. Errors of the system are passed on.
     """
     limit, looks = parse_max_ram(max_ram), Looks()
 
-    def joined(fd: int, lock: Lock, alone: bool) -> Parts:
+    def joined(fd: int, lock: Lock, alone: bool) -> Tuple[Parts, str]:
         region = NamedRegion(fd)
         try:
             region.attach(PAGE)
             with suppress(*repair.UNMAPPABLE):  # if the rest is damaged, the first page is enough to tell
                 region.attach_first(Header(region.words[0]).segment_end(0))
-            parts = Parts(region, lock, looks, available or partial(system.disk_available, path), maker)
+            parts = Parts(region, lock, looks, available or Room(path), maker)
             repair.join(parts.index, parts.trust, path, os.fstat(lock.fd).st_ino, alone)
             if alone or max_ram is not None:
                 parts.budget.set(limit)
         except BaseException:
             region.forget(0)  # else a traceback's reference to a mapping would keep the file in use
             raise
-        return parts
+        return parts, registry.file_uid(os.fstat(fd), parts.header.identity)
 
     try:
         return cachefile.opened(path, locks, joined)

@@ -31,7 +31,7 @@ def stores() -> List[Any]:
 def over_file(path: str) -> Optional[Any]:
     "Return the store that this process has over the file `path`, if any."
     try:
-        status = os.stat(path)
+        status = os.lstat(path)
     except OSError:
         return None
     file = file_uid(status, "")

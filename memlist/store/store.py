@@ -88,29 +88,29 @@ class ImageStore:
         """Return the store over the file `path`: the one that this process already has, else a new one.
 
         All processes of a machine that open the file share its records, which last beyond the session. The file is
-        created if it does not exist. Raises `CacheFileError` for a file that can't be used.
+        created if it does not exist, and private to this user. Raises `CacheFileError` for a file that can't be used,
+        and for every error of the system.
         """
+        parse_max_ram(max_ram)  # first, because its errors are about something else
         path = cachefile.resolve(path)
 
-        def known_or_new() -> Tuple[ImageStore, bool]:
+        def known_or_new() -> ImageStore:
             known: Optional[ImageStore] = registry.over_file(path)
             if known is not None:
-                return known, True
-            parts = named_parts(path, max_ram, available, maker, registry.file_locks())
+                if max_ram is not None:
+                    known.set_max_ram(max_ram)
+                known._trust.maker = maker or known.maker
+                if place is not None and place not in known.places:
+                    known.places.append(place)
+                return known
+            parts, uid = named_parts(path, max_ram, available, maker, registry.file_locks())
             store = cls.__new__(cls)
             store.cache_file = path
-            store._use(parts, registry.file_uid(os.fstat(parts.region.fd), parts.header.identity), place)
-            return store, False
-
-        store, known = registry.opening(known_or_new)
-        if not known:
+            store._use(parts, uid, place)
             return store
-        if max_ram is not None:
-            store.set_max_ram(max_ram)
-        store._trust.maker = maker or store.maker
-        if place is not None and place not in store.places:
-            store.places.append(place)
-        return store
+
+        with cachefile.refusing(path):
+            return registry.opening(known_or_new)
 
     def _use(self, parts: Parts, uid: str, place: Optional[str] = None) -> None:
         "Use these parts, and register as the store with this `uid`."

@@ -1,4 +1,4 @@
-"""Read what this process may use: memory, address space, file size, disk and CPUs, including limits of containers.
+"""Read what this process may use: memory, address space, file size and CPUs, including limits of containers.
 
 No value is cached, because other processes come and go while a store fills.
 """
@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import mmap
 import os
-import shutil
 from pathlib import Path
 from typing import Dict, Iterator, Optional, Tuple
 
@@ -56,23 +55,31 @@ def _stat(folder: Path) -> Dict[str, int]:
 def cgroup_available(root: Path = Path("/sys/fs/cgroup"), proc: Path = Path("/proc/self/cgroup")) -> Optional[int]:
     """Return the bytes left under the tightest cgroup limit, v1 or v2, of this process; None without a limit.
 
-    File pages count as free, because the kernel drops them before it kills processes. Shared memory, such as a store,
-    does not.
+    In v2 that is `memory.max`, where the kernel kills, or `memory.high`, where it makes processes wait. File pages
+    count as free, because the kernel drops them before it kills processes. Shared memory does not: a store, a file on
+    tmpfs.
     """
     found = []
     for folder, version in _cgroup_dirs("memory", root, proc):
-        limit, used, prefix = (
-            ("memory.max", "memory.current", "")
+        names, used, prefix = (
+            (("memory.max", "memory.high"), "memory.current", "")
             if version == 2
-            else ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_")
+            else (("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_")
         )
-        most, now = _read(folder / limit), _read(folder / used)
-        if most is None or now is None or most == "max" or int(most) >= 1 << 60:
+        limits = [most for most in (_number(folder / name) for name in names) if most is not None]
+        now = _number(folder / used)
+        if not limits or now is None:
             continue
         stat = _stat(folder)
         cache = stat.get(f"{prefix}inactive_file", 0) + stat.get(f"{prefix}active_file", 0)
-        found.append(max(0, int(most) - int(now) + cache))
+        found.append(max(0, min(limits) - now + cache))
     return min(found) if found else None
+
+
+def _number(path: Path) -> Optional[int]:
+    "Return the number in a file of a cgroup; None if there is none, or if it stands for no limit."
+    text = _read(path) or ""
+    return int(text) if text.isdigit() and int(text) < 1 << 60 else None
 
 
 def address_space_left() -> Optional[int]:
@@ -104,23 +111,6 @@ def available_memory() -> int:
     host = int(psutil.virtual_memory().available)
     inside = cgroup_available()
     return host if inside is None else min(host, inside)
-
-
-def disk_available(path: str) -> int:
-    "Return how many bytes are free on the disk of the file `path`; on a tmpfs, no more than the available memory."
-    folder = os.path.dirname(path)  # the file itself may have been deleted
-    try:
-        free = shutil.disk_usage(folder).free
-    except OSError:
-        return 0
-    return min(free, available_memory()) if is_memory(folder) else free
-
-
-def is_memory(path: str) -> bool:
-    "Return whether `path` is on a file system that is kept in memory (tmpfs)."
-    real = os.path.join(os.path.realpath(path), "")
-    mounts = [m for m in psutil.disk_partitions(all=True) if real.startswith(os.path.join(m.mountpoint, ""))]
-    return bool(mounts) and max(mounts, key=lambda m: len(m.mountpoint)).fstype in ("tmpfs", "ramfs")
 
 
 def usable_cpus() -> int:

@@ -21,7 +21,7 @@ import memlist as m
 from memlist import CacheFileError, __main__
 from memlist.cache import Job
 from memlist.fastai1.work import works_of
-from memlist.store import layout, system, trust
+from memlist.store import layout, mounts, trust
 from memlist.store.system import PAGE
 
 
@@ -312,7 +312,7 @@ def test_a_cache_file_may_be_deleted_while_in_use(photos: Path, tmp_path: Path) 
 
 
 def test_purge_returns_the_memory_and_keeps_the_file(tmp_path: Path, opens: Opens) -> None:
-    if system.is_memory(str(tmp_path)):
+    if mounts.is_memory(str(tmp_path)):
         pytest.skip("a file on tmpfs is memory")
     folder = many(tmp_path / "many", 60, 300)
     data = bunch(folder, cache_file=tmp_path / "cache", workers=2).load_data(progress=False)

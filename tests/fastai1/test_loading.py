@@ -312,6 +312,21 @@ def test_load_data_loads_the_good_ones_and_lists_the_bad(tmp_path: Path, n_worke
         assert il.load_data(progress=False, on_error="warn") is il
 
 
+def test_names_of_bad_files_give_a_terminal_no_commands(tmp_path: Path) -> None:
+    folder = tmp_path / os.fsdecode(b"\xff\x1b[2J")
+    folder.mkdir()
+    bad = folder / os.fsdecode(b"\xfe\r\n\x9b31m.jpg")
+    bad.write_bytes(b"broken")
+    il = m.MemoryImageList([bad], path=folder, cache_file=folder / "cache")
+    with pytest.raises(m.ImageLoadError) as caught:
+        il.load_data(n_workers=0, progress=False)
+    with pytest.warns(UserWarning, match="1 image could not be loaded") as warned:
+        il.load_data(n_workers=0, progress=False, on_error="warn")
+    for text in (str(caught.value), *(str(one.message) for one in warned)):
+        assert r"\xfe\r\n" in text and all(line.isprintable() for line in text.split("\n"))
+    assert caught.value.errors[0][0] == bad
+
+
 def test_an_image_load_error_can_be_pickled() -> None:
     import pickle
 

@@ -83,7 +83,34 @@ CGROUP_V1 = {"proc": "5:cpu:/x\n4:memory:/job\n", "memory/job/memory.limit_in_by
              "memory/memory.limit_in_bytes": str(1 << 63), "memory/memory.usage_in_bytes": "5"}  # fmt: skip
 
 
-@pytest.mark.parametrize(("files", "left"), [(CGROUP_V2, 660_000), (CGROUP_V1, 401_000), ({"proc": "0::/"}, None)])
+# Above `memory.high` the kernel makes processes wait until they have given memory back, which a store never does.
+HIGH = {**CGROUP_V2, "job/memory.high": "700000"}
+HIGH_ABOVE = {**CGROUP_V2, "job/memory.high": "2000000"}
+HIGH_ALONE = {**HIGH, "job/memory.max": "max"}
+HIGH_BELOW = {**CGROUP_V2, "job/memory.high": "max", "job/step/memory.high": "100000"}
+HIGH_EXCEEDED = {**CGROUP_V2, "job/memory.high": "300000"}
+# Neither version counts shared memory, which the kernel can't drop, among the pages of files.
+SHARED_V2 = {**CGROUP_V2, "job/memory.stat": "anon 1\nfile 390000\nshmem 380000\ninactive_anon 380000\n"
+             "inactive_file 6000\nactive_file 4000"}  # fmt: skip
+SHARED_V1 = {**CGROUP_V1, "memory/job/memory.stat": "cache 90000\nshmem 80000\ninactive_file 1\ntotal_cache 90000\n"
+             "total_shmem 80000\ntotal_inactive_file 6000\ntotal_active_file 4000"}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("files", "left"),
+    [
+        (CGROUP_V2, 660_000),
+        (CGROUP_V1, 401_000),
+        ({"proc": "0::/"}, None),
+        (HIGH, 360_000),
+        (HIGH_ABOVE, 660_000),
+        (HIGH_ALONE, 360_000),
+        (HIGH_BELOW, 99_999),
+        (HIGH_EXCEEDED, 0),
+        (SHARED_V2, 610_000),
+        (SHARED_V1, 410_000),
+    ],
+)
 def test_container_limits(tmp_path: Any, files: Dict[str, str], left: Any) -> None:
     for name, text in files.items():
         path = tmp_path / name

@@ -22,10 +22,10 @@ from memlist.store.system import PAGE
 
 def test_one_file_by_many_names(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     images = filled(tmp_path / "cache")
-    os.symlink(tmp_path / "cache", tmp_path / "link")
+    os.symlink(tmp_path, tmp_path / "link")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
-    for name in ("cache", "./cache", "link", str(tmp_path / "cache"), tmp_path / "cache", "~/cache"):
+    for name in ("cache", "./cache", "cache/", "link/cache", str(tmp_path / "cache"), tmp_path / "cache", "~/cache"):
         assert ImageStore.open(name) is images
     assert ImageStore.open("cache", "1MB") is images and images.rule == 1_000_000
 
