@@ -23,6 +23,9 @@ def check_store(parts: Parts, fix: bool) -> List[Problem]:
     problems: List[Problem] = []
     bad: List[Tuple[int, Block]] = []
     damaged = False
+    if not log.reach(header.tail - 1):
+        why = "it can't be checked: this process has too little address space, or too few descriptors, to map it"
+        return [Problem("", why)]
     with parts.held():
         looked, generation, entries = time.monotonic_ns(), header.generation, list(log.walk(header.tail))
         records, nbytes = header.records, header.nbytes
@@ -32,14 +35,14 @@ def check_store(parts: Parts, fix: bool) -> List[Problem]:
             damaged = True
         elif block.kind == RECORD:
             found, wrong = index.find(block.digest), parts.fault(offset, block)
-            path = os.fsdecode(log.path(offset, block))
+            path = os.fsdecode(log.payload(offset, block).path())
             if found and found[0] == offset:
                 records, nbytes = records - 1, nbytes - block.array_bytes
                 if wrong:
                     problems.append(Problem(path, wrong))
                     bad.append((offset, block))
                 else:
-                    parts.trust.verified(block.number, looked)
+                    parts.trust.verified(offset, block.number, looked)
             elif not found and log.whole(offset) == block:  # else the record was dropped meanwhile
                 problems.append(Problem(path, "it is missing from the index"))
                 damaged = True
@@ -54,7 +57,7 @@ def check_store(parts: Parts, fix: bool) -> List[Problem]:
                 for offset, block in bad:
                     if index.has(block.digest, offset):
                         header.generation += 1
-                        log.drop(offset)
+                        log.drop(offset, sure=False)
                 if damaged:
                     index.rebuild(list(log.walk(header.tail)))
     return problems
