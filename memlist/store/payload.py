@@ -53,6 +53,8 @@ def crc32_zeros(value: int, n: int) -> int:
     One zero byte changes the state of a CRC by a linear map over bits. The map of `2 * n` bytes is the square of the
     map of `n` bytes.
     """
+    if n <= STEP:
+        return zlib.crc32(bytes(n), value)
     state, power = value ^ 0xFFFFFFFF, [1 << bit >> 1 if bit else _POLYNOMIAL for bit in range(32)]
     for _ in range(3):  # the map of one bit, squared three times, is that of a byte
         power = [_apply(power, column) for column in power]
