@@ -125,7 +125,7 @@ class Log:
         """Yield every block of the log before `stop`, whether it is mapped or not.
 
         Needs nothing from the header, not even the ends of the segments: no block begins within the last bytes of a
-        page if they are too few for a block's header.
+        page if they are too few for a block's header. Nor are a few zeros a block, see `discard`.
         """
         offset = PAGE
         while offset < stop:
@@ -134,7 +134,8 @@ class Log:
                 offset += rest
                 continue
             length = block.length if block else self.next_intact(offset, stop) - offset
-            yield Entry(offset, length, block)
+            if block or length >= BLOCK_BYTES or any(self.region.peek(offset, length)):
+                yield Entry(offset, length, block)
             offset += length
 
     def next_intact(self, offset: int, stop: int) -> int:
@@ -269,10 +270,10 @@ class Log:
 
     def discard(self, entry: Entry) -> None:
         "Turn an entry of a walk into a gap. If the disk is full, leave it: a later walk skips it as damage."
-        if entry.length < BLOCK_BYTES:  # too small for a gap
-            return
         with suppress(OSError):
-            if entry.block is None or entry.block.kind != GAP:
+            if entry.length < BLOCK_BYTES:  # too small for a gap: a walk skips zeros
+                self.region.write(entry.offset, np.zeros(entry.length, np.uint8))
+            elif entry.block is None or entry.block.kind != GAP:
                 self._write_gap(entry.offset, entry.length)
                 self.region.punch(entry.offset + BLOCK_BYTES, entry.offset + entry.length)
         self.header.freed += whole_pages(entry.offset, entry.length - BLOCK_BYTES)
