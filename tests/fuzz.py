@@ -59,7 +59,8 @@ def content(i: int) -> np.ndarray:
     if i % 16 == 5:
         draw[:] = 0  # black
     dtype = layout.DTYPES[i % 12 if i % 3 == 0 else 0]
-    return np.frombuffer(draw.tobytes(), dtype if dtype != bool else np.uint8)[: int(np.prod(shape))].reshape(shape)
+    dtype = np.dtype("u1") if dtype.kind == "b" else dtype
+    return np.frombuffer(draw.tobytes(), dtype)[: int(np.prod(shape))].reshape(shape)
 
 
 def make(folder: Path, n: int, large: int = 0) -> Made:
@@ -123,7 +124,9 @@ class Case:
             self.flip, self.overwrite, self.header_word, self.header_word, self.field, self.field, self.slot,
             self.swap, self.cut, self.extend, self.hole, self.fill_table, self.huge_record, self.overlap, self.end,
         ]  # fmt: skip
-        for _ in range(self.draw.choice([0, 1, 1, 1, 2, 3, 8]) if seed % 10 == 9 else self.draw.choice([1, 1, 2, 3, 8])):
+        for _ in range(
+            self.draw.choice([0, 1, 1, 1, 2, 3, 8]) if seed % 10 == 9 else self.draw.choice([1, 1, 2, 3, 8])
+        ):
             self.draw.choice(changes)()
         del self.data[len(self.data) // 8 * 8 :]
         if self.draw.random() < 0.6 and len(self.data) >= PAGE:
@@ -368,7 +371,7 @@ def run(seeds: Iterable[int]) -> Tuple[Counter, Dict[int, str]]:
     todo: Set[int] = set(seeds)
     while todo:
         command = [sys.executable, __file__, str(min(todo)), str(max(todo) + 1)]
-        done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        done = subprocess.run(command, capture_output=True, text=True)
         running = min(todo)
         for line in done.stdout.splitlines():
             running, outcome = json.loads(line)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import suppress
 from functools import partial
 from typing import Callable, ContextManager, Iterable, Optional
 
@@ -168,5 +169,6 @@ def named_parts(
 def received_parts(region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> Parts:
     "Return the parts of a store whose descriptors another process has sent."
     region.attach(PAGE)  # the header page holds the length of the first segment
-    region.attach_first(Header(region.words[0]).segment_end(0))
+    with suppress(*repair.UNMAPPABLE):  # without address space, this process serves nothing
+        region.attach_first(Header(region.words[0]).segment_end(0))
     return Parts(region, lock, looks, available, maker)
