@@ -14,7 +14,8 @@ from typing import Any, Callable, Iterator, List
 import numpy as np
 import pytest
 
-from memlist.store import ImageStore
+from memlist.store import ImageStore, region
+from memlist.store.system import PAGE
 
 KINDS = ["memfd", "file", "named"]
 Make = Callable[..., ImageStore]
@@ -51,6 +52,13 @@ def filled(path: Path, n: int = 60) -> ImageStore:
     for i in range(n):
         assert images.put(b"%d" % i, tile(i), tag=i)
     return images
+
+
+@pytest.fixture
+def small_segments(monkeypatch: pytest.MonkeyPatch) -> None:
+    "Make the segments of files so small that few records fill many of them."
+    monkeypatch.setattr(region, "NAMED_SEGMENT", 8 * PAGE)
+    monkeypatch.setattr(region, "FILE_SEGMENT", 8 * PAGE)
 
 
 def right(images: ImageStore, n: int = 60) -> int:

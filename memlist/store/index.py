@@ -31,6 +31,7 @@ from .layout import (
     whole_pages,
 )
 from .log import Entry, Log
+from .system import PAGE
 
 # `Header.index`, the words in which its table lies, the number of the table's first word, and the mask for slots.
 Table = Tuple[int, memoryview, int, int]
@@ -106,6 +107,10 @@ class Index:
         """
         header = self.header
         old, kept = header.index, 0
+        if not old and header.tail > PAGE:  # there was no room for an index when the session began
+            if self.log.reach(header.tail - 1):
+                self.rebuild(list(self.log.walk(header.tail)))
+            return bool(header.index)
         bits = table_bits(old) + 1 if old else FIRST_TABLE_BITS
         table = np.zeros(1 << bits, np.uint64)
         if old:
@@ -122,7 +127,7 @@ class Index:
             return False
         header.index, header.slots = pack_table(offset, bits), kept
         if old:
-            self.log.free(table_offset(old))
+            self.log.free(table_offset(old), 8 << table_bits(old))
         return True
 
     def publish(self, digest: bytes, offset: int) -> None:

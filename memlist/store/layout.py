@@ -40,6 +40,9 @@ MAX_SEGMENTS = PAGE // 8 - ENDS
 # The generation counts purges from this bit on, and replaced records below it.
 PURGE = 1 << 32
 NO_LIMIT = (1 << 64) - 1
+# `Header.busy` while a writer changes the log, and while a purge empties it. The latter is a number that a damaged bit
+# does not make.
+WRITING, EMPTYING = 1, int.from_bytes(b"emptying", "little")
 
 
 def _word(number: int) -> Any:
@@ -49,7 +52,7 @@ def _word(number: int) -> Any:
         return header.words[number]
 
     def write(header: Header, value: int) -> None:
-        header.words[number] = value
+        header.words[number] = value & NO_LIMIT  # a count that a damaged file began near its maximum wraps
 
     return property(read, write)
 
@@ -65,7 +68,7 @@ class Header:
     page_size: int = _word(PAGE_SIZE)
     identity: int = _word(IDENTITY)
     checksum: int = _word(CHECKSUM)  # of the four words above
-    busy: int = _word(BUSY)  # set while a writer changes the log
+    busy: int = _word(BUSY)  # WRITING or EMPTYING while a writer changes the log
     state: int = _word(STATE)  # checksum of all that describes the log; kept in a named file only
     generation: int = _word(GENERATION)
     index: int = _word(INDEX)  # offset and size of the index table in use, see `pack_table`; 0 without one
@@ -118,6 +121,10 @@ class Header:
         for i, end in enumerate(ends):
             self.words[ENDS + i] = end
         self.segments = len(ends)
+
+    def known_ends(self, size: int) -> List[int]:
+        "Return, in order, all numbers in a damaged header that may be ends of segments in a file of `size` bytes."
+        return sorted({end for end in self.words[ENDS:] if PAGE < end <= size and end % PAGE == 0})
 
     @property
     def end(self) -> int:
@@ -191,6 +198,8 @@ NO_DIGEST = bytes(16)
 NUMBERS = 1 << 32  # blocks are numbered modulo this
 # The size that stands for the source of a record that was made from no file.
 NO_FILE = NO_LIMIT
+# The most bytes that may follow the array of a record, and the most that NumPy can address.
+MAX_TRAILER, MAX_ARRAY = 1 << 16, (1 << 63) - 1
 
 _DIGEST, _PAYLOAD = slice(8, 24), struct.Struct("<24xQ48x")
 _SHAPE, _VERSION, _VERSION_BYTES = struct.Struct("<32x4I32x"), struct.Struct("<48xQq16x"), slice(48, 64)
@@ -227,6 +236,19 @@ class Block(bytes):
         for extent in _SHAPE.unpack(self)[: self[6]]:
             count *= extent
         return int(count * DTYPES[self[5]].itemsize)
+
+    @property
+    def array_span(self) -> int:
+        "Return the product that NumPy computes to see whether an array can exist: extents of zero are left out."
+        count = 1
+        for extent in _SHAPE.unpack(self)[: self[6]]:
+            count *= extent or 1
+        return int(count * DTYPES[self[5]].itemsize)
+
+    @property
+    def trailer_bytes(self) -> int:
+        "Return how many bytes follow the array of a record. Negative in a block that is not valid."
+        return self.nbytes - self.array_bytes
 
     @property
     def length(self) -> int:
@@ -297,7 +319,9 @@ def parse_block(block: bytes) -> Optional[Block]:
     if not RECORD <= block[4] <= GAP or block[5] >= len(DTYPES) or block[6] > MAX_NDIM:
         return None
     parsed = Block(block)
-    return None if parsed.kind == RECORD and parsed.array_bytes > parsed.nbytes else parsed
+    if parsed.kind == RECORD and (parsed.array_span > MAX_ARRAY or not 0 <= parsed.trailer_bytes <= MAX_TRAILER):
+        return None
+    return parsed
 
 
 def block_length(nbytes: int) -> int:
@@ -336,6 +360,11 @@ def pack_slot(offset: int, hash_: int) -> int:
 def slot_offset(slot: int) -> int:
     "Return the offset of the block that a slot points to."
     return (slot & _OFFSET) * BLOCK_ALIGN
+
+
+def slot_offsets(slots: np.ndarray) -> np.ndarray:
+    "Return the offsets of the blocks that `slots` point to: `slot_offset` for a uint64 array."
+    return (slots & np.uint64(_OFFSET)) * np.uint64(BLOCK_ALIGN)
 
 
 def pack_table(offset: int, bits: int) -> int:

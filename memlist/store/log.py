@@ -8,9 +8,8 @@ that can't even be created is an error for the user, see `cachefile`.)
 
 from __future__ import annotations
 
-import errno
 import os
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import Iterator, NamedTuple, Optional
 
 import numpy as np
@@ -20,11 +19,13 @@ from .layout import (
     BLOCK_ALIGN,
     BLOCK_BYTES,
     BLOCK_MAGIC,
+    EMPTYING,
     GAP,
     MAX_SEGMENTS,
     NUMBERS,
     PURGE,
     RECORD,
+    WRITING,
     Block,
     Header,
     block_for,
@@ -33,6 +34,7 @@ from .layout import (
     parse_block,
     whole_pages,
 )
+from .payload import Payload
 from .region import Region
 from .source import NO_SOURCE, Source
 from .system import PAGE
@@ -98,69 +100,56 @@ class Log:
         segment, at = region.locate(offset)
         return block_for(digest, region.maps[segment], at)
 
-    def whole(self, offset: int) -> Optional[Block]:
-        "Return the block at `offset` if it is intact and ends within its segment; None if not."
-        if not self.reach(offset):
+    def intact(self, offset: int, stop: int) -> Optional[Block]:
+        "Return the block at `offset` if it is intact and ends before `stop`; None if not. It need not be mapped."
+        if not hasattr(os, "pread") and not self.reach(offset):  # pragma: no cover - Windows
             return None
         block = parse_block(self.region.peek(offset, BLOCK_BYTES))
-        if block is None or offset + block.length > self.region.ends[self.region.locate(offset)[0]]:
+        return None if block is None or offset + block.length > stop else block
+
+    def whole(self, offset: int) -> Optional[Block]:
+        "Return the block at `offset` if it is intact and lies in one mapped segment, so that it can be served."
+        if offset < PAGE or not self.reach(offset):
             return None
-        return block
+        return self.intact(offset, self.region.ends[self.region.locate(offset)[0]])
 
-    @contextmanager
-    def payload(self, offset: int, block: Block) -> Iterator[memoryview]:
-        "View the payload of the block at `offset`."
-        segment, at = self.region.locate(offset)
-        start = at + BLOCK_BYTES
-        with memoryview(self.region.maps[segment]) as view, view[start : start + block.nbytes] as payload:
-            yield payload
-
-    def path(self, offset: int, block: Block) -> bytes:
-        "Return the path of a record's source; empty if none is stored."
-        with self.payload(offset, block) as payload:
-            return bytes(payload[block.array_bytes :]).partition(b"\0")[0]
+    def payload(self, offset: int, block: Block) -> Payload:
+        "Return the payload of the block at `offset`, to read it without mapping it."
+        return Payload(self.region, offset, block)
 
     def paths(self) -> Iterator[bytes]:
         "Yield the stored paths of the records' sources. Costs a walk over the log."
         for offset, _, block in self.walk(self.header.tail):
-            path = self.path(offset, block) if block and block.kind == RECORD else b""
+            path = self.payload(offset, block).path() if block and block.kind == RECORD else b""
             if path:
                 yield path
 
     def walk(self, stop: int) -> Iterator[Entry]:
-        "Yield every block of the log before `stop`."
+        """Yield every block of the log before `stop`, whether it is mapped or not.
+
+        Needs nothing from the header, not even the ends of the segments: no block begins within the last bytes of a
+        page if they are too few for a block's header. Nor are a few zeros a block, see `discard`.
+        """
         offset = PAGE
-        while offset < stop and self.reach(offset):
-            end = self.region.ends[self.region.locate(offset)[0]]
-            if end - offset < BLOCK_BYTES:
-                offset = end
+        while offset < stop:
+            block, rest = self.intact(offset, stop), -offset % PAGE
+            if block is None and 0 < rest < BLOCK_BYTES:
+                offset += rest
                 continue
-            block = self.whole(offset)
-            length = block.length if block else self._damage(offset, min(stop, end))
-            yield Entry(offset, length, block)
+            length = block.length if block else self.next_intact(offset, stop) - offset
+            if block or length >= BLOCK_BYTES or any(self.region.peek(offset, length)):
+                yield Entry(offset, length, block)
             offset += length
 
-    def _damage(self, offset: int, stop: int) -> int:
-        "Return the distance from a damaged block to the next intact one, or to `stop`, which is in the same segment."
-        fd = self.region.fd
-        here = offset + BLOCK_BYTES  # a gap can't be smaller
-        while here < stop:
-            if hasattr(os, "SEEK_DATA"):
-                try:
-                    here = max(here, os.lseek(fd, here, os.SEEK_DATA))
-                except OSError as error:
-                    if error.errno == errno.ENXIO:  # there is only a hole
-                        break
-            chunk = os.pread(fd, min(1 << 20, stop - here), here) if hasattr(os, "pread") else b""
-            found = chunk.find(BLOCK_MAGIC)
+    def next_intact(self, offset: int, stop: int) -> int:
+        "Return where the next intact block after `offset` begins; `stop` if there is none."
+        for here, piece in self.region.data(offset + BLOCK_ALIGN, stop):
+            found = piece.find(BLOCK_MAGIC)
             while found >= 0:
-                if (here + found) % BLOCK_ALIGN == 0 and here + found < stop and self.whole(here + found):
-                    return here + found - offset
-                found = chunk.find(BLOCK_MAGIC, found + 1)
-            if len(chunk) < len(BLOCK_MAGIC):
-                break
-            here += len(chunk) - len(BLOCK_MAGIC) + 1
-        return stop - offset
+                if found % BLOCK_ALIGN == 0 and self.intact(here + found, stop):
+                    return here + found
+                found = piece.find(BLOCK_MAGIC, found + 1)
+        return stop
 
     # -- writing ----------------------------------------------------------------------------------------------
 
@@ -257,27 +246,37 @@ class Log:
 
     # -- dropping ---------------------------------------------------------------------------------------------
 
-    def drop(self, offset: int) -> None:
-        "Turn a record into a gap, and give its memory back."
-        block = self.whole(offset)
-        if block is None:  # the file is damaged: make sure that this is never read as a header again
+    def drop(self, offset: int, sure: bool = True) -> None:
+        """Turn a record into a gap, and give its memory back.
+
+        `sure` means that its pixels are those that were written, so that its length is right, too. Otherwise the block
+        may seem longer than it is: the gap then ends where the next intact block begins, whose pixels must stay.
+        """
+        header = self.header
+        block = self.intact(offset, header.tail)
+        stop = offset + block.length if block else header.tail
+        if not (block and sure):
+            stop = self.next_intact(offset, stop)
+        if stop - offset < BLOCK_BYTES:  # two crafted blocks overlap: this one must not be found again
             self._wipe(offset)
             return
-        self._write_gap(offset, BLOCK_BYTES + block.nbytes)
-        self.header.records -= 1
-        self.header.nbytes -= block.array_bytes
-        self.free(offset)
+        self._write_gap(offset, stop - offset)
+        if block:
+            header.records = max(0, header.records - 1)
+            header.nbytes = max(0, header.nbytes - block.array_bytes)
+        self.free(offset, stop - offset - BLOCK_BYTES)
 
-    def free(self, offset: int) -> None:
-        "Give the memory of a block's payload back to the system."
-        nbytes = Block(self.region.peek(offset, BLOCK_BYTES)).nbytes
+    def free(self, offset: int, nbytes: int) -> None:
+        "Give the memory of a block's payload of `nbytes` back to the system."
         self.region.punch(offset + BLOCK_BYTES, offset + BLOCK_BYTES + nbytes)
         self.header.freed += whole_pages(offset, nbytes)
 
     def discard(self, entry: Entry) -> None:
         "Turn an entry of a walk into a gap. If the disk is full, leave it: a later walk skips it as damage."
         with suppress(OSError):
-            if entry.block is None or entry.block.kind != GAP:
+            if entry.length < BLOCK_BYTES:  # too small for a gap: a walk skips zeros
+                self.region.write(entry.offset, np.zeros(entry.length, np.uint8))
+            elif entry.block is None or entry.block.kind != GAP:
                 self._write_gap(entry.offset, entry.length)
                 self.region.punch(entry.offset + BLOCK_BYTES, entry.offset + entry.length)
         self.header.freed += whole_pages(entry.offset, entry.length - BLOCK_BYTES)
@@ -291,17 +290,22 @@ class Log:
     def empty(self) -> int:
         """Drop all blocks and give their memory back to the system, in every process that maps it.
 
-        Returns the bytes of the arrays that were dropped.
+        Returns the bytes of the arrays that were dropped. From the first write on, the store is empty for whoever comes
+        after a kill: they call this again. The tail stays where it is until all memory before it was given back.
         """
         header, region = self.header, self.region
-        dropped, tail, end = header.nbytes, header.tail, header.end
-        self.reach(end - 1)
-        header.index = 0  # before all else: a reader of the new generation must not find an old record
+        header.busy = EMPTYING
+        dropped = header.nbytes
+        stop = header.end if region.persistent else -(-header.tail // PAGE) * PAGE
+        self.reach(stop - 1)
+        header.index = 0  # before the generation: a reader of the new generation must not find an old record
         header.generation += PURGE
-        offsets = [entry.offset for entry in self.walk(tail)] if region.persistent else []
-        header.tail = PAGE
         header.clear_counts()
-        if not region.punch(PAGE, end if region.persistent else -(-tail // PAGE) * PAGE):
-            for offset in offsets:  # the file can't have holes: make sure that these are never read as blocks again
-                self._wipe(offset)
+        if region.persistent:
+            region.flush_header()  # if the machine crashes, the disk must not have half of the records
+        if not region.punch(PAGE, stop) and region.persistent:
+            for entry in self.walk(stop):  # not all could be punched: no mending may find these again
+                self._wipe(entry.offset)
+        header.tail = PAGE
+        header.busy = WRITING
         return dropped

@@ -14,7 +14,7 @@ from .budget import MaxRam, budget_for, parse_max_ram
 from .counters import Counters
 from .descriptor import default_kind
 from .index import Index
-from .layout import BLOCK_BYTES, PURGE, RECORD, Block, Header
+from .layout import BLOCK_BYTES, MAX_TRAILER, PURGE, RECORD, WRITING, Block, Header
 from .lock import Lock
 from .log import Log
 from .mounts import Room
@@ -54,8 +54,8 @@ class Parts:
 
     def _begin(self) -> None:
         if self.header.busy:  # a writer was killed or has raised an exception
-            self.index.recount()
-        self.header.busy = 1
+            repair.recover(self.index)
+        self.header.busy = WRITING
 
     def _finish(self) -> None:
         self.trust.seal()
@@ -73,6 +73,8 @@ class Parts:
         "Store a copy of `array`; see `ImageStore.put`."
         header, index, log, trust = self.header, self.index, self.log, self.trust
         trailer = trust.trailer(source)
+        if len(trailer) > MAX_TRAILER:
+            return False
         checksum = trust.checksum(array, trailer)  # slow, so before taking the mutex
         need = BLOCK_BYTES + array.nbytes + len(trailer)
 
@@ -87,13 +89,13 @@ class Parts:
                 number = log.next_number
                 offset = log.append(RECORD, digest, array, trailer, tag=tag, source=source, checksum=checksum)
             if offset:
-                trust.written(number, source)
+                trust.written(offset, number, source)
                 index.publish(digest, offset)
                 header.records += 1
                 header.nbytes += array.nbytes
             if found:  # the old record is outdated, even if the new one does not fit
                 header.generation += 1
-                log.drop(found[0])
+                log.drop(found[0], trust.known(*found))
             return bool(offset)
 
         return self.locked(write)
@@ -102,14 +104,13 @@ class Parts:
         "Return what is wrong with a record: its header, its pixels or its source; an empty string if nothing is."
         if self.log.whole(offset) != block:
             return "its header is damaged"
-        with self.log.payload(offset, block) as payload:
-            return self.trust.fault(block, payload)
+        return self.trust.fault(block, self.log.payload(offset, block))
 
     def verify(self, offset: int, block: Block) -> bool:
         "Verify a record before its first use, and drop it if it is wrong."
         looked = time.monotonic_ns()
         if not self.fault(offset, block):
-            self.trust.verified(block.number, looked)
+            self.trust.verified(offset, block.number, looked)
             return True
         self.locked(lambda: self.drop_if_wrong(offset, block))
         return False
@@ -118,7 +119,7 @@ class Parts:
         "Drop a record if it is still in the index and still wrong. Needs the mutex."
         if self.index.has(block.digest, offset) and self.fault(offset, block):
             self.header.generation += 1
-            self.log.drop(offset)
+            self.log.drop(offset, sure=False)
 
 
 def close_parts(region: Region, looks: Looks, lock: Lock) -> None:
@@ -161,8 +162,6 @@ def named_parts(
         region = NamedRegion(fd)
         try:
             region.attach(PAGE)
-            with suppress(*repair.UNMAPPABLE):  # if the rest is damaged, the first page is enough to tell
-                region.attach_first(Header(region.words[0]).segment_end(0))
             parts = Parts(region, lock, looks, available or Room(path), maker)
             repair.join(parts.index, parts.trust, path, os.fstat(lock.fd).st_ino, alone)
             if alone or max_ram is not None:
@@ -182,5 +181,6 @@ def named_parts(
 def received_parts(region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> Parts:
     "Return the parts of a store whose descriptors another process has sent."
     region.attach(PAGE)  # the header page holds the length of the first segment
-    region.attach_first(Header(region.words[0]).segment_end(0))
+    with suppress(*repair.UNMAPPABLE):  # without address space, this process serves nothing
+        region.attach_first(Header(region.words[0]).segment_end(0))
     return Parts(region, lock, looks, available, maker)

@@ -10,11 +10,12 @@ by itself. `NamedRegion` is a file that stays (see `cachefile`).
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import sys
 from contextlib import suppress
-from typing import List, Optional, Tuple
+from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -157,9 +158,32 @@ class Region:
             self.maps[segment][at : at + len(data)] = data
 
     def peek(self, offset: int, nbytes: int) -> bytes:
-        "Return a copy of `nbytes` at `offset`; fewer at the end of the segment."
-        segment, at = self.locate(offset)
-        return self.maps[segment][at : at + nbytes]
+        """Return a copy of `nbytes` at `offset`; fewer at the end of the file. Raises OSError if it can't be read.
+
+        They need not be mapped. And on tmpfs, reading a hole through the mapping would fill it.
+        """
+        if hasattr(os, "pread"):
+            return os.pread(self.fd, nbytes, offset)
+        segment, at = self.locate(offset)  # pragma: no cover - Windows
+        return self.maps[segment][at : at + nbytes]  # pragma: no cover
+
+    def data(self, start: int, stop: int, step: int = 1 << 20) -> Iterator[Tuple[int, bytes]]:
+        """Yield `(offset, bytes)` of all that lies in `[start, stop)`, in pieces of at most `step` bytes.
+
+        Leaves out holes, which read as zeros, where the system tells them: a file may have holes of terabytes.
+        """
+        while start < stop:
+            if hasattr(os, "SEEK_DATA"):
+                try:
+                    start = max(start, os.lseek(self.fd, start, os.SEEK_DATA))
+                except OSError as error:
+                    if error.errno == errno.ENXIO:  # there is only a hole
+                        return
+            piece = self.peek(start, min(step, stop - start)) if start < stop else b""
+            if not piece:
+                return
+            yield start, piece
+            start += len(piece)
 
     def poke(self, offset: int, data: bytes) -> None:
         "Store a few bytes at `offset`."
@@ -172,11 +196,11 @@ class Region:
     def punch(self, start: int, stop: int) -> bool:
         """Give the whole pages inside `[start, stop)` back to the system, in every process that maps them.
 
-        They read as zeros afterwards. Returns False if the file can't have holes: its pages are then written out and
-        dropped from this process, and the system evicts them when it needs memory.
+        They read as zeros afterwards. Returns False if some are not mapped, or if the file can't have holes: its pages
+        are then written out and dropped from this process, and the system evicts them when it needs memory.
         """
         start, stop = -(-start // PAGE) * PAGE, stop // PAGE * PAGE
-        base, zeros = 0, True
+        base, zeros = 0, stop <= self.ends[-1]
         for mapping, end in zip(self.maps, self.ends):
             low, high = max(start, base) - base, min(stop, end) - base
             base = end
@@ -203,6 +227,10 @@ class Region:
                 mapping.madvise(mmap.MADV_DONTNEED)
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(self.fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def flush_header(self) -> None:
+        "Write the header page out to the disk now."
+        self.maps[0].flush(0, PAGE)
 
     def resident(self) -> int:
         "Return how many mapped bytes are in memory now, used by any process; 0 if the system does not tell."
@@ -251,10 +279,6 @@ class NamedRegion(Region):
         super().attach(end)
         if end == PAGE and hasattr(mmap, "MADV_RANDOM"):
             self.maps[-1].madvise(mmap.MADV_RANDOM)  # reading the header must not read ahead by megabytes
-
-    def peek(self, offset: int, nbytes: int) -> bytes:
-        "Return a copy of `nbytes` at `offset`. On tmpfs, reading a hole through the mapping would fill it."
-        return os.pread(self.fd, nbytes, offset)
 
     def poke(self, offset: int, data: bytes) -> None:
         "Store a few bytes at `offset`; raise OSError if the disk is full. Writing to the mapping would raise SIGBUS."

@@ -142,7 +142,7 @@ class ImageStore:
         if found is None:
             return None
         offset, block = found
-        if not self._trust.known(block) and not self.parts.verify(offset, block):
+        if not self._trust.known(offset, block) and not self.parts.verify(offset, block):
             return None
         segment, at = self._region.locate(offset)
         code, ndim, a, b, c, d, number, tag = unpack_record(block)
@@ -181,12 +181,12 @@ class ImageStore:
     def holds(self, key: bytes) -> bool:
         "Return whether there is a record under `key`; in a named file also verify it, if that was not done yet."
         found = self._index.find(digest_of(key))
-        return found is not None and (self._trust.known(found[1]) or self.parts.verify(*found))
+        return found is not None and (self._trust.known(*found) or self.parts.verify(*found))
 
     def verified(self, key: bytes) -> bool:
         "Return whether there is a record under `key` that was written or verified in this session."
         found = self._index.find(digest_of(key))
-        return found is not None and self._trust.known(found[1])
+        return found is not None and self._trust.known(*found)
 
     @property
     def generation(self) -> int:

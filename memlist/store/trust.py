@@ -15,9 +15,14 @@ from typing import Optional
 import numpy as np
 
 from .descriptor import anonymous, default_kind
-from .layout import NUMBERS, Block, Header
+from .layout import BLOCK_ALIGN, NUMBERS, Block, Header
+from .payload import Payload
 from .region import Region
 from .source import Source
+
+# An entry of `Looks` is a time in units of 1024 ns, and below it some bits of the record's offset.
+_TAG_BITS, _UNIT_BITS = 16, 10
+_TAG, _TIME = (1 << _TAG_BITS) - 1, (1 << 64 - _TAG_BITS) - 1
 
 
 class Looks:
@@ -25,6 +30,8 @@ class Looks:
 
     Costs eight bytes per record. They are read and written with system calls, which take less than a microsecond and
     no address space.
+
+    In a damaged file two records may have one number. The one that was looked at is known by its offset.
     """
 
     def __init__(self, fd: Optional[int] = None) -> None:
@@ -32,14 +39,27 @@ class Looks:
 
     def when(self, number: int) -> int:
         "Return the time (`time.monotonic_ns`) that `add` was last called with for this number; 0 if it never was."
+        return self._entry(number) >> _TAG_BITS << _UNIT_BITS
+
+    def knows(self, number: int, offset: int) -> bool:
+        "Return whether `add` was called for this number, and last with this offset."
+        entry = self._entry(number)
+        return entry > _TAG and entry & _TAG == offset // BLOCK_ALIGN & _TAG
+
+    def add(self, number: int, when: int = 0, offset: Optional[int] = None) -> None:
+        """Remember that record `number` was valid at the time `when`; 0 means that the time is unknown, but past.
+
+        `offset` is where the record lies; without it, the one that was passed last stays.
+        """
+        tag = self._entry(number) if offset is None else offset // BLOCK_ALIGN
+        entry = max(1, when >> _UNIT_BITS & _TIME) << _TAG_BITS | tag & _TAG
+        with suppress(OSError, AttributeError):  # no room, or Windows: the file is examined again next time
+            os.pwrite(self.fd, entry.to_bytes(8, sys.byteorder), 8 * number)
+
+    def _entry(self, number: int) -> int:
         if not hasattr(os, "pread"):  # pragma: no cover - Windows: files are examined every time
             return 0
         return int.from_bytes(os.pread(self.fd, 8, 8 * number), sys.byteorder)
-
-    def add(self, number: int, when: int = 0) -> None:
-        "Remember that record `number` was valid at the time `when`; 0 means that the time is unknown, but past."
-        with suppress(OSError, AttributeError):  # no room, or Windows: the file is examined again next time
-            os.pwrite(self.fd, max(1, when).to_bytes(8, sys.byteorder), 8 * number)
 
     def close(self) -> None:
         "Close the descriptor."
@@ -55,8 +75,8 @@ class Trust:
     def __init__(self, looks: Looks, maker: bytes) -> None:
         self.looks, self.maker = looks, maker
 
-    def known(self, block: Block) -> bool:
-        "Return whether a record may be served without verifying it."
+    def known(self, offset: int, block: Block) -> bool:
+        "Return whether the record at `offset` may be served without verifying it."
         return True
 
     def trailer(self, source: Source) -> bytes:
@@ -67,17 +87,17 @@ class Trust:
         "Return the checksum to store with a record. In a named file: CRC-32 of the payload."
         return 0
 
-    def fault(self, block: Block, payload: memoryview) -> str:
+    def fault(self, block: Block, payload: Payload) -> str:
         "Return what is wrong with a record: its pixels, decoder or source; an empty string if nothing is."
         return ""
 
-    def written(self, number: int, source: Source) -> None:
-        "Remember that record `number` was just made from `source`."
+    def written(self, offset: int, number: int, source: Source) -> None:
+        "Remember that record `number`, at `offset`, was just made from `source`."
         if source.looked:
-            self.looks.add(number, source.looked)
+            self.looks.add(number, source.looked, offset)
 
-    def verified(self, number: int, when: int) -> None:
-        "Remember that record `number` was verified at the time `when`."
+    def verified(self, offset: int, number: int, when: int) -> None:
+        "Remember that record `number`, at `offset`, was verified at the time `when`."
 
     def noted(self, digest: bytes) -> bool:
         "Return whether `note` was called with this digest, in this process or its children."
@@ -104,12 +124,12 @@ class FileTrust(Trust):
         self.header, self.region = header, region
         self.released = header.releases
 
-    def known(self, block: Block) -> bool:
+    def known(self, offset: int, block: Block) -> bool:
         "Return whether a record was verified. If another process has purged the file, first drop our pages, too."
         if self.released != self.header.releases:
             self.released = self.header.releases
             self.region.release(write=False)
-        return self.looks.when(block.number) > 0
+        return self.looks.knows(block.number, offset)
 
     def trailer(self, source: Source) -> bytes:
         return source.path + b"\0" + self.maker if self.maker else source.path
@@ -117,10 +137,10 @@ class FileTrust(Trust):
     def checksum(self, array: np.ndarray, trailer: bytes) -> int:
         return zlib.crc32(trailer, zlib.crc32(np.ascontiguousarray(array).data))
 
-    def fault(self, block: Block, payload: memoryview) -> str:
-        if zlib.crc32(payload) != block.checksum:
+    def fault(self, block: Block, payload: Payload) -> str:
+        if payload.checksum() != block.checksum:
             return "its pixels are not those that were written"
-        path, _, maker = bytes(payload[block.array_bytes :]).partition(b"\0")
+        path, maker = payload.trailer()
         if self.maker and maker != self.maker:
             return f"it was decoded by {os.fsdecode(maker) or 'another version'}, but this is {os.fsdecode(self.maker)}"
         if path:
@@ -131,11 +151,11 @@ class FileTrust(Trust):
                 return "its source has changed"
         return ""
 
-    def written(self, number: int, source: Source) -> None:
-        self.looks.add(number, source.looked)
+    def written(self, offset: int, number: int, source: Source) -> None:
+        self.looks.add(number, source.looked, offset)
 
-    def verified(self, number: int, when: int) -> None:
-        self.looks.add(number, when)
+    def verified(self, offset: int, number: int, when: int) -> None:
+        self.looks.add(number, when, offset)
 
     def noted(self, digest: bytes) -> bool:
         return self.looks.when(_note_number(digest)) > 0
