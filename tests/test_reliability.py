@@ -40,7 +40,7 @@ def test_each_fault_has_one_line() -> None:
     assert "$" not in text
 
 
-TAKEN: Dict[str, Any] = {"machine": "m", "date": "d", "seconds": 1}
+TAKEN: Dict[str, Any] = {"machine": "m", "date": "d", "command": "c", "seconds": 1}
 
 
 def _happens(what: str, folder: Path) -> Dict[str, int]:
@@ -192,7 +192,7 @@ def test_a_storm_notices_who_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 # -- long runs ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("named", [False, True])
+@pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.full)])
 def test_thirty_epochs_take_no_more_than_ten(named: bool) -> None:
     made = Outcome()
     form = {"epochs": 30, "named": named, "batch": named, "restless": True}

@@ -28,8 +28,11 @@ def machine() -> str:
     return f"{usable_cpus()} cores under {platform.system()} {platform.release()}, with {', '.join(versions)}"
 
 
-def make(keys: List[str], quick: bool, seed: int, results: Dict[str, Any]) -> bool:
-    "Make these faults, put their lines into `results`, print them; return whether nothing came of them that must not."
+def make(keys: List[str], quick: bool, seed: int, results: Dict[str, Any], keep: bool) -> bool:
+    """Make these faults, put their lines into `results`, print them; return whether nothing came that must not.
+
+    With `keep`, the page is made again after each of them: a run that is ended early is not lost.
+    """
     good = True
     for key in keys:
         fault, begun = FAULTS[key], time.monotonic()
@@ -48,13 +51,24 @@ def make(keys: List[str], quick: bool, seed: int, results: Dict[str, Any]) -> bo
                 print(f"    culprit: {culprit}\n", flush=True)
             print(f"    again: python -m faults --only {key} --seed {seed}" + " --quick" * quick, flush=True)
         results["lines"][key] = {"seed": seed, "seconds": seconds, "outcome": outcome.as_dict()}
+        if keep:
+            write(results)
     return good
+
+
+def write(results: Dict[str, Any]) -> None:
+    "Write the results, in the order of the page, and the page."
+    results["lines"] = {key: results["lines"][key] for key in FAULTS if key in results["lines"]}
+    results["seconds"] = round(sum(line["seconds"] for line in results["lines"].values()))
+    RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    PAGE.write_text(render(results), encoding="utf-8")
 
 
 def main(arguments: Optional[List[str]] = None) -> int:
     "Run the command; return 1 if anything came of a fault that must not."
     parser = argparse.ArgumentParser(prog="python -m faults", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="each fault a few times; the page stays as it is")
+    parser.add_argument("--keep", action="store_true", help="make the page even so")
     parser.add_argument("--only", action="append", choices=list(FAULTS), help="this fault; may be repeated")
     parser.add_argument("--seed", type=int, default=14, help="what is random follows from it")
     parser.add_argument("--render", action="store_true", help="only make the page of the results again")
@@ -67,17 +81,13 @@ def main(arguments: Optional[List[str]] = None) -> int:
         return 0
     kept = json.loads(RESULTS.read_text("utf-8")) if RESULTS.exists() else {"lines": {}}
     results: Dict[str, Any] = kept if chosen.only or chosen.render else {"lines": {}}
-    good = True
-    if not chosen.render:
-        good = make(chosen.only or list(FAULTS), chosen.quick, chosen.seed, results)
-        taken = {"machine": machine(), "date": time.strftime("%Y-%m-%d")}
-        seconds = sum(line["seconds"] for line in results["lines"].values())
-        results.update(taken, seconds=round(seconds))
-        results["lines"] = {key: results["lines"][key] for key in FAULTS if key in results["lines"]}
-    if not chosen.quick:
-        RESULTS.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        PAGE.write_text(render(results), encoding="utf-8")
-    return 0 if good else 1
+    if chosen.render:
+        write(results)
+        return 0
+    command = "make test-faults" + " FAULTS=--quick" * chosen.quick
+    results.update(machine=machine(), date=time.strftime("%Y-%m-%d"), command=command)
+    keep = chosen.keep or not chosen.quick
+    return 0 if make(chosen.only or list(FAULTS), chosen.quick, chosen.seed, results, keep) else 1
 
 
 if __name__ == "__main__":

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
+import psutil
 
 from memlist.cache import ImageCache, PillowDecoder
 from memlist.store import CacheFileError, ImageStore
@@ -36,7 +37,7 @@ class WrongPixels(Exception):
 
 
 class Part(NamedTuple):
-    """Say what an actor is: its row on the board, its role, its seed, and how it comes by the store.
+    """Say what an actor is: its row on the board, its role, its seed, its driver, and how it comes by the store.
 
     `store` is what it was given by its parent process. If there is none, it opens the file `path` itself.
     """
@@ -46,6 +47,7 @@ class Part(NamedTuple):
     seed: str
     folder: str
     rows: int
+    driver: int
     store: Optional[ImageStore]
     path: str
 
@@ -89,7 +91,9 @@ class Actor:
                 continue
             wrong = fault_of(copied, pixels_of(i, tag)) if tag < VERSIONS else f"no version {tag} was ever written"
             if wrong:
-                raise WrongPixels(f"{key(i)!r}, version {tag}, generation {record.generation}, {record.block}: {wrong}")
+                raise WrongPixels(
+                    f"{key(i)!r}, version {tag}, generation {record.generation}, {record.block!r}: {wrong}"
+                )
             self.row.add("right")
         store.count(True, 20)
 
@@ -219,10 +223,14 @@ def act(part: Part) -> None:
 
 
 def _repeat(actor: Actor, board: Board) -> None:
-    "Take steps until the storm ends; go on after each Ctrl-C."
-    while not board.over:
+    "Take steps until the storm ends, or the driver does; go on after each Ctrl-C."
+
+    def over() -> bool:
+        return board.over or not psutil.pid_exists(actor.part.driver)
+
+    while not over():
         try:
-            while not board.over:
+            while not over():
                 actor.step()
         except KeyboardInterrupt:
             actor.row.add("interrupts")

@@ -186,7 +186,7 @@ TASKS = {
 }
 WORDS = {
     "put": "`put`, in memory: of a record that replaces another, and of one with which the index grows",
-    "put-file": "the same, in a `cache_file`",
+    "put-file": "`put`, in a `cache_file`, of the same two",
     "purge": "`purge()`, in memory",
     "purge-file": "`purge(file=True)`",
     "check": "`check(fix=True)` of a `cache_file`",
@@ -202,7 +202,7 @@ FAULTS = [
         + ("another process that has the store" if task.kind == "memory" else "the next process that opens the file")
         + " reads every record, writes, checks and purges",
         at_lines(task, signal.SIGKILL),
-        times=150,
+        times=100,
         quick=4,
     )
     for key, task in TASKS.items()
@@ -214,7 +214,7 @@ FAULTS = [
         "a trace function strikes just before a line of the store's code runs; the same process goes on, and reads "
         "every record, writes, checks and purges",
         at_lines(task, signal.SIGINT),
-        times=150,
+        times=100,
         quick=4,
     )
     for key, task in TASKS.items()

@@ -141,7 +141,8 @@ def repeated(once: Once, seconds: float = 60) -> Run:
 
 def guarded(tasks: Sequence[Tuple[str, Task]], seconds: float) -> Outcome:
     "Run tasks, each in a forked process that may crash or hang, as many at once as there are cores; see `repeated`."
-    made, running, todo = Outcome(), [], list(tasks)[::-1]
+    made, todo = Outcome(), list(tasks)[::-1]
+    running: List[_Child] = []
     while running or todo:
         while todo and len(running) < usable_cpus():
             running.append(_Child(*todo.pop(), seconds))
@@ -248,6 +249,7 @@ def _run_tests(names: Sequence[str], report: Path) -> Dict[str, int]:
             os.dup2(output.fileno(), number)
         options = ["-q", "-p", "no:cacheprovider", "-o", "junit_family=xunit1"]
         options += [f"--junitxml={report}", f"--basetemp={report.with_name('tmp')}"]
+        os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"  # these tests need none, and importing them takes seconds
         status = pytest.main([*options, *(f"{ROOT}/{name}" for name in names)])
     assert report.exists(), f"status {status}\n{report.with_name('output').read_text()}"
     return {}

@@ -26,7 +26,7 @@ $summary
 LAST = """
 ## How this was taken
 
-By `make test-faults`, in $seconds s, on $machine. Taken on $date.
+By `$command`, in $seconds s, on $machine. Taken on $date.
 
 The page is made of `tests/faults/results.json`, which has the seed of every line. `PYTHONPATH=tests python -m faults
 --only KEY --seed N` makes one line again; `tests/faults/__init__.py` says how, and how to add one. A seed decides what
@@ -71,7 +71,7 @@ def render(results: Dict[str, Any]) -> str:
         notes = [note for fault in known for note in outcomes[fault.key].notes]
         parts += ["\n", *(f"- {note}.\n" for note in notes)] if notes else []
     last = LAST
-    for name in ("seconds", "machine", "date"):
+    for name in ("command", "seconds", "machine", "date"):
         last = last.replace(f"${name}", str(results[name]))
     return "".join(parts) + last
 

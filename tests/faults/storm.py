@@ -105,7 +105,14 @@ class Storm:
         stranger = self.kind == "strangers" or (self.kind == "family" and method != "fork" and i % 8 != 0)
         store = None if stranger else self.store
         part = Part(
-            i, self.roles[i], f"{self.seed}/{i}/{self.lives[i]}", str(self.folder), len(self.roles), store, self.path
+            i,
+            self.roles[i],
+            f"{self.seed}/{i}/{self.lives[i]}",
+            str(self.folder),
+            len(self.roles),
+            os.getpid(),
+            store,
+            self.path,
         )
         process = multiprocessing.get_context(method).Process(target=act, args=(part,), daemon=True)
         process.start()
