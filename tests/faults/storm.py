@@ -46,7 +46,7 @@ WORDS = {
     "full": "refused for want of room or after a purge",
     "purges": "purges",
     "checks": "checks",
-    "problems": "problems found by them",
+    "problems": "false alarms of checks",
     "opens": "openings of the file",
     "refused": "refused with CacheFileError",
     "interrupts": "Ctrl-C caught",
@@ -94,7 +94,7 @@ class Storm:
         "Return how actor `i` is started: most by fork; each kind of process at least once."
         if self.kind == "strangers":
             return "forkserver"
-        if i == 0 and self.kind != "file":
+        if i == 0 and self.kind != "file" and self.seconds >= START_UP / 2:
             return "spawn"
         return "forkserver" if i % 4 == 1 else "fork"
 
@@ -234,8 +234,13 @@ class Storm:
         return self.made
 
     def _end(self) -> None:
+        "Let all actors leave. One that was started late, and has not begun, is not waited for."
         self.board.end()
         self._go_on(all_=True)
+        for i in range(len(self.running)):
+            if self.board.rows[i]["beat"] == self.begun[i]:
+                self.killed.add(i)
+                self._send(i, signal.SIGKILL)
         until = time.monotonic() + PATIENCE
         while any(self.running) and time.monotonic() < until:
             for i, running in enumerate(self.running):
@@ -260,8 +265,10 @@ class Storm:
             f"{WHERE[self.kind]}, {self.seconds:.0f} s: {strikes}; {done['right']:,} images right; {acts}"
         )
         said = Counter(line for path in self.folder.glob("said.*") for line in path.read_text("utf-8").splitlines())
-        for line, n in said.most_common(5):
-            self.made.remarks.append(f"{self.seed}: {n} x {line}")
+        remarks = [f"{self.seed}: {n} x {line}" for line, n in said.most_common(5)]
+        self.made.remarks += remarks
+        if done["problems"]:  # nothing has damaged the store
+            self.made.add("failed", done["problems"], "\n".join(remarks))
 
     def _sound(self) -> Dict[str, int]:
         "Read, check and write the store that the storm has left behind."
