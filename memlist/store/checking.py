@@ -35,7 +35,7 @@ def check_store(parts: Parts, fix: bool) -> List[Problem]:
             path = os.fsdecode(log.path(offset, block))
             if found and found[0] == offset:
                 records, nbytes = records - 1, nbytes - block.array_bytes
-                if wrong:
+                if wrong and index.has(block.digest, offset):  # else another process has just replaced it
                     problems.append(Problem(path, wrong))
                     bad.append((offset, block))
                 else:

@@ -20,7 +20,8 @@ is promised is the same for all of them:
 - **At worst, work is lost**: records that were just being written, or those that a broken file held. They are decoded
   again when they are needed.
 
-$summary
+$summary Where one of these came up, its line says so in bold type; "nothing else" stands for none of them.
+"Fewer records" is what a purge, or damage to a file, leaves behind.
 """
 
 LAST = """
@@ -49,8 +50,7 @@ def cell(outcome: Outcome) -> str:
         return f"can't be made on this machine: {outcome.impossible}"
     good = [f"{outcome.counts[what]:,} {words}" for what, words in GOOD.items() if outcome.counts.get(what)]
     bad = [f"**{outcome.counts[what]:,} {words}**" for what, words in BAD.items() if outcome.counts.get(what)]
-    none = [words for what, words in BAD.items() if what != "failed" and not outcome.counts.get(what)]
-    return "; ".join([", ".join(good), *bad, ", ".join(f"0 {words}" for words in none)]).strip("; ")
+    return ", ".join([*good, *(bad or ["nothing else"])])
 
 
 def render(results: Dict[str, Any]) -> str:
