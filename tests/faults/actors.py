@@ -118,8 +118,7 @@ class Actor:
             self.row.add("puts" if there else "full")
         if self.draw.random() < 0.2:
             store.note(b"note %d" % self.draw.randrange(50))
-        with store.claimed(key(self.draw.randrange(KEYS))):
-            store.count(False)
+        store.count(False)
 
     def purge(self) -> None:
         store = self.opened()
