@@ -12,7 +12,10 @@ LATEST ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.13.*/bin/python) pyth
 # Where `make package` tries what it has made.
 OUTSIDE ?= build/outside
 
-.PHONY: demo docs notebooks package test test-full test-legacy test-latest lint bench bench-ffcv bench-gpu clean
+# What `make test-faults` is told besides: FAULTS=--quick makes each fault a few times, and leaves the page as it is.
+FAULTS ?=
+
+.PHONY: demo docs notebooks package test test-full test-faults test-legacy test-latest lint bench bench-ffcv bench-gpu clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -72,7 +75,11 @@ test: lint
 test-full: lint
 	$(RUN) -m pytest -q -n 2 --dist worksteal
 
-# The same on Python 3.8, torch 1.8.1 and fastai 1.0.60.
+# Every fault that memlist is proven against, the storm included: under fifteen minutes. Makes docs/reliability.md.
+test-faults: $(VENV)/ready
+	PYTHONPATH=tests $(RUN) -W ignore -m faults $(FAULTS)
+
+# The tests on Python 3.8, torch 1.8.1 and fastai 1.0.60.
 test-legacy: $(VENV)-legacy/ready
 	OMP_NUM_THREADS=1 $(VENV)-legacy/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
 

@@ -1,4 +1,4 @@
-"""Kill a process in the middle of the store's own code."""
+"""Strike a process in the middle of the store's own code: kill it, or interrupt it."""
 
 from __future__ import annotations
 
@@ -26,16 +26,22 @@ def _trace(at_line: Callable[[Any], None]) -> None:
     sys.settrace(trace)
 
 
-def kill_after_lines(n: int) -> None:
-    "SIGKILL this process at the `n`th line of the store's code that it runs from now on."
+def strike_after_lines(n: int, how: int) -> None:
+    "Send this process the signal `how` at the `n`th line of the store's code that it runs from now on."
     left = [n]
 
     def count(frame: Any) -> None:
         left[0] -= 1
         if not left[0]:
-            os.kill(os.getpid(), signal.SIGKILL)
+            sys.settrace(None)
+            os.kill(os.getpid(), how)
 
     _trace(count)
+
+
+def kill_after_lines(n: int) -> None:
+    "SIGKILL this process at the `n`th line of the store's code that it runs from now on."
+    strike_after_lines(n, signal.SIGKILL)
 
 
 def moments(task: Callable[[], Any]) -> List[int]:

@@ -67,7 +67,7 @@ def _check(parts: Parts, fix: bool) -> List[Problem]:
             path = os.fsdecode(log.payload(offset, block).path())
             if found and found[0] == offset:
                 records, nbytes = records - 1, nbytes - block.array_bytes
-                if wrong:
+                if wrong and index.has(block.digest, offset):  # else another process has just replaced it
                     problems.append(Problem(path, wrong))
                     bad.append((offset, block))
                 else:
