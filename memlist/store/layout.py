@@ -19,7 +19,7 @@ import sys
 import uuid
 import zlib
 from hashlib import blake2b
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -34,9 +34,16 @@ GENERATION, INDEX, TAIL, FREED, RECORDS, NBYTES, SLOTS, SEGMENTS, ORDINAL = rang
 MAX_BYTES, SHARE, SESSION, RELEASES, LOCK_FILE = range(ORDINAL + 1, ORDINAL + 6)
 # One pair of counters (hits, misses) per process, so that counting needs no lock. Processes that find all pairs taken
 # share the last one. The counts of a killed process stay, and the next process may take its pair.
-COUNTERS, N_COUNTERS = LOCK_FILE + 1, 64
-ENDS = COUNTERS + 2 * (N_COUNTERS + 1)
+COUNTERS, N_COUNTERS = LOCK_FILE + 1, 52
+# Two copies of the journal, see `Header.checkpoint`: the words from GENERATION to ORDINAL, offset and array bytes of a
+# record that is about to be dropped, and a checksum of these.
+JOURNAL = COUNTERS + 2 * (N_COUNTERS + 1)
+_JOURNAL_WORDS = ORDINAL + 1 - GENERATION + 3
+ENDS = JOURNAL + 2 * _JOURNAL_WORDS
 MAX_SEGMENTS = PAGE // 8 - ENDS
+_pack_journal = struct.Struct(f"={_JOURNAL_WORDS}Q").pack
+# What BUSY may be: IDLE; BUSY_ALONE without a journal; BUSY_WITH and BUSY_WITH + 1 with one of its two copies.
+IDLE, BUSY_ALONE, BUSY_WITH = range(3)
 # The generation counts purges from this bit on, and replaced records below it.
 PURGE = 1 << 32
 NO_LIMIT = (1 << 64) - 1
@@ -54,6 +61,25 @@ def _word(number: int) -> Any:
     return property(read, write)
 
 
+class Journal(NamedTuple):
+    """Hold words of the header as a writer found them, and offset and array bytes of the record that it was to drop.
+
+    Both are 0 if it was to drop none.
+    """
+
+    generation: int
+    table: int  # `Header.index`
+    tail: int
+    freed: int
+    records: int
+    nbytes: int
+    slots: int
+    segments: int
+    ordinal: int
+    dropped: int
+    dropped_bytes: int
+
+
 class Header:
     """Give names to the words of a header page.
 
@@ -65,7 +91,7 @@ class Header:
     page_size: int = _word(PAGE_SIZE)
     identity: int = _word(IDENTITY)
     checksum: int = _word(CHECKSUM)  # of the four words above
-    busy: int = _word(BUSY)  # set while a writer changes the log
+    busy: int = _word(BUSY)  # IDLE, or that a writer changes the log, and which copy of the journal tells what it found
     state: int = _word(STATE)  # checksum of all that describes the log; kept in a named file only
     generation: int = _word(GENERATION)
     index: int = _word(INDEX)  # offset and size of the index table in use, see `pack_table`; 0 without one
@@ -134,18 +160,39 @@ class Header:
         self.words[ENDS + n] = end
         self.segments = n + 1
 
+    def checkpoint(self, dropped: int = 0, dropped_bytes: int = 0) -> None:
+        """Keep the state of the log in the journal, and say that a change of the log begins, or its next step.
+
+        `dropped` and `dropped_bytes`: a record that will be dropped. The state must be consistent. The journal has two
+        copies, and one write of a word makes the other one valid, so that a killed process leaves a whole one.
+        """
+        other = int(self.busy == BUSY_WITH)
+        words = [*self.words[GENERATION : ORDINAL + 1], dropped, dropped_bytes]
+        at = JOURNAL + other * _JOURNAL_WORDS
+        self.words[at : at + _JOURNAL_WORDS] = memoryview(_pack_journal(*words, _journal_sum(words))).cast("Q")
+        self.busy = BUSY_WITH + other
+
+    @property
+    def journal(self) -> Optional[Journal]:
+        "Return the state before the change that was not finished; None if that was not kept, or is damaged."
+        if self.busy not in (BUSY_WITH, BUSY_WITH + 1):
+            return None
+        at = JOURNAL + (self.busy - BUSY_WITH) * _JOURNAL_WORDS
+        *words, checksum = self.words[at : at + _JOURNAL_WORDS]
+        return Journal(*words) if checksum == _journal_sum(words) else None
+
     def clear_counts(self) -> None:
         "Forget all records, without touching the log."
         self.records = self.nbytes = self.slots = self.freed = 0
 
     def reads(self) -> Tuple[int, int]:
         "Return hits and misses, summed over all pairs of counters."
-        pairs = list(self.words[COUNTERS:ENDS])
+        pairs = list(self.words[COUNTERS:JOURNAL])
         return sum(pairs[::2]), sum(pairs[1::2])
 
     def clear_reads(self) -> None:
         "Reset hits and misses to zero."
-        for word in range(COUNTERS, ENDS):
+        for word in range(COUNTERS, JOURNAL):
             self.words[word] = 0
 
     def identity_checksum(self) -> int:
@@ -156,6 +203,10 @@ class Header:
         "Return what `state` has to be."
         n = min(self.segments, MAX_SEGMENTS)
         return zlib.crc32(self.words[ENDS : ENDS + n], zlib.crc32(self.words[GENERATION : ORDINAL + 1]))
+
+
+def _journal_sum(words: List[int]) -> int:
+    return zlib.crc32(_pack_journal(*words, 0))
 
 
 def counter(pair: int) -> int:
@@ -192,6 +243,8 @@ NUMBERS = 1 << 32  # blocks are numbered modulo this
 # The size that stands for the source of a record that was made from no file.
 NO_FILE = NO_LIMIT
 
+# The magic, the kind and the hash of a block lie in its first bytes, see `indexed`.
+HEAD_BYTES = 16
 _DIGEST, _PAYLOAD = slice(8, 24), struct.Struct("<24xQ48x")
 _SHAPE, _VERSION, _VERSION_BYTES = struct.Struct("<32x4I32x"), struct.Struct("<48xQq16x"), slice(48, 64)
 _NUMBER, _SUM = struct.Struct("<64xI12x"), struct.Struct("<72xI4x")
@@ -336,6 +389,29 @@ def pack_slot(offset: int, hash_: int) -> int:
 def slot_offset(slot: int) -> int:
     "Return the offset of the block that a slot points to."
     return (slot & _OFFSET) * BLOCK_ALIGN
+
+
+def slot_values(offsets: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    "Return the slots for the blocks at `offsets`, whose digests have these hashes: `pack_slot` for uint64 arrays."
+    shift = np.uint64(TAG_SHIFT)
+    return offsets // np.uint64(BLOCK_ALIGN) | hashes >> shift << shift
+
+
+def slot_offsets(slots: np.ndarray) -> np.ndarray:
+    "Return the offsets of the blocks that `slots` point to: `slot_offset` for a uint64 array."
+    return (slots & np.uint64(_OFFSET)) * np.uint64(BLOCK_ALIGN)
+
+
+def indexed(heads: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return which blocks may be in an index (records and notes), and the hashes of their digests.
+
+    `heads`: the first `HEAD_BYTES` of each block, in an array of dtype void. Checksums are not verified, because
+    `block_for` refuses a damaged block whatever slot leads to it.
+    """
+    heads = heads.view("<u8").reshape(-1, 2)
+    magic, kinds = heads[:, 0] & np.uint64((1 << 32) - 1), heads[:, 0] >> np.uint64(32) & np.uint64(255)
+    live = (magic == int.from_bytes(BLOCK_MAGIC, "little")) & ((kinds == RECORD) | (kinds == NOTE))
+    return live, heads[:, 1].astype(np.uint64)
 
 
 def pack_table(offset: int, bits: int) -> int:

@@ -22,6 +22,7 @@ from .layout import (
     BLOCK_BYTES,
     BLOCK_MAGIC,
     GAP,
+    HEAD_BYTES,
     MAX_SEGMENTS,
     NUMBERS,
     PURGE,
@@ -95,6 +96,15 @@ class Log:
         segment, at = region.locate(offset)
         return block_for(digest, region.maps[segment], at)
 
+    def heads(self, offsets: np.ndarray) -> np.ndarray:
+        "Return the first `HEAD_BYTES` of each block at `offsets`, in an array of dtype void; zeros beyond the tail."
+        found = np.zeros(len(offsets), np.dtype((np.void, HEAD_BYTES)))
+        tail = self.header.tail
+        if self.reach(tail - 1):
+            there = (offsets >= PAGE) & (offsets + np.uint64(BLOCK_BYTES) <= tail)
+            found[there] = self.region.gather(offsets[there], HEAD_BYTES)
+        return found
+
     def whole(self, offset: int) -> Optional[Block]:
         "Return the block at `offset` if it is intact and ends within its segment; None if not."
         if not self.reach(offset):
@@ -124,9 +134,9 @@ class Log:
             if path:
                 yield path
 
-    def walk(self, stop: int) -> Iterator[Entry]:
-        "Yield every block of the log before `stop`."
-        offset = PAGE
+    def walk(self, stop: int, start: int = PAGE) -> Iterator[Entry]:
+        "Yield every block of the log before `stop`; the first one begins at `start`."
+        offset = start
         while offset < stop and self.reach(offset):
             end = self.region.ends[self.region.locate(offset)[0]]
             if end - offset < BLOCK_BYTES:
@@ -254,9 +264,16 @@ class Log:
 
     # -- dropping ---------------------------------------------------------------------------------------------
 
+    def expect_drop(self, offset: int) -> Optional[Block]:
+        "Note in the journal that the record at `offset` will be dropped, and return it; None if it is damaged."
+        block = self.whole(offset)
+        if block:
+            self.header.checkpoint(offset, block.array_bytes)
+        return block
+
     def drop(self, offset: int) -> None:
         "Turn a record into a gap, and give its memory back."
-        block = self.whole(offset)
+        block = self.expect_drop(offset)
         if block is None:  # the file is damaged: make sure that this is never read as a header again
             self._wipe(offset)
             return

@@ -15,7 +15,7 @@ from .budget import Budget, DiskBudget, MaxRam, parse_max_ram
 from .counters import Counters
 from .descriptor import default_kind
 from .index import Index
-from .layout import BLOCK_BYTES, PURGE, RECORD, Block, Header
+from .layout import BLOCK_BYTES, IDLE, PURGE, RECORD, Block, Header
 from .lock import Lock
 from .log import Log
 from .region import NamedRegion, Region
@@ -24,6 +24,8 @@ from .system import PAGE
 from .trust import FileTrust, Looks, Trust
 
 Available = Callable[[], int]
+# An index is made for records that may never come only if it takes less than one part in so many of the budget's rest.
+RESERVED_PART = 64
 
 
 class Parts:
@@ -54,11 +56,11 @@ class Parts:
     def _begin(self) -> None:
         if self.header.busy:  # a writer was killed or has raised an exception
             self.index.recount()
-        self.header.busy = 1
+        self.header.checkpoint()
 
     def _finish(self) -> None:
         self.trust.seal()
-        self.header.busy = 0
+        self.header.busy = IDLE
 
     def put(
         self,
@@ -73,15 +75,18 @@ class Parts:
         header, index, log, trust = self.header, self.index, self.log, self.trust
         trailer = trust.trailer(source)
         checksum = trust.checksum(array, trailer)  # slow, so before taking the mutex
-        need = BLOCK_BYTES + array.nbytes + len(trailer)
+        need, growth = BLOCK_BYTES + array.nbytes + len(trailer), index.growth()
+        plan = index.plan() if growth and self.budget.fits(need + growth) else None  # slow, too, for a large index
         with self.held():
             if generation is not None and generation // PURGE != header.purges:
                 return False
             found = index.find(digest)
             if found and not replace:
                 return True
+            if found:
+                log.expect_drop(found[0])
             offset, growth = 0, index.growth()
-            if self.budget.fits(need + growth) and (not growth or index.grow()):
+            if self.budget.fits(need + growth) and (not growth or index.grow(plan)):
                 number = log.next_number
                 offset = log.append(RECORD, digest, array, trailer, tag=tag, source=source, checksum=checksum)
             if offset:
@@ -93,6 +98,19 @@ class Parts:
                 header.generation += 1
                 log.drop(found[0])
         return bool(offset)
+
+    def reserve(self, n: int) -> bool:
+        "Make the index large enough for `n` more records; see `ImageStore.reserve`."
+        index = self.index
+        if not self._affords(n):
+            return False
+        plan = index.plan(n)
+        with self.held():
+            return self._affords(n) and index.grow(plan, n)
+
+    def _affords(self, n: int) -> bool:
+        "Return whether an index for `n` more records takes a small part of what the budget has left."
+        return self.budget.fits(RESERVED_PART * self.index.growth(n))
 
     def fault(self, offset: int, block: Block) -> str:
         "Return what is wrong with a record: its header, its pixels or its source; an empty string if nothing is."

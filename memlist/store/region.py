@@ -161,6 +161,19 @@ class Region:
         segment, at = self.locate(offset)
         return self.maps[segment][at : at + nbytes]
 
+    def gather(self, offsets: np.ndarray, nbytes: int) -> np.ndarray:
+        """Return copies of `nbytes` at each of `offsets`, all of which are mapped, as an array of dtype void.
+
+        The offsets, and the ends of the segments, must be multiples of `nbytes`.
+        """
+        form = np.dtype((np.void, nbytes))
+        found, base = np.empty(len(offsets), form), 0
+        for mapping, end in zip(self.maps, self.ends):
+            inside = (offsets >= base) & (offsets < end)
+            found[inside] = np.frombuffer(mapping, form)[(offsets[inside] - np.uint64(base)) // np.uint64(nbytes)]
+            base = end
+        return found
+
     def poke(self, offset: int, data: bytes) -> None:
         "Store a few bytes at `offset`."
         segment, at = self.locate(offset)

@@ -217,6 +217,10 @@ class ImageStore:
         origin = NO_SOURCE if source is None else Source(*source)
         return self.parts.put(digest_of(key), storable(array), tag, origin, replace, generation)
 
+    def reserve(self, n_records: int) -> bool:
+        "Make the index large enough for `n_records` more, if the budget has 64 times that room; return whether it is."
+        return self.parts.reserve(n_records)
+
     def claimed(self, key: bytes, wait: bool = False) -> ContextManager[bool]:
         """Claim `key` against other processes while decoding its image; yield False if another one has the claim.
 
