@@ -23,7 +23,7 @@ def check_store(parts: Parts, fix: bool) -> List[Problem]:
     problems: List[Problem] = []
     bad: List[Tuple[int, Block]] = []
     damaged = False
-    with parts.held():
+    with parts.steady():
         looked, generation, entries = time.monotonic_ns(), header.generation, list(log.walk(header.tail))
         records, nbytes = header.records, header.nbytes
     for offset, length, block in entries:

@@ -196,15 +196,15 @@ class Index:
             slot = slot + 1 & mask
         if not words[base + slot]:
             self.header.slots += 1
-        words[base + slot] = pack_slot(offset, hash_)
+        self.region.set_words(table_offset(index) + BLOCK_BYTES + 8 * slot, (pack_slot(offset, hash_),))
 
     # -- repairing --------------------------------------------------------------------------------------------
 
     def recount(self) -> None:
-        """Index the records that a killed writer had finished, and make all counts right again.
+        """Finish or undo what a killed writer has begun, so that the counts are right again.
 
-        The journal tells what it had begun, so this costs about as much as the change itself. Without a valid journal
-        it costs a walk over the log. May be interrupted and called again.
+        The journal tells what it was, so this costs about as much as the change itself. Without a valid journal it
+        costs a walk over the log. May be interrupted and called again.
         """
         journal = self.header.journal
         if journal is None:
@@ -225,19 +225,13 @@ class Index:
             log.free(table_offset(then.table))
         if then.dropped and self._finish_drop(then.dropped):
             records, nbytes = records - 1, nbytes - then.dropped_bytes
-        in_use = table_offset(header.index)  # if it grows below, this one is freed there
         for entry in log.walk(header.tail, then.tail):
             offset, block = entry.offset, entry.block
-            if block and block.kind in (RECORD, NOTE):
-                if not self.find(block.digest) and self.make_room():
-                    self.publish(block.digest, offset)
-                if self.has(block.digest, offset):
-                    if block.kind == RECORD:
-                        records, nbytes = records + 1, nbytes + block.array_bytes
-                    continue
-            elif offset == in_use:
-                continue
-            log.discard(entry)  # no index refers to it
+            if block and block.kind in (RECORD, NOTE) and self.has(block.digest, offset):
+                if block.kind == RECORD:
+                    records, nbytes = records + 1, nbytes + block.array_bytes
+            elif offset != table_offset(header.index):
+                log.discard(entry)
         header.records, header.nbytes = records, nbytes
 
     def _finish_drop(self, offset: int) -> bool:

@@ -18,8 +18,10 @@ import struct
 import sys
 import uuid
 import zlib
+from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -32,8 +34,7 @@ BYTE_ORDER = 0x0102030405060708
 MAGIC, ENDIANNESS, PAGE_SIZE, IDENTITY, CHECKSUM, BUSY, STATE = range(7)
 GENERATION, INDEX, TAIL, FREED, RECORDS, NBYTES, SLOTS, SEGMENTS, ORDINAL = range(STATE + 1, STATE + 10)
 MAX_BYTES, SHARE, SESSION, RELEASES, LOCK_FILE = range(ORDINAL + 1, ORDINAL + 6)
-# One pair of counters (hits, misses) per process, so that counting needs no lock. Processes that find all pairs taken
-# share the last one. The counts of a killed process stay, and the next process may take its pair.
+# The counters of an anonymous store, see `counters`. In a named file this space is unused.
 COUNTERS, N_COUNTERS = LOCK_FILE + 1, 52
 # Two copies of the journal, see `Header.checkpoint`: the words from GENERATION to ORDINAL, offset and array bytes of a
 # record that is about to be dropped, and a checksum of these.
@@ -56,9 +57,28 @@ def _word(number: int) -> Any:
         return header.words[number]
 
     def write(header: Header, value: int) -> None:
-        header.words[number] = value
+        header.write(8 * number, (value,))
 
     return property(read, write)
+
+
+def _session_word(number: int) -> Any:
+    "Make the property for a word that means nothing to a later session: it is kept in memory if the disk is full."
+
+    def read(header: Header) -> int:
+        return header.unwritten.get(number, header.words[number])
+
+    def write(header: Header, value: int) -> None:
+        header.unwritten[number] = value
+        with suppress(OSError):
+            header.write(8 * number, (value,))
+            del header.unwritten[number]
+
+    return property(read, write)
+
+
+# Writes 64-bit words, the first one at a byte offset.
+Write = Callable[[int, Sequence[int]], None]
 
 
 class Journal(NamedTuple):
@@ -83,7 +103,8 @@ class Journal(NamedTuple):
 class Header:
     """Give names to the words of a header page.
 
-    `words` is a view of the page as 64-bit words. Set it to the new view after the page is mapped again.
+    `words` is a view of the page as 64-bit words. Set it to the new view after the page is mapped again. `write` writes
+    them; without it, they are written through `words`. It may raise OSError if the disk of a named file is full.
     """
 
     magic: int = _word(MAGIC)
@@ -102,13 +123,23 @@ class Header:
     slots: int = _word(SLOTS)  # taken slots of the index table
     segments: int = _word(SEGMENTS)
     ordinal: int = _word(ORDINAL)  # the number of the next block
-    max_bytes: int = _word(MAX_BYTES)  # the budget in bytes; NO_LIMIT if it is a share
-    session: int = _word(SESSION)  # a random number per session of a named file
+    max_bytes: int = _session_word(MAX_BYTES)  # the budget in bytes; NO_LIMIT if it is a share
+    session: int = _session_word(SESSION)  # a random number per session of a named file
     releases: int = _word(RELEASES)  # how often a purge has dropped a named file from memory
-    lock_file: int = _word(LOCK_FILE)  # inode of the lock file in use
+    lock_file: int = _session_word(LOCK_FILE)  # inode of the lock file in use
 
-    def __init__(self, words: memoryview) -> None:
-        self.words = words
+    _share: int = _session_word(SHARE)
+
+    def __init__(self, words: memoryview, write: Optional[Write] = None) -> None:
+        self.words, self.write = words, write or partial(_write_words, words)
+        # Words that could not be written; and the page as it was, if this is a private copy: see `fulldisk`.
+        self.unwritten: Dict[int, int] = {}
+        self.frozen: Optional[bytes] = None
+
+    def freeze(self, page: bytes) -> None:
+        "Read and write a private copy of the header page from now on."
+        self.frozen, self.words = page, memoryview(bytearray(page)).cast("Q")
+        self.write = partial(_write_words, self.words)
 
     @classmethod
     def of_page(cls, page: Any) -> Header:
@@ -117,17 +148,17 @@ class Header:
 
     def start(self, end: int) -> None:
         "Describe an empty log in one segment that ends at byte `end`. All other words must be zero."
-        self.words[ENDS], self.segments, self.tail = end, 1, PAGE
+        self.ends, self.tail = [end], PAGE
 
     @property
     def share(self) -> float:
         "Return the budget as a share of what is available."
-        value: float = struct.unpack("<d", self.words[SHARE].to_bytes(8, "little"))[0]
+        value: float = struct.unpack("<d", self._share.to_bytes(8, "little"))[0]
         return value
 
     @share.setter
     def share(self, share: float) -> None:
-        self.words[SHARE] = int.from_bytes(struct.pack("<d", share), "little")
+        self._share = int.from_bytes(struct.pack("<d", share), "little")
 
     @property
     def purges(self) -> int:
@@ -141,8 +172,7 @@ class Header:
 
     @ends.setter
     def ends(self, ends: List[int]) -> None:
-        for i, end in enumerate(ends):
-            self.words[ENDS + i] = end
+        self.write(8 * ENDS, ends)
         self.segments = len(ends)
 
     @property
@@ -157,7 +187,7 @@ class Header:
     def add_segment(self, end: int) -> None:
         "Add a segment that ends at byte `end`. Other processes see it only after its end is written."
         n = self.segments
-        self.words[ENDS + n] = end
+        self.write(8 * (ENDS + n), (end,))
         self.segments = n + 1
 
     def checkpoint(self, dropped: int = 0, dropped_bytes: int = 0) -> None:
@@ -169,7 +199,7 @@ class Header:
         other = int(self.busy == BUSY_WITH)
         words = [*self.words[GENERATION : ORDINAL + 1], dropped, dropped_bytes]
         at = JOURNAL + other * _JOURNAL_WORDS
-        self.words[at : at + _JOURNAL_WORDS] = memoryview(_pack_journal(*words, _journal_sum(words))).cast("Q")
+        self.write(8 * at, (*words, _journal_sum(words)))
         self.busy = BUSY_WITH + other
 
     @property
@@ -185,16 +215,6 @@ class Header:
         "Forget all records, without touching the log."
         self.records = self.nbytes = self.slots = self.freed = 0
 
-    def reads(self) -> Tuple[int, int]:
-        "Return hits and misses, summed over all pairs of counters."
-        pairs = list(self.words[COUNTERS:JOURNAL])
-        return sum(pairs[::2]), sum(pairs[1::2])
-
-    def clear_reads(self) -> None:
-        "Reset hits and misses to zero."
-        for word in range(COUNTERS, JOURNAL):
-            self.words[word] = 0
-
     def identity_checksum(self) -> int:
         "Return what `checksum` has to be."
         return zlib.crc32(self.words[:CHECKSUM])
@@ -205,13 +225,13 @@ class Header:
         return zlib.crc32(self.words[ENDS : ENDS + n], zlib.crc32(self.words[GENERATION : ORDINAL + 1]))
 
 
+def _write_words(words: memoryview, offset: int, values: Sequence[int]) -> None:
+    for number, value in enumerate(values, offset // 8):
+        words[number] = value
+
+
 def _journal_sum(words: List[int]) -> int:
     return zlib.crc32(_pack_journal(*words, 0))
-
-
-def counter(pair: int) -> int:
-    "Return the number of the word with the hits of a pair of counters; its misses follow."
-    return COUNTERS + 2 * pair
 
 
 def new_page() -> bytes:

@@ -85,7 +85,8 @@ class Log:
     def map_first(self, end: int) -> None:
         "Map the whole first segment again, up to `end`; raise OSError, ValueError or MemoryError if that fails."
         self.region.attach_first(end)
-        self.header.words = self.region.words[0]
+        if self.header.frozen is None:
+            self.header.words = self.region.header_words
 
     def find(self, offset: int, digest: bytes) -> Optional[Block]:
         "Return the block at `offset` if it is intact and has this digest; None if not."
@@ -117,9 +118,7 @@ class Log:
     @contextmanager
     def payload(self, offset: int, block: Block) -> Iterator[memoryview]:
         "View the payload of the block at `offset`."
-        segment, at = self.region.locate(offset)
-        start = at + BLOCK_BYTES
-        with memoryview(self.region.maps[segment]) as view, view[start : start + block.nbytes] as payload:
+        with self.region.view(offset + BLOCK_BYTES, block.nbytes) as payload:
             yield payload
 
     def path(self, offset: int, block: Block) -> bytes:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .fulldisk import unless_full
 from .layout import NOTE, digest_of
 from .parts import Parts
 
@@ -17,15 +18,17 @@ class Notes:
     def add(self, key: bytes) -> bool:
         "Add a note; return False if it existed already."
         parts, digest, offset = self.parts, self._digest(key), 0
-        with parts.held():
+        with unless_full(), parts.held():
             if self.has(key):
                 return False
             if parts.index.make_room():
                 offset = parts.log.append(NOTE, digest, np.empty(0, "u1"))
             if offset:
                 parts.index.publish(digest, offset)
-            else:
-                parts.trust.note(digest)
+                return True
+        if self.has(key):
+            return False
+        parts.trust.note(digest)
         return True
 
     def has(self, key: bytes) -> bool:

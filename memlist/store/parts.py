@@ -14,11 +14,12 @@ from . import cachefile, repair, system
 from .budget import Budget, DiskBudget, MaxRam, parse_max_ram
 from .counters import Counters
 from .descriptor import default_kind
+from .fulldisk import is_writable, thaw, unless_full
 from .index import Index
-from .layout import BLOCK_BYTES, IDLE, PURGE, RECORD, Block, Header
+from .layout import BLOCK_BYTES, COUNTERS, IDLE, PURGE, RECORD, Block, Header
 from .lock import Lock
 from .log import Log
-from .region import NamedRegion, Region
+from .region import Region, named_region
 from .source import Source
 from .system import PAGE
 from .trust import FileTrust, Looks, Trust
@@ -32,16 +33,17 @@ class Parts:
     "Hold the parts of one store, and change them under one mutex."
 
     def __init__(self, region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> None:
-        header = Header(region.words[0])
+        header = Header(region.header_words, region.set_words)
         self.header, self.region, self.lock, self.looks = header, region, lock, looks
         if region.persistent:
             self.trust: Trust = FileTrust(looks, maker, header, region)
             self.budget: Budget = DiskBudget(header, region, available)
+            self.counters = Counters(looks.counters(), 0, lock)
         else:
             self.trust, self.budget = Trust(looks, maker), Budget(header, region, available)
+            self.counters = Counters(header.words, COUNTERS, lock)
         self.log = Log(header, region, self.budget)
         self.index = Index(self.log)
-        self.counters = Counters(header, lock)
 
     def after_fork(self) -> None:
         "Replace the thread locks: another thread of the parent may have held them."
@@ -50,11 +52,28 @@ class Parts:
         self.counters.after_fork()
 
     def held(self) -> ContextManager[None]:
-        "Hold the mutex; if an earlier holder did not finish, repair the log first."
+        """Hold the mutex; if an earlier holder did not finish, repair the log first.
+
+        Raises OSError, and leaves everything as it is, if the disk of a named file is full.
+        """
         return self.lock.held(self._begin, self._finish)
 
+    def steady(self) -> ContextManager[None]:
+        "Hold the mutex to read the log. Writes nothing, unless an earlier holder did not finish."
+        return self.lock.held(self._repair, self._seal)
+
+    def _repair(self) -> None:
+        if self.header.busy and is_writable(self.header, self.region):  # a writer was killed or has raised an exception
+            self._begin()
+
+    def _seal(self) -> None:
+        if self.header.busy and is_writable(self.header, self.region):
+            self._finish()
+
     def _begin(self) -> None:
-        if self.header.busy:  # a writer was killed or has raised an exception
+        thaw(self.header, self.region)
+        if self.header.busy:
+            self.region.touch()  # if the disk is full, say so before the log is walked
             self.index.recount()
         self.header.checkpoint()
 
@@ -72,11 +91,21 @@ class Parts:
         generation: Optional[int],
     ) -> bool:
         "Store a copy of `array`; see `ImageStore.put`."
+        with unless_full():
+            return self._put(digest, array, tag, source, replace, generation)
+        return False
+
+    def _put(
+        self, digest: bytes, array: np.ndarray, tag: int, source: Source, replace: bool, generation: Optional[int]
+    ) -> bool:
         header, index, log, trust = self.header, self.index, self.log, self.trust
         trailer = trust.trailer(source)
         checksum = trust.checksum(array, trailer)  # slow, so before taking the mutex
         need, growth = BLOCK_BYTES + array.nbytes + len(trailer), index.growth()
-        plan = index.plan() if growth and self.budget.fits(need + growth) else None  # slow, too, for a large index
+        fits = self.budget.fits(need + growth)
+        if not fits and not replace and not header.busy:  # nothing will be written, so do without the mutex
+            return (generation is None or generation // PURGE == header.purges) and index.find(digest) is not None
+        plan = index.plan() if growth and fits else None  # slow, too, for a large index
         with self.held():
             if generation is not None and generation // PURGE != header.purges:
                 return False
@@ -99,14 +128,35 @@ class Parts:
                 log.drop(found[0])
         return bool(offset)
 
+    def purge(self, file: bool) -> int:
+        "Empty the store, or without `file` only drop the file from memory; see `ImageStore.purge`."
+        if file:
+            with unless_full(), self.held():
+                return self.log.empty()
+            with self.lock.held():
+                is_writable(self.header, self.region)  # gives back to the disk what is not used yet
+            with self.held():
+                return self.log.empty()
+        before = self.resident()
+        with unless_full(), self.held():
+            self.trust.release()
+        self.region.release()
+        return max(0, before - self.resident())
+
+    def resident(self) -> int:
+        "Return how many bytes of the store are in memory now."
+        self.log.reach(self.header.end - 1)
+        return self.region.resident()
+
     def reserve(self, n: int) -> bool:
         "Make the index large enough for `n` more records; see `ImageStore.reserve`."
         index = self.index
         if not self._affords(n):
             return False
         plan = index.plan(n)
-        with self.held():
+        with unless_full(), self.held():
             return self._affords(n) and index.grow(plan, n)
+        return False
 
     def _affords(self, n: int) -> bool:
         "Return whether an index for `n` more records takes a small part of what the budget has left."
@@ -125,7 +175,7 @@ class Parts:
         if not self.fault(offset, block):
             self.trust.verified(block.number, looked)
             return True
-        with self.held():
+        with unless_full(), self.held():
             if self.index.has(block.digest, offset) and self.fault(offset, block):
                 self.header.generation += 1
                 self.log.drop(offset)
@@ -169,10 +219,10 @@ def named_parts(
     limit, looks, region = parse_max_ram(max_ram), Looks(), None
     try:
         with cachefile.opened(path, locks) as (fd, lock, alone):
-            region = NamedRegion(fd)
+            region = named_region(fd, system.is_memory(path))
             region.attach(PAGE)
             with suppress(*repair.UNMAPPABLE):  # if the rest is damaged, the first page is enough to tell
-                region.attach_first(Header(region.words[0]).segment_end(0))
+                region.attach_first(Header(region.header_words).segment_end(0))
             parts = Parts(region, lock, looks, available or partial(system.disk_available, path), maker)
             repair.join(parts.index, parts.trust, path, os.fstat(lock.fd).st_ino, alone)
             if alone or max_ram is not None:
@@ -188,5 +238,5 @@ def named_parts(
 def received_parts(region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> Parts:
     "Return the parts of a store whose descriptors another process has sent."
     region.attach(PAGE)  # the header page holds the length of the first segment
-    region.attach_first(Header(region.words[0]).segment_end(0))
+    region.attach_first(Header(region.header_words).segment_end(0))
     return Parts(region, lock, looks, available, maker)

@@ -13,6 +13,7 @@ import warnings
 from typing import List
 
 from .cachefile import HOPELESS, CacheFileError
+from .fulldisk import freeze, is_writable, unless_full
 from .index import Index
 from .layout import (
     BLOCK_ALIGN,
@@ -43,6 +44,8 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
         why = "is in use under another lock file: it also has another name, or its .lock file was deleted."
         raise CacheFileError(path, f"{why} End the other processes first.")
     if header.busy and not alone:  # a writer was killed, and other processes go on
+        if not is_writable(header, region):  # the next writer that finds room on the disk will recount
+            return
         index.recount()
         trust.seal()
         header.busy = 0
@@ -50,7 +53,15 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
     if not sound and not alone:
         raise CacheFileError(path, "is damaged while other processes use it. End them first.")
     if alone:
-        _begin_session(index, trust, path, sound, size)
+        header.session = uuid.uuid4().int >> 64
+        if is_writable(header, region, sound):
+            with unless_full():
+                _begin_session(index, trust, path, sound, size)
+                sound = True
+        if not sound or header.busy:  # the disk is full: find out what can be served without changing the file
+            freeze(header, region)
+            header.busy = 1
+            _mend(index, path, size)
         header.lock_file = lock_file
 
 
@@ -76,7 +87,7 @@ def _are_segments(ends: List[int], size: int) -> bool:
 
 
 def _begin_session(index: Index, trust: Trust, path: str, sound: bool, size: int) -> None:
-    "Repair the file if needed, cut off its unused end, and reset the counters. No other process has it open."
+    "Repair the file if needed, and cut off its unused end. No other process has it open."
     log, header, region = index.log, index.header, index.region
     header.busy = 1
     kept = header.records
@@ -97,8 +108,6 @@ def _begin_session(index: Index, trust: Trust, path: str, sound: bool, size: int
         log.map_first(end)
     except UNMAPPABLE:
         header.ends = ends[: ends.index(end) + 1]
-    header.clear_reads()
-    header.session = uuid.uuid4().int >> 64
     trust.seal()
     header.busy = 0
 

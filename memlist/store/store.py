@@ -31,7 +31,7 @@ from .source import NO_SOURCE, Source
 
 class StoreInfo(NamedTuple):
     """Describe a store: its `records` and their `nbytes`, the present budget `max_ram` in bytes, and the `hits` and
-    `misses` of all processes since the store was made."""
+    `misses` of all processes since the store was made. For a file: of this process, its parent and its children."""
 
     records: int
     nbytes: int
@@ -140,6 +140,8 @@ class ImageStore:
         segment, at = self._region.locate(offset)
         code, ndim, a, b, c, d, number, tag = unpack_record(block)
         mapping = self._region.maps[segment]
+        if not self._region.mapped:
+            mapping, at = self._region.copy(offset + BLOCK_BYTES, block.array_bytes), -BLOCK_BYTES
         array: np.ndarray = np.ndarray((a, b, c, d)[:ndim], DTYPES[code], mapping, at + BLOCK_BYTES)
         return Record(array, tag, generation, number, block)
 
@@ -249,14 +251,7 @@ class ImageStore:
         A named file keeps its records: it is written out, and its pages leave memory (in other processes that have it
         open, at their next read). It then returns the bytes of memory freed. With `file=True` the file is emptied.
         """
-        if self.cache_file is not None and not file:
-            before = self.resident()
-            with self._held():
-                self._trust.release()
-            self._region.release()
-            return max(0, before - self.resident())
-        with self._held():
-            return self._log.empty()
+        return self.parts.purge(file or self.cache_file is None)
 
     def check(self, fix: bool = False) -> List[Problem]:
         """Verify every record and the index; return the problems. With `fix`, drop bad records and rebuild the index.
@@ -271,7 +266,7 @@ class ImageStore:
     def set_max_ram(self, max_ram: MaxRam) -> None:
         "Set the budget for every process, from now on. Existing records stay."
         limit = parse_max_ram(max_ram)
-        with self._held():
+        with self.parts.lock.held():
             self._budget.set(limit)
 
     @property
@@ -298,7 +293,7 @@ class ImageStore:
 
     def reads(self) -> Tuple[int, int]:
         "Return hits and misses so far, over all processes. Cheaper than `info`, which also computes the budget."
-        return self._header.reads()
+        return self._counters.reads()
 
     def info(self) -> StoreInfo:
         "Return what the store holds and how often it was read; see `StoreInfo`."
@@ -310,12 +305,11 @@ class ImageStore:
 
     def resident(self) -> int:
         "Return how many bytes of the store are in memory now; for a named file, in the page cache."
-        self._log.reach(self._header.end - 1)
-        return self._region.resident()
+        return self.parts.resident()
 
     def sources(self) -> List[str]:
         "Return the paths that the records of a named file were made from. Costs a walk over the log."
-        with self._held():
+        with self.parts.steady():
             return [os.fsdecode(path) for path in self._log.paths()]
 
     def descriptors(self) -> Tuple[int, int, int]:

@@ -6,6 +6,7 @@ damaged, or its images changed, since the last session: `FileTrust` has every re
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import zlib
@@ -18,13 +19,14 @@ from .descriptor import anonymous, default_kind
 from .layout import NUMBERS, Block, Header
 from .region import Region
 from .source import Source
+from .system import PAGE
 
 
 class Looks:
     """Remember when each record was last compared with its source, for this process and its children.
 
     Costs eight bytes per record. They are read and written with system calls, which take less than a microsecond and
-    no address space.
+    no address space. They follow a page for the counters of a named file.
     """
 
     def __init__(self, fd: Optional[int] = None) -> None:
@@ -34,12 +36,17 @@ class Looks:
         "Return the time (`time.monotonic_ns`) that `add` was last called with for this number; 0 if it never was."
         if not hasattr(os, "pread"):  # pragma: no cover - Windows: files are examined every time
             return 0
-        return int.from_bytes(os.pread(self.fd, 8, 8 * number), sys.byteorder)
+        return int.from_bytes(os.pread(self.fd, 8, PAGE + 8 * number), sys.byteorder)
 
     def add(self, number: int, when: int = 0) -> None:
         "Remember that record `number` was valid at the time `when`; 0 means that the time is unknown, but past."
         with suppress(OSError, AttributeError):  # no room, or Windows: the file is examined again next time
-            os.pwrite(self.fd, max(1, when).to_bytes(8, sys.byteorder), 8 * number)
+            os.pwrite(self.fd, max(1, when).to_bytes(8, sys.byteorder), PAGE + 8 * number)
+
+    def counters(self) -> memoryview:
+        "Map the page for counters, as 64-bit words."
+        os.posix_fallocate(self.fd, 0, PAGE)
+        return memoryview(mmap.mmap(self.fd, PAGE)).cast("Q")
 
     def close(self) -> None:
         "Close the descriptor."

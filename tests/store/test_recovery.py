@@ -88,7 +88,7 @@ def assert_consistent(images: ImageStore, write: Write) -> None:
     assert images.info().nbytes == sum(record.array.nbytes for record in records.values())  # type: ignore[union-attr]
     old = [k for k in keys[2:] if k in records]
     if write is purge:
-        assert len(old) in (0, len(keys) - 2)
+        assert len(old) == (0 if images.purges else len(keys) - 2)
     else:
         assert len(old) >= len(keys) - 2 - (write is refuse)
     counted = images.taken
@@ -104,7 +104,7 @@ def test_a_write_killed_at_any_moment_is_undone_or_finished_without_a_walk(
     write: Write, every: int, make: Make, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(budget, "MAX_AGE_SECONDS", 1e9)  # else the clock decides how many lines run
-    for lines in moments(partial(write, nearly_full(make)))[::every]:
+    for lines in moments(partial(write, nearly_full(make)))[:: min(every, 5) if write is purge else every]:
         images = nearly_full(make)
         assert killed(partial(write, images), lines)
         with monkeypatch.context() as patch:
@@ -126,10 +126,10 @@ def test_a_recovery_killed_at_any_moment_begins_again(
         with monkeypatch.context() as patch:
             patch.setattr(index.Index, "_recount_all", refuse_to_walk)
             for _ in range(3):
-                twice += killed(partial(recover, images), draw.randrange(1, 120))
+                twice += killed(partial(recover, images), draw.randrange(1, 60))
             recover(images)
         assert_consistent(images, write)
-    assert twice >= times / 2
+    assert twice
 
 
 def test_without_a_whole_journal_the_log_is_walked(make: Make) -> None:
