@@ -18,18 +18,18 @@ class Notes:
     def add(self, key: bytes) -> bool:
         "Add a note; return False if it existed already."
         parts, digest, offset = self.parts, self._digest(key), 0
+        known = self.has(key)
         with unless_full(), parts.held():
-            if self.has(key):
+            known = self.has(key)
+            if known:
                 return False
             if parts.index.make_room():
                 offset = parts.log.append(NOTE, digest, np.empty(0, "u1"))
             if offset:
                 parts.index.publish(digest, offset)
-                return True
-        if self.has(key):
-            return False
-        parts.trust.note(digest)
-        return True
+        if not self.has(key):
+            parts.trust.note(digest)
+        return not known
 
     def has(self, key: bytes) -> bool:
         "Return whether the note exists."

@@ -135,8 +135,12 @@ class Parts:
                 return self.log.empty()
             with self.lock.held():
                 is_writable(self.header, self.region)  # gives back to the disk what is not used yet
-            with self.held():
-                return self.log.empty()
+            try:
+                with self.held():
+                    return self.log.empty()
+            except OSError as error:
+                why = "the disk of a cache file is full: to empty the file, make room for a few kilobytes, or delete it"
+                raise OSError(error.errno, why) from error
         before = self.resident()
         with unless_full(), self.held():
             self.trust.release()

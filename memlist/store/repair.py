@@ -58,10 +58,10 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
             with unless_full():
                 _begin_session(index, trust, path, sound, size)
                 sound = True
-        if not sound or header.busy:  # the disk is full: find out what can be served without changing the file
+        if not sound or header.busy:  # the disk is full
             freeze(header, region)
-            header.busy = 1
-            _mend(index, path, size)
+            _begin_session(index, trust, path, sound, size)
+            header.busy = int(not header.index)  # the next writer that finds room will index the records
         header.lock_file = lock_file
 
 
@@ -99,7 +99,8 @@ def _begin_session(index: Index, trust: Trust, path: str, sound: bool, size: int
         header.index = header.slots = header.freed = header.nbytes = 0
         header.generation += PURGE
         header.tail = end = PAGE
-    os.ftruncate(region.fd, end)
+    if header.frozen is None:
+        os.ftruncate(region.fd, end)
     # Merge all segments into one, because their number is limited. If address space is scarce, keep them.
     region.forget(1)
     ends = header.ends
