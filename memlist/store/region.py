@@ -10,6 +10,7 @@ by itself. `NamedRegion` is a file that stays (see `cachefile`), and `UnmappedRe
 from __future__ import annotations
 
 import ctypes
+import errno
 import mmap
 import os
 import struct
@@ -300,8 +301,9 @@ class NamedRegion(Region):
         return os.pread(self.fd, nbytes, offset)
 
     def poke(self, offset: int, data: bytes) -> None:
-        "Store a few bytes at `offset`; raise OSError if the disk is full. Writing to the mapping would raise SIGBUS."
-        self.write(offset, np.frombuffer(data, np.uint8))
+        "Store a few bytes at `offset`; raise OSError if the disk is full."
+        if os.pwrite(self.fd, data, offset) < len(data):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def set_words(self, offset: int, values: Sequence[int]) -> None:
         """Write 64-bit words at `offset`, unless they are there already; raise OSError if the disk is full.
