@@ -45,7 +45,10 @@ class Looks:
 
     def counters(self) -> memoryview:
         "Map the page for counters, as 64-bit words."
-        os.posix_fallocate(self.fd, 0, PAGE)
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.fd, 0, PAGE)
+        elif os.fstat(self.fd).st_size < PAGE:
+            os.ftruncate(self.fd, PAGE)
         return memoryview(mmap.mmap(self.fd, PAGE)).cast("Q")
 
     def close(self) -> None:
