@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
+import lzma
 import multiprocessing
 import os
 import subprocess
@@ -101,6 +102,25 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
     ).returncode:
         pytest.skip("no right to mount")
+    try:
+        yield folder
+    finally:
+        gc.collect()
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@contextlib.contextmanager
+def small_btrfs(folder: Path) -> Iterator[Path]:
+    """Mount a btrfs of 24 MB on `folder`; skip the test where that is not allowed.
+
+    The image was made by `mkfs.btrfs --mixed --nodesize 4096` (btrfs-progs 6.2) in an empty file, and compressed.
+    """
+    folder.mkdir(exist_ok=True)
+    image = folder.with_suffix(".img")
+    with lzma.open(Path(__file__).parent / "store" / "btrfs.img.xz") as packed:
+        image.write_bytes(packed.read())
+    if subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True).returncode:
+        pytest.skip("no right to mount, or no btrfs")
     try:
         yield folder
     finally:

@@ -88,7 +88,7 @@ class Fill:
             return
         begun = time.monotonic()
         held = [(store, store.info().nbytes) for store in stores_of(self.works)]
-        self._announce(jobs)
+        self._reserve(self._announce(jobs))
         shown = progress(len(jobs), "load_data", show=self.progress)
 
         def state() -> Tuple[int, str]:
@@ -144,14 +144,15 @@ class Fill:
                 if work.missing(job):
                     yield job
 
-    def _announce(self, jobs: List[Job]) -> None:
+    def _announce(self, jobs: List[Job]) -> List[Job]:
+        "Print how many images are to be decoded and how much memory they may take; return the jobs for these."
         store, stores = jobs[0].work.store, {id(work): work.store for work in self.works}
         there = [bool(job.keys) and all(key in stores[id(job.work)] for key in job.keys) for job in jobs]
         if any(there) and self.progress:  # in a cache file, from an earlier session
             print_line(f"load_data: {sum(there):,} images of {shown(store.cache_file)} to verify")
         jobs = [job for job, known in zip(jobs, there) if not known]
         if not jobs:
-            return
+            return jobs
         need = expected_bytes(jobs)
         room = max(0, store.budget() - store.taken)
         most = format_size(room)
@@ -166,6 +167,14 @@ class Fill:
             )
         if self.progress or (need is not None and need > room):
             print_line(text)
+        return jobs
+
+    def _reserve(self, jobs: List[Job]) -> None:
+        "Make the indexes large enough for `jobs` at once."
+        for store in stores_of(self.works):
+            n = sum(len(job.keys) for job in jobs if job.work.store.uid == store.uid)
+            if n:
+                store.reserve(n)
 
     def _sample(self, jobs: List[Job]) -> Tuple[int, List[Job]]:
         "Do the first jobs of each list; return how many threads to use, and the remaining jobs."

@@ -47,7 +47,7 @@ def _check(parts: Parts, fix: bool) -> List[Problem]:
         looked = time.monotonic_ns()
         return looked, header.generation, list(log.walk(header.tail)), header.records, header.nbytes
 
-    looked, generation, entries, records, nbytes = parts.locked(look)
+    looked, generation, entries, records, nbytes = parts.steady(look)
 
     def mend() -> None:
         if header.purges == generation // PURGE:

@@ -18,8 +18,10 @@ import struct
 import sys
 import uuid
 import zlib
+from contextlib import suppress
+from functools import partial
 from hashlib import blake2b
-from typing import Any, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -32,17 +34,22 @@ BYTE_ORDER = 0x0102030405060708
 MAGIC, ENDIANNESS, PAGE_SIZE, IDENTITY, CHECKSUM, BUSY, STATE = range(7)
 GENERATION, INDEX, TAIL, FREED, RECORDS, NBYTES, SLOTS, SEGMENTS, ORDINAL = range(STATE + 1, STATE + 10)
 MAX_BYTES, SHARE, SESSION, RELEASES, LOCK_FILE = range(ORDINAL + 1, ORDINAL + 6)
-# One pair of counters (hits, misses) per process, so that counting needs no lock. Processes that find all pairs taken
-# share the last one. The counts of a killed process stay, and the next process may take its pair.
-COUNTERS, N_COUNTERS = LOCK_FILE + 1, 64
-ENDS = COUNTERS + 2 * (N_COUNTERS + 1)
+# The counters of an anonymous store, see `counters`. In a named file this space is unused.
+COUNTERS, N_COUNTERS = LOCK_FILE + 1, 52
+# Two copies of the journal, see `Header.checkpoint`: the words from GENERATION to ORDINAL, offset and array bytes of a
+# record that is about to be dropped, and a checksum of these.
+JOURNAL = COUNTERS + 2 * (N_COUNTERS + 1)
+_JOURNAL_WORDS = ORDINAL + 1 - GENERATION + 3
+ENDS = JOURNAL + 2 * _JOURNAL_WORDS
 MAX_SEGMENTS = PAGE // 8 - ENDS
+_pack_journal = struct.Struct(f"={_JOURNAL_WORDS}Q").pack
+# What BUSY may be: IDLE; WRITING without a journal; WITH_JOURNAL and WITH_JOURNAL + 1 with one of its two copies;
+# EMPTYING for a purge, a number that a damaged bit does not make.
+IDLE, WRITING, WITH_JOURNAL = range(3)
+EMPTYING = int.from_bytes(b"emptying", "little")
 # The generation counts purges from this bit on, and replaced records below it.
 PURGE = 1 << 32
 NO_LIMIT = (1 << 64) - 1
-# `Header.busy` while a writer changes the log, and while a purge empties it. The latter is a number that a damaged bit
-# does not make.
-WRITING, EMPTYING = 1, int.from_bytes(b"emptying", "little")
 
 
 def _word(number: int) -> Any:
@@ -52,15 +59,54 @@ def _word(number: int) -> Any:
         return header.words[number]
 
     def write(header: Header, value: int) -> None:
-        header.words[number] = value & NO_LIMIT  # a count that a damaged file began near its maximum wraps
+        header.write(8 * number, (value & NO_LIMIT,))  # a count that a damaged file began near its maximum wraps
 
     return property(read, write)
+
+
+def _session_word(number: int) -> Any:
+    "Make the property for a word that means nothing to a later session: it is kept in memory if the disk is full."
+
+    def read(header: Header) -> int:
+        return header.unwritten.get(number, header.words[number])
+
+    def write(header: Header, value: int) -> None:
+        header.unwritten[number] = value
+        with suppress(OSError):
+            header.write(8 * number, (value,))
+            del header.unwritten[number]
+
+    return property(read, write)
+
+
+# Writes 64-bit words, the first one at a byte offset.
+Write = Callable[[int, Sequence[int]], None]
+
+
+class Journal(NamedTuple):
+    """Hold words of the header as a writer found them, and offset and array bytes of the record that it was to drop.
+
+    Both are 0 if it was to drop none.
+    """
+
+    generation: int
+    table: int  # `Header.index`
+    tail: int
+    freed: int
+    records: int
+    nbytes: int
+    slots: int
+    segments: int
+    ordinal: int
+    dropped: int
+    dropped_bytes: int
 
 
 class Header:
     """Give names to the words of a header page.
 
-    `words` is a view of the page as 64-bit words. Set it to the new view after the page is mapped again.
+    `words` is a view of the page as 64-bit words. Set it to the new view after the page is mapped again. `write` writes
+    them; without it, they are written through `words`. It may raise OSError if the disk of a named file is full.
     """
 
     magic: int = _word(MAGIC)
@@ -68,7 +114,7 @@ class Header:
     page_size: int = _word(PAGE_SIZE)
     identity: int = _word(IDENTITY)
     checksum: int = _word(CHECKSUM)  # of the four words above
-    busy: int = _word(BUSY)  # WRITING or EMPTYING while a writer changes the log
+    busy: int = _word(BUSY)  # IDLE, or what a writer does, and which copy of the journal tells what it found
     state: int = _word(STATE)  # checksum of all that describes the log; kept in a named file only
     generation: int = _word(GENERATION)
     index: int = _word(INDEX)  # offset and size of the index table in use, see `pack_table`; 0 without one
@@ -79,13 +125,23 @@ class Header:
     slots: int = _word(SLOTS)  # taken slots of the index table
     segments: int = _word(SEGMENTS)
     ordinal: int = _word(ORDINAL)  # the number of the next block
-    max_bytes: int = _word(MAX_BYTES)  # the budget in bytes; NO_LIMIT if it is a share
-    session: int = _word(SESSION)  # a random number per session of a named file
+    max_bytes: int = _session_word(MAX_BYTES)  # the budget in bytes; NO_LIMIT if it is a share
+    session: int = _session_word(SESSION)  # a random number per session of a named file
     releases: int = _word(RELEASES)  # how often a purge has dropped a named file from memory
-    lock_file: int = _word(LOCK_FILE)  # inode of the lock file in use
+    lock_file: int = _session_word(LOCK_FILE)  # inode of the lock file in use
 
-    def __init__(self, words: memoryview) -> None:
-        self.words = words
+    _share: int = _session_word(SHARE)
+
+    def __init__(self, words: memoryview, write: Optional[Write] = None) -> None:
+        self.words, self.write = words, write or partial(_write_words, words)
+        # Words that could not be written; and the page as it was, if this is a private copy: see `fulldisk`.
+        self.unwritten: Dict[int, int] = {}
+        self.frozen: Optional[bytes] = None
+
+    def freeze(self, page: bytes) -> None:
+        "Read and write a private copy of the header page from now on."
+        self.frozen, self.words = page, memoryview(bytearray(page)).cast("Q")
+        self.write = partial(_write_words, self.words)
 
     @classmethod
     def of_page(cls, page: Any) -> Header:
@@ -94,17 +150,17 @@ class Header:
 
     def start(self, end: int) -> None:
         "Describe an empty log in one segment that ends at byte `end`. All other words must be zero."
-        self.words[ENDS], self.segments, self.tail = end, 1, PAGE
+        self.ends, self.tail = [end], PAGE
 
     @property
     def share(self) -> float:
         "Return the budget as a share of what is available."
-        value: float = struct.unpack("<d", self.words[SHARE].to_bytes(8, "little"))[0]
+        value: float = struct.unpack("<d", self._share.to_bytes(8, "little"))[0]
         return value
 
     @share.setter
     def share(self, share: float) -> None:
-        self.words[SHARE] = int.from_bytes(struct.pack("<d", share), "little")
+        self._share = int.from_bytes(struct.pack("<d", share), "little")
 
     @property
     def purges(self) -> int:
@@ -118,8 +174,7 @@ class Header:
 
     @ends.setter
     def ends(self, ends: List[int]) -> None:
-        for i, end in enumerate(ends):
-            self.words[ENDS + i] = end
+        self.write(8 * ENDS, ends)
         self.segments = len(ends)
 
     def known_ends(self, size: int) -> List[int]:
@@ -138,22 +193,33 @@ class Header:
     def add_segment(self, end: int) -> None:
         "Add a segment that ends at byte `end`. Other processes see it only after its end is written."
         n = self.segments
-        self.words[ENDS + n] = end
+        self.write(8 * (ENDS + n), (end,))
         self.segments = n + 1
+
+    def checkpoint(self, dropped: int = 0, dropped_bytes: int = 0) -> None:
+        """Keep the state of the log in the journal, and say that a change of the log begins, or its next step.
+
+        `dropped` and `dropped_bytes`: a record that will be dropped. The state must be consistent. The journal has two
+        copies, and one write of a word makes the other one valid, so that a killed process leaves a whole one.
+        """
+        other = int(self.busy == WITH_JOURNAL)
+        words = [*self.words[GENERATION : ORDINAL + 1], dropped, dropped_bytes]
+        at = JOURNAL + other * _JOURNAL_WORDS
+        self.write(8 * at, (*words, _journal_sum(words)))
+        self.busy = WITH_JOURNAL + other
+
+    @property
+    def journal(self) -> Optional[Journal]:
+        "Return the state before the change that was not finished; None if that was not kept, or is damaged."
+        if self.busy not in (WITH_JOURNAL, WITH_JOURNAL + 1):
+            return None
+        at = JOURNAL + (self.busy - WITH_JOURNAL) * _JOURNAL_WORDS
+        *words, checksum = self.words[at : at + _JOURNAL_WORDS]
+        return Journal(*words) if checksum == _journal_sum(words) else None
 
     def clear_counts(self) -> None:
         "Forget all records, without touching the log."
         self.records = self.nbytes = self.slots = self.freed = 0
-
-    def reads(self) -> Tuple[int, int]:
-        "Return hits and misses, summed over all pairs of counters."
-        pairs = list(self.words[COUNTERS:ENDS])
-        return sum(pairs[::2]), sum(pairs[1::2])
-
-    def clear_reads(self) -> None:
-        "Reset hits and misses to zero."
-        for word in range(COUNTERS, ENDS):
-            self.words[word] = 0
 
     def identity_checksum(self) -> int:
         "Return what `checksum` has to be."
@@ -165,9 +231,13 @@ class Header:
         return zlib.crc32(self.words[ENDS : ENDS + n], zlib.crc32(self.words[GENERATION : ORDINAL + 1]))
 
 
-def counter(pair: int) -> int:
-    "Return the number of the word with the hits of a pair of counters; its misses follow."
-    return COUNTERS + 2 * pair
+def _write_words(words: memoryview, offset: int, values: Sequence[int]) -> None:
+    for number, value in enumerate(values, offset // 8):
+        words[number] = value
+
+
+def _journal_sum(words: List[int]) -> int:
+    return zlib.crc32(_pack_journal(*words, 0))
 
 
 def new_page() -> bytes:
@@ -201,6 +271,8 @@ NO_FILE = NO_LIMIT
 # The most bytes that may follow the array of a record, and the most that NumPy can address.
 MAX_TRAILER, MAX_ARRAY = 1 << 16, (1 << 63) - 1
 
+# The magic, the kind and the hash of a block lie in its first bytes, see `indexed`.
+HEAD_BYTES = 16
 _DIGEST, _PAYLOAD = slice(8, 24), struct.Struct("<24xQ48x")
 _SHAPE, _VERSION, _VERSION_BYTES = struct.Struct("<32x4I32x"), struct.Struct("<48xQq16x"), slice(48, 64)
 _NUMBER, _SUM = struct.Struct("<64xI12x"), struct.Struct("<72xI4x")
@@ -362,9 +434,27 @@ def slot_offset(slot: int) -> int:
     return (slot & _OFFSET) * BLOCK_ALIGN
 
 
+def slot_values(offsets: np.ndarray, hashes: np.ndarray) -> np.ndarray:
+    "Return the slots for the blocks at `offsets`, whose digests have these hashes: `pack_slot` for uint64 arrays."
+    shift = np.uint64(TAG_SHIFT)
+    return offsets // np.uint64(BLOCK_ALIGN) | hashes >> shift << shift
+
+
 def slot_offsets(slots: np.ndarray) -> np.ndarray:
     "Return the offsets of the blocks that `slots` point to: `slot_offset` for a uint64 array."
     return (slots & np.uint64(_OFFSET)) * np.uint64(BLOCK_ALIGN)
+
+
+def indexed(heads: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    """Return which blocks may be in an index (records and notes), and the hashes of their digests.
+
+    `heads`: the first `HEAD_BYTES` of each block, in an array of dtype void. Checksums are not verified, because
+    `block_for` refuses a damaged block whatever slot leads to it.
+    """
+    heads = heads.view("<u8").reshape(-1, 2)
+    magic, kinds = heads[:, 0] & np.uint64((1 << 32) - 1), heads[:, 0] >> np.uint64(32) & np.uint64(255)
+    live = (magic == int.from_bytes(BLOCK_MAGIC, "little")) & ((kinds == RECORD) | (kinds == NOTE))
+    return live, heads[:, 1].astype(np.uint64)
 
 
 def pack_table(offset: int, bits: int) -> int:

@@ -21,6 +21,7 @@ from .layout import (
     BLOCK_MAGIC,
     EMPTYING,
     GAP,
+    HEAD_BYTES,
     MAX_SEGMENTS,
     NUMBERS,
     PURGE,
@@ -89,7 +90,8 @@ class Log:
     def map_first(self, end: int) -> None:
         "Map the whole first segment again, up to `end`; raise OSError, ValueError or MemoryError if that fails."
         self.region.attach_first(end)
-        self.header.words = self.region.words[0]
+        if self.header.frozen is None:
+            self.header.words = self.region.header_words
 
     def find(self, offset: int, digest: bytes) -> Optional[Block]:
         "Return the block at `offset` if it is intact and has this digest; None if not."
@@ -99,6 +101,15 @@ class Log:
             return None
         segment, at = region.locate(offset)
         return block_for(digest, region.maps[segment], at)
+
+    def heads(self, offsets: np.ndarray) -> np.ndarray:
+        "Return the first `HEAD_BYTES` of each block at `offsets`, in an array of dtype void; zeros beyond the tail."
+        found = np.zeros(len(offsets), np.dtype((np.void, HEAD_BYTES)))
+        tail = self.header.tail
+        if self.reach(tail - 1):
+            there = (offsets >= PAGE) & (offsets + np.uint64(BLOCK_BYTES) <= tail)
+            found[there] = self.region.gather(offsets[there], HEAD_BYTES)
+        return found
 
     def intact(self, offset: int, stop: int) -> Optional[Block]:
         "Return the block at `offset` if it is intact and ends before `stop`; None if not. It need not be mapped."
@@ -124,13 +135,13 @@ class Log:
             if path:
                 yield path
 
-    def walk(self, stop: int) -> Iterator[Entry]:
-        """Yield every block of the log before `stop`, whether it is mapped or not.
+    def walk(self, stop: int, start: int = PAGE) -> Iterator[Entry]:
+        """Yield every block of the log before `stop`, whether it is mapped or not; the first one begins at `start`.
 
         Needs nothing from the header, not even the ends of the segments: no block begins within the last bytes of a
         page if they are too few for a block's header. Nor are a few zeros a block, see `discard`.
         """
-        offset = PAGE
+        offset = start
         while offset < stop:
             block, rest = self.intact(offset, stop), -offset % PAGE
             if block is None and 0 < rest < BLOCK_BYTES:
@@ -246,6 +257,13 @@ class Log:
 
     # -- dropping ---------------------------------------------------------------------------------------------
 
+    def expect_drop(self, offset: int) -> Optional[Block]:
+        "Note in the journal that the record at `offset` will be dropped, and return it; None if it is damaged."
+        block = self.intact(offset, self.header.tail)
+        if block:
+            self.header.checkpoint(offset, block.array_bytes)
+        return block
+
     def drop(self, offset: int, sure: bool = True) -> None:
         """Turn a record into a gap, and give its memory back.
 
@@ -253,7 +271,7 @@ class Log:
         may seem longer than it is: the gap then ends where the next intact block begins, whose pixels must stay.
         """
         header = self.header
-        block = self.intact(offset, header.tail)
+        block = self.expect_drop(offset)
         stop = offset + block.length if block else header.tail
         if not (block and sure):
             stop = self.next_intact(offset, stop)

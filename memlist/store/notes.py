@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from .fulldisk import unless_full
 from .layout import NOTE, digest_of
 from .parts import Parts
 
@@ -16,7 +17,12 @@ class Notes:
 
     def add(self, key: bytes) -> bool:
         "Add a note; return False if it existed already."
-        return self.parts.locked(lambda: self._add(key))
+        known = self.has(key)
+        with unless_full():
+            return self.parts.locked(lambda: self._add(key))
+        if not known:
+            self.parts.trust.note(self._digest(key))
+        return not known
 
     def _add(self, key: bytes) -> bool:
         parts, digest, offset = self.parts, self._digest(key), 0

@@ -13,34 +13,38 @@ from . import cachefile, registry, repair, system
 from .budget import MaxRam, budget_for, parse_max_ram
 from .counters import Counters
 from .descriptor import default_kind
+from .fulldisk import is_writable, thaw, unless_full
 from .index import Index
-from .layout import BLOCK_BYTES, MAX_TRAILER, PURGE, RECORD, WRITING, Block, Header
+from .layout import BLOCK_BYTES, COUNTERS, IDLE, MAX_TRAILER, PURGE, RECORD, Block, Header
 from .lock import Lock
 from .log import Log
 from .mounts import Room
-from .region import NamedRegion, Region
+from .region import Region, named_region
 from .source import Source
 from .system import PAGE
 from .threads import Result
 from .trust import FileTrust, Looks, Trust
 
 Available = Callable[[], int]
+# An index is made for records that may never come only if it takes less than one part in so many of the budget's rest.
+RESERVED_PART = 64
 
 
 class Parts:
     "Hold the parts of one store, and change them under one mutex."
 
     def __init__(self, region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> None:
-        header = Header(region.words[0])
+        header = Header(region.header_words, region.set_words)
         self.header, self.region, self.lock, self.looks = header, region, lock, looks
         if region.persistent:
             self.trust: Trust = FileTrust(looks, maker, header, region)
+            self.counters = Counters(looks.counters(), 0, lock)
         else:
             self.trust = Trust(looks, maker)
+            self.counters = Counters(header.words, COUNTERS, lock)
         self.budget = budget_for(header, region, available)
         self.log = Log(header, region, self.budget)
         self.index = Index(self.log)
-        self.counters = Counters(header, lock)
 
     def after_fork(self) -> None:
         "Replace the thread locks: another thread of the parent may have held them."
@@ -49,17 +53,34 @@ class Parts:
         self.counters.after_fork()
 
     def locked(self, work: Callable[[], Result]) -> Result:
-        "Call `work` while holding the mutex; if an earlier holder did not finish, repair the log first."
+        """Call `work` while holding the mutex; if an earlier holder did not finish, repair the log first.
+
+        Raises OSError, and leaves everything as it is, if the disk of a named file is full.
+        """
         return self.lock.run(work, self._begin, self._finish)
 
+    def steady(self, work: Callable[[], Result]) -> Result:
+        "Call `work`, which only reads the log, while holding the mutex. Writes nothing but a repair, if one is needed."
+        return self.lock.run(work, self._repair, self._seal)
+
+    def _repair(self) -> None:
+        if self.header.busy and is_writable(self.header, self.region):  # a writer was killed or has raised an exception
+            self._begin()
+
+    def _seal(self) -> None:
+        if self.header.busy and is_writable(self.header, self.region):
+            self._finish()
+
     def _begin(self) -> None:
-        if self.header.busy:  # a writer was killed or has raised an exception
+        thaw(self.header, self.region)
+        if self.header.busy:
+            self.region.touch()  # if the disk is full, say so before the log is walked
             repair.recover(self.index)
-        self.header.busy = WRITING
+        self.header.checkpoint()
 
     def _finish(self) -> None:
         self.trust.seal()
-        self.header.busy = 0
+        self.header.busy = IDLE
 
     def put(
         self,
@@ -71,12 +92,23 @@ class Parts:
         generation: Optional[int],
     ) -> bool:
         "Store a copy of `array`; see `ImageStore.put`."
+        with unless_full():
+            return self._put(digest, array, tag, source, replace, generation)
+        return False
+
+    def _put(
+        self, digest: bytes, array: np.ndarray, tag: int, source: Source, replace: bool, generation: Optional[int]
+    ) -> bool:
         header, index, log, trust = self.header, self.index, self.log, self.trust
         trailer = trust.trailer(source)
         if len(trailer) > MAX_TRAILER:
             return False
         checksum = trust.checksum(array, trailer)  # slow, so before taking the mutex
-        need = BLOCK_BYTES + array.nbytes + len(trailer)
+        need, growth = BLOCK_BYTES + array.nbytes + len(trailer), index.growth()
+        fits = self.budget.fits(need + growth)
+        if not fits and not replace and not header.busy:  # nothing will be written, so do without the mutex
+            return (generation is None or generation // PURGE == header.purges) and index.find(digest) is not None
+        plan = index.plan() if growth and fits else None  # slow, too, for a large index
 
         def write() -> bool:
             if generation is not None and generation // PURGE != header.purges:
@@ -84,8 +116,10 @@ class Parts:
             found = index.find(digest)
             if found and not replace:
                 return True
+            if found:
+                log.expect_drop(found[0])
             offset, growth = 0, index.growth()
-            if self.budget.fits(need + growth) and (not growth or index.grow()):
+            if self.budget.fits(need + growth) and (not growth or index.grow(plan)):
                 number = log.next_number
                 offset = log.append(RECORD, digest, array, trailer, tag=tag, source=source, checksum=checksum)
             if offset:
@@ -100,6 +134,46 @@ class Parts:
 
         return self.locked(write)
 
+    def purge(self, file: bool) -> int:
+        "Empty the store, or without `file` only drop the file from memory; see `ImageStore.purge`."
+        if file:
+            with unless_full():
+                return self.locked(self.log.empty)
+            self.lock.run(self._give_back)
+            try:
+                return self.locked(self.log.empty)
+            except OSError as error:
+                why = "the disk of a cache file is full: to empty the file, make room for a few kilobytes, or delete it"
+                raise OSError(error.errno, why) from error
+        before = self.resident()
+        with unless_full():
+            self.locked(self.trust.release)
+        self.region.release()
+        return max(0, before - self.resident())
+
+    def _give_back(self) -> None:
+        "Give back to the disk what is not used yet."
+        is_writable(self.header, self.region)
+
+    def resident(self) -> int:
+        "Return how many bytes of the store are in memory now."
+        self.log.reach(self.header.end - 1)
+        return self.region.resident()
+
+    def reserve(self, n: int) -> bool:
+        "Make the index large enough for `n` more records; see `ImageStore.reserve`."
+        index = self.index
+        if not self._affords(n):
+            return False
+        plan = index.plan(n)
+        with unless_full():
+            return self.locked(lambda: self._affords(n) and index.grow(plan, n))
+        return False
+
+    def _affords(self, n: int) -> bool:
+        "Return whether an index for `n` more records takes a small part of what the budget has left."
+        return self.budget.fits(RESERVED_PART * self.index.growth(n))
+
     def fault(self, offset: int, block: Block) -> str:
         "Return what is wrong with a record: its header, its pixels or its source; an empty string if nothing is."
         if self.log.whole(offset) != block:
@@ -112,7 +186,8 @@ class Parts:
         if not self.fault(offset, block):
             self.trust.verified(offset, block.number, looked)
             return True
-        self.locked(lambda: self.drop_if_wrong(offset, block))
+        with unless_full():
+            self.locked(lambda: self.drop_if_wrong(offset, block))
         return False
 
     def drop_if_wrong(self, offset: int, block: Block) -> None:
@@ -159,10 +234,11 @@ def named_parts(
     limit, looks = parse_max_ram(max_ram), Looks()
 
     def joined(fd: int, lock: Lock, alone: bool) -> Tuple[Parts, str]:
-        region = NamedRegion(fd)
+        room = Room(path)
+        region = named_region(fd, room.in_memory)
         try:
             region.attach(PAGE)
-            parts = Parts(region, lock, looks, available or Room(path), maker)
+            parts = Parts(region, lock, looks, available or room, maker)
             repair.join(parts.index, parts.trust, path, os.fstat(lock.fd).st_ino, alone)
             if alone or max_ram is not None:
                 parts.budget.set(limit)
@@ -182,5 +258,5 @@ def received_parts(region: Region, lock: Lock, looks: Looks, available: Availabl
     "Return the parts of a store whose descriptors another process has sent."
     region.attach(PAGE)  # the header page holds the length of the first segment
     with suppress(*repair.UNMAPPABLE):  # without address space, this process serves nothing
-        region.attach_first(Header(region.words[0]).segment_end(0))
+        region.attach_first(Header(region.header_words).segment_end(0))
     return Parts(region, lock, looks, available, maker)

@@ -21,11 +21,13 @@ from typing import List
 import numpy as np
 
 from .cachefile import CacheFileError
+from .fulldisk import freeze, is_writable, unless_full
 from .index import Index
 from .layout import (
     BLOCK_ALIGN,
     BLOCK_BYTES,
     EMPTYING,
+    IDLE,
     MAX_SEGMENTS,
     MAX_TABLE_BITS,
     PURGE,
@@ -59,10 +61,10 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
     `lock_file` is the inode of the lock file, by which processes check that they all use the same one. Raises
     `CacheFileError` if the file can't be used while other processes use it, or can't be read.
     """
-    header, log = index.header, index.log
+    header, region, log = index.header, index.region, index.log
     if alone:
         try:
-            _begin_session(index, trust, path)
+            _begin(index, trust, path)
         except OSError as error:
             why = f"can't be read or repaired: {error.strerror}. No record was dropped."
             raise CacheFileError(path, why) from error
@@ -74,9 +76,11 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
     with suppress(*UNMAPPABLE):  # without address space, this process serves nothing
         log.map_first(header.segment_end(0))
     if header.busy:  # a writer was killed, and other processes go on
+        if not is_writable(header, region):  # the next writer that finds room on the disk will recount
+            return
         recover(index)
         trust.seal()
-        header.busy = 0
+        header.busy = IDLE
     if not _is_sound(header, os.fstat(index.region.fd).st_size):
         raise CacheFileError(path, "is damaged while other processes use it. End them first.")
 
@@ -132,13 +136,39 @@ def _is_sound_index(log: Log) -> bool:
 # -- beginning --------------------------------------------------------------------------------------------------
 
 
+def _begin(index: Index, trust: Trust, path: str) -> None:
+    "Begin a session, on a full disk, too: see `fulldisk`. This process is alone."
+    header, region, log = index.header, index.region, index.log
+    header.session = uuid.uuid4().int >> 64
+    sound, begun = _is_all_sound(log), False
+    if is_writable(header, region, sound):
+        with unless_full():
+            _begin_session(index, trust, path)
+            begun = True
+    if not begun and sound and not header.busy:  # as it is
+        with suppress(*UNMAPPABLE):
+            log.map_first(header.segment_end(0))
+    elif not begun:
+        freeze(header, region)
+        _begin_session(index, trust, path)
+        if not header.index:  # the next writer that finds room will index the records
+            header.busy = WRITING
+
+
+def _is_all_sound(log: Log) -> bool:
+    "Return whether header and index need no mending."
+    header = log.header
+    size = os.fstat(log.region.fd).st_size // PAGE * PAGE
+    if not _is_sound(header, size):
+        return False
+    return _is_sound_index(log) if header.index else header.tail == PAGE  # else a disk had no room for one
+
+
 def _begin_session(index: Index, trust: Trust, path: str) -> None:
-    "Repair the file if needed, cut off its unused end, and reset what lasts for a session. This process is alone."
+    "Repair the file if needed, and cut off its unused end."
     header, log = index.header, index.log
     size = os.fstat(index.region.fd).st_size // PAGE * PAGE
-    emptied, promised = header.busy == EMPTYING, _promised(header, size)
-    sound = not emptied and _is_sound(header, size)
-    sound = sound and (_is_sound_index(log) if header.index else header.tail == PAGE)  # else a disk had no room for one
+    emptied, promised, sound = header.busy == EMPTYING, _promised(header, size), _is_all_sound(log)
     if not emptied:
         header.busy = WRITING
     if emptied or (sound and not header.records):
@@ -148,11 +178,9 @@ def _begin_session(index: Index, trust: Trust, path: str) -> None:
         _merge(log, path, ends[: bisect_left(ends, header.tail) + 1])
     elif not _mend(index, path, size, promised):
         _clear(log, path)
-    header.clear_reads()
     header.releases = 0
-    header.session = uuid.uuid4().int >> 64
     trust.seal()
-    header.busy = 0
+    header.busy = IDLE
 
 
 def _promised(header: Header, size: int) -> int:
@@ -181,7 +209,8 @@ def _merge(log: Log, path: str, ends: List[int]) -> None:
     If this process has no address space to map it at once, keep the segments: it serves those that it can map.
     """
     header, region = log.header, log.region
-    os.ftruncate(region.fd, ends[-1])
+    if header.frozen is None:
+        os.ftruncate(region.fd, ends[-1])
     header.ends = [ends[-1]]
     try:
         log.map_first(ends[-1])

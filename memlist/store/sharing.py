@@ -16,7 +16,7 @@ from .cachefile import CacheFileError
 from .descriptor import sendable
 from .lock import Lock
 from .parts import received_parts
-from .region import NamedRegion, Region
+from .region import Region, named_region
 from .store import ImageStore
 from .trust import Looks
 
@@ -51,7 +51,7 @@ def _received(
 ) -> ImageStore:
     "Return a store over the descriptors that the parent process sent."
     data, mutex, looks = (one.detach() for one in sent)
-    region = NamedRegion(data) if kind == "named" else Region(kind, data)
+    region = named_region(data, kind == "unmapped") if kind in ("named", "unmapped") else Region(kind, data)
     lock, seen = Lock(kind, mutex), Looks(looks)
     known: Optional[ImageStore] = registry.STORES.get(uid)
     if known is not None:

@@ -32,7 +32,7 @@ from .threads import Result
 
 class StoreInfo(NamedTuple):
     """Describe a store: its `records` and their `nbytes`, the present budget `max_ram` in bytes, and the `hits` and
-    `misses` of all processes since the store was made."""
+    `misses` of all processes since the store was made. For a file: of this process, its parent and its children."""
 
     records: int
     nbytes: int
@@ -147,6 +147,8 @@ class ImageStore:
         segment, at = self._region.locate(offset)
         code, ndim, a, b, c, d, number, tag = unpack_record(block)
         mapping = self._region.maps[segment]
+        if not self._region.mapped:
+            mapping, at = self._region.copy(offset + BLOCK_BYTES, block.array_bytes), -BLOCK_BYTES
         array: np.ndarray = np.ndarray((a, b, c, d)[:ndim], DTYPES[code], mapping, at + BLOCK_BYTES)
         return Record(array, tag, generation, number, block)
 
@@ -224,6 +226,10 @@ class ImageStore:
         origin = NO_SOURCE if source is None else Source(*source)
         return self.parts.put(digest_of(key), storable(array), tag, origin, replace, generation)
 
+    def reserve(self, n_records: int) -> bool:
+        "Make the index large enough for `n_records` more, if the budget has 64 times that room; return whether it is."
+        return self.parts.reserve(n_records)
+
     def claiming(self, key: bytes, work: Callable[[bool], Result], wait: bool = False) -> Result:
         """Call `work`, which decodes an image, while claiming `key` against other processes; return its result.
 
@@ -252,12 +258,7 @@ class ImageStore:
         A named file keeps its records: it is written out, and its pages leave memory (in other processes that have it
         open, at their next read). It then returns the bytes of memory freed. With `file=True` the file is emptied.
         """
-        if self.cache_file is not None and not file:
-            before = self.resident()
-            self._locked(self._trust.release)
-            self._region.release()
-            return max(0, before - self.resident())
-        return self._locked(self._log.empty)
+        return self.parts.purge(file or self.cache_file is None)
 
     def check(self, fix: bool = False) -> List[Problem]:
         """Verify every record and the index; return the problems. With `fix`, drop bad records and rebuild the index.
@@ -272,7 +273,7 @@ class ImageStore:
     def set_max_ram(self, max_ram: MaxRam) -> None:
         "Set the budget for every process, from now on. Existing records stay."
         limit = parse_max_ram(max_ram)
-        self._locked(lambda: self._budget.set(limit))
+        self.parts.lock.run(lambda: self._budget.set(limit))
 
     @property
     def rule(self) -> MaxRam:
@@ -298,7 +299,7 @@ class ImageStore:
 
     def reads(self) -> Tuple[int, int]:
         "Return hits and misses so far, over all processes. Cheaper than `info`, which also computes the budget."
-        return self._header.reads()
+        return self._counters.reads()
 
     def info(self) -> StoreInfo:
         "Return what the store holds and how often it was read; see `StoreInfo`."
@@ -310,12 +311,11 @@ class ImageStore:
 
     def resident(self) -> int:
         "Return how many bytes of the store are in memory now; for a named file, in the page cache."
-        self._log.reach(self._header.end - 1)
-        return self._region.resident()
+        return self.parts.resident()
 
     def sources(self) -> List[str]:
         "Return the paths that the records of a named file were made from. Costs a walk over the log."
-        return self._locked(lambda: [os.fsdecode(path) for path in self._log.paths()])
+        return self.parts.steady(lambda: [os.fsdecode(path) for path in self._log.paths()])
 
     def descriptors(self) -> Tuple[int, int, int]:
         "Return the descriptors that the store needs open."

@@ -6,6 +6,7 @@ damaged, or its images changed, since the last session: `FileTrust` has every re
 
 from __future__ import annotations
 
+import mmap
 import os
 import sys
 import zlib
@@ -19,6 +20,7 @@ from .layout import BLOCK_ALIGN, NUMBERS, Block, Header
 from .payload import Payload
 from .region import Region
 from .source import Source
+from .system import PAGE
 
 # An entry of `Looks` is a time in units of 1024 ns, and below it some bits of the record's offset.
 _TAG_BITS, _UNIT_BITS = 16, 10
@@ -29,7 +31,7 @@ class Looks:
     """Remember when each record was last compared with its source, for this process and its children.
 
     Costs eight bytes per record. They are read and written with system calls, which take less than a microsecond and
-    no address space.
+    no address space. They follow a page for the counters of a named file.
 
     In a damaged file two records may have one number. The one that was looked at is known by its offset.
     """
@@ -59,7 +61,15 @@ class Looks:
     def _entry(self, number: int) -> int:
         if not hasattr(os, "pread"):  # pragma: no cover - Windows: files are examined every time
             return 0
-        return int.from_bytes(os.pread(self.fd, 8, 8 * number), sys.byteorder)
+        return int.from_bytes(os.pread(self.fd, 8, PAGE + 8 * number), sys.byteorder)
+
+    def counters(self) -> memoryview:
+        "Map the page for counters, as 64-bit words."
+        if hasattr(os, "posix_fallocate"):
+            os.posix_fallocate(self.fd, 0, PAGE)
+        elif os.fstat(self.fd).st_size < PAGE:
+            os.ftruncate(self.fd, PAGE)
+        return memoryview(mmap.mmap(self.fd, PAGE)).cast("Q")
 
     def close(self) -> None:
         "Close the descriptor."
