@@ -168,7 +168,7 @@ class Region:
         segment, at = self.locate(offset)  # pragma: no cover - Windows
         return self.maps[segment][at : at + nbytes]  # pragma: no cover
 
-    def data(self, start: int, stop: int, step: int = 1 << 20) -> Iterator[Tuple[int, bytes]]:
+    def data(self, start: int, stop: int, step: int = 1 << 18) -> Iterator[Tuple[int, bytes]]:
         """Yield `(offset, bytes)` of all that lies in `[start, stop)`, in pieces of at most `step` bytes.
 
         Leaves out holes, which read as zeros, where the system tells them: a file may have holes of terabytes.

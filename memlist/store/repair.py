@@ -65,8 +65,7 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
     if alone:
         try:
             _begin(index, trust, path)
-        except OSError as error:
-            why = f"can't be read or repaired: {error.strerror}. No record was dropped."
+        except (OSError, MemoryError) as error:
             raise CacheFileError(path, why) from error
         header.lock_file = lock_file
         return

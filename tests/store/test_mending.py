@@ -237,6 +237,8 @@ def test_little_address_space_loses_no_record(tmp_path: Path, left: int, busy: i
                 assert record is None or (record.array == i % 251).all()
             images.put(b"new", np.zeros(100_000, np.uint8))
             images.check(fix=True)
+        except CacheFileError as error:
+            assert "there is too little memory" in str(error)
         finally:
             resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
 
