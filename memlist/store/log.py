@@ -26,7 +26,6 @@ from .layout import (
     NUMBERS,
     PURGE,
     RECORD,
-    WRITING,
     Block,
     Header,
     block_for,
@@ -325,5 +324,5 @@ class Log:
             for entry in self.walk(stop):  # not all could be punched: no mending may find these again
                 self._wipe(entry.offset)
         header.tail = PAGE
-        header.busy = WRITING
+        header.checkpoint()
         return dropped

@@ -66,6 +66,8 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
         try:
             _begin(index, trust, path)
         except (OSError, MemoryError) as error:
+            what = getattr(error, "strerror", None) or "there is too little memory"
+            why = f"can't be read or repaired: {what}. No record was dropped."
             raise CacheFileError(path, why) from error
         header.lock_file = lock_file
         return

@@ -56,7 +56,7 @@ class Looks:
         tag = self._entry(number) if offset is None else offset // BLOCK_ALIGN
         entry = max(1, when >> _UNIT_BITS & _TIME) << _TAG_BITS | tag & _TAG
         with suppress(OSError, AttributeError):  # no room, or Windows: the file is examined again next time
-            os.pwrite(self.fd, entry.to_bytes(8, sys.byteorder), 8 * number)
+            os.pwrite(self.fd, entry.to_bytes(8, sys.byteorder), PAGE + 8 * number)
 
     def _entry(self, number: int) -> int:
         if not hasattr(os, "pread"):  # pragma: no cover - Windows: files are examined every time
