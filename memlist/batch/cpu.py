@@ -10,7 +10,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .gathered import Gathered
 from .pixels import Pixels
 from .plan import Norm, Plan
 from .render import finish, sample
@@ -57,7 +56,7 @@ def on_cpu(plan: Plan, pixels: Sequence[Pixels], out: Tensor, norm: Optional[Nor
     if kernels is not None and len(compiled):
         kernels.run(plan, pixels, out.numpy(), None if unfinished else norm, compiled, threads)
     for b in odd:
-        sample(plan.of(slice(b, b + 1)), Gathered.of_one(pixels[b]), out[b : b + 1])
+        sample(plan.of(slice(b, b + 1)), pixels[b], out[b : b + 1])
     if unfinished:
         finish(plan, out)
     if norm is not None:

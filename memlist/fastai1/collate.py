@@ -17,9 +17,10 @@ from torch.utils.data import get_worker_info
 
 from ..batch.buffers import Memory, NewMemory, SharedBuffers
 from ..batch.maker import Maker
+from ..batch.packed import Packed
 from ..batch.pixels import Pixels
 from ..batch.plan import Norm
-from ..batch.sending import Batch, Packed
+from ..batch.sending import Batch
 from ..batch.threads import ONE_THREAD, Threads
 from ..cache.messages import warn_user
 from .draws import Pipeline
