@@ -15,7 +15,7 @@ from fastai.torch_core import data_collate
 from fastai.vision.image import Image, ImagePoints, ImageSegment
 from torch.utils.data import get_worker_info
 
-from ..batch.buffers import Memory, NewMemory, SharedBuffers
+from ..batch.buffers import SHARED, Memory, NewMemory, SharedBuffers
 from ..batch.maker import Maker
 from ..batch.packed import Packed
 from ..batch.pixels import Pixels
@@ -36,11 +36,13 @@ class Collate:
     """Make batches from indices into a `LabelList`, in the process that calls it.
 
     - `norm`: applied to inputs as they are made, if given
+    - `ahead`: how many batches the loader lets a worker make ahead
     - `memory`, `threads`: used if the main process makes batches; a worker uses its own shared memory
     """
 
     def __init__(self, ds: Any, collate_fn: Any, on_device: bool, norm: Optional[Norm] = None) -> None:
         self.ds, self.collate_fn, self.on_device, self.norm = ds, collate_fn, on_device, norm
+        self.ahead = 2
         self._forget()
 
     def _forget(self) -> None:
@@ -50,7 +52,7 @@ class Collate:
         self._memo: Tuple[List[Any], Any] = ([], None)
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm")}
+        return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "ahead")}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         vars(self).update(state)
@@ -83,7 +85,8 @@ class Collate:
         if get_worker_info() is None:
             return Maker(self.memory, self.threads, self.on_device)
         if self._shared is None:
-            self._shared = SharedBuffers()
+            self._shared = SharedBuffers(self.ahead + SHARED)
+        self._shared.begin()
         return Maker(self._shared, ONE_THREAD, self.on_device)
 
     def _warn_of_odd(self, item: Any) -> None:

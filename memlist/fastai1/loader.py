@@ -72,6 +72,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             return
         norm, fused = self._norm()
         collate = Collate(self.dl.dataset, self.dl.collate_fn, self._packs(), norm)
+        collate.ahead = getattr(self.dl, "prefetch_factor", None) or collate.ahead
         inner = object.__new__(
             DataLoader
         )  # not `copy`: it would call `__getstate__`, which fastai forwards to the list
