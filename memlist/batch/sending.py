@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import torch
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from .buffers import leased
@@ -70,3 +70,20 @@ class Indices(Dataset):  # type: ignore[type-arg]
         if name[:2] == "__" or name == "dataset":  # while being unpickled, it lacks `dataset`
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+class WorkerStart:
+    """Start a worker whose dataset is `Indices`: show the real dataset to user code, `worker_init_fn` first of all.
+
+    Both are one object in the worker, forked or spawned, so what user code changes there has its effect.
+    """
+
+    def __init__(self, worker_init_fn: Optional[Callable[[int], Any]]) -> None:
+        self.worker_init_fn = worker_init_fn
+
+    def __call__(self, worker: int) -> None:
+        info = get_worker_info()
+        assert info is not None
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # type: ignore[attr-defined]  # it is read-only
+        if self.worker_init_fn is not None:
+            self.worker_init_fn(worker)

@@ -28,7 +28,7 @@ from .images import ImageTask, as_item, make_image, make_images, pixels_of
 from .lists import in_memory_lists
 from .mixin import InMemory
 from .reader import Reader
-from .supported import not_batched, parts_of_pipelines, pipelines, reason_of_item
+from .supported import not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
 from .transforms import Unknown
 
 
@@ -50,6 +50,7 @@ class Collate:
         self.threads: Threads = ONE_THREAD
         self._shared: Optional[SharedBuffers] = None
         self._memo: Tuple[List[Any], Any] = ([], None)
+        self._stock: Optional[str] = None  # in a worker, why stock code makes the batches
 
     def __getstate__(self) -> Dict[str, Any]:
         return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "ahead")}
@@ -60,7 +61,7 @@ class Collate:
 
     def __call__(self, indices: Sequence[int]) -> Any:
         try:
-            found = self._pipelines()
+            found = None if self._left_to_stock() else self._pipelines()
         except Unknown:
             found = None
         if found is None or self.ds.item is not None:
@@ -80,6 +81,15 @@ class Collate:
             maker = self._maker()
             made = [side.make(maker) for side in sides]
         return self._collated(sides, made)
+
+    def _left_to_stock(self) -> bool:
+        "Return whether a `worker_init_fn` changed what the loader had looked at, so that stock code makes the batches."
+        if self._stock is None:
+            self._stock = "" if get_worker_info() is None else reason(self.ds, self.collate_fn)
+            lists = in_memory_lists(self.ds.x, self.ds.y) if self._stock else []
+            if lists and lists[0].notes().note(b"changed in a worker"):
+                warn_user(not_batched(self.ds, f"in a worker {self._stock}"))
+        return bool(self._stock)
 
     def _maker(self) -> Maker:
         if get_worker_info() is None:

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from ..batch import cpu
 from ..batch.buffers import Buffers
 from ..batch.plan import Norm
-from ..batch.sending import Batch, Indices
+from ..batch.sending import Batch, Indices, WorkerStart
 from ..batch.threads import Threads
 from ..cache.messages import warn_user
 from .collate import Collate
@@ -76,7 +76,10 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         inner = object.__new__(
             DataLoader
         )  # not `copy`: it would call `__getstate__`, which fastai forwards to the list
-        vars(inner).update(vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, _iterator=None)
+        start = WorkerStart(self.dl.worker_init_fn)
+        vars(inner).update(
+            vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, worker_init_fn=start, _iterator=None
+        )
         cpu.prepare()  # before workers are forked, else each would compile
         threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
         if inner.num_workers == 0:
