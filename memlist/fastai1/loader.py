@@ -149,15 +149,14 @@ def batched(data: DataBunch) -> DataBunch:
         dl = getattr(data, name, None)
         if dl is not None:
             setattr(data, name, BatchDeviceDataLoader.of(dl, warned, buffers))
-    cpu.prepare()
+    missing = cpu.prepare()
     why = data.train_dl.reason()
-    missing = cpu.without_kernels()
     if why:
         data.train_dl.warn(why)
     elif missing and torch.device(data.device).type == "cpu":
         warn_user(
             f"batch_tfms{of_list(data.train_ds)}: on a CPU it needs numba to be faster than image by image, but numba "
-            f"can't be imported ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
+            f"can't be used ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
         )
     return data
 
