@@ -12,6 +12,7 @@ from typing import Any, List
 
 import fastai.vision as fv
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from batch_helpers import (
@@ -24,7 +25,7 @@ from batch_helpers import (
     small_learner,
 )
 from batch_helpers import schedule as schedule
-from conftest import in_child, seed
+from conftest import in_child, photo, seed
 from fastai.data_block import LabelList
 from fastai.vision import (
     Image,
@@ -32,9 +33,12 @@ from fastai.vision import (
     ImageList,
     get_transforms,
     imagenet_stats,
+    noop,
 )
 
 import memlist as m
+from memlist.batch.packed import Packed
+from memlist.batch.sending import Batch
 from memlist.fastai1 import loader
 
 
@@ -66,6 +70,45 @@ def test_a_batch_keeps_its_memory_while_a_part_of_it_is_in_use(photos: Path, wor
     assert len(kept) > 6
     for x, x_then in kept:
         assert torch.equal(x, x_then)
+
+
+@pytest.mark.parametrize("kind", ["images", "image targets", "masks"])
+def test_a_worker_shares_at_most_four_times_the_batch_with_a_device(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "Pictures of 1200 x 900 for images of 64 x 64; what arrives is what lies in shared memory."
+    for k in range(8):
+        photo(k, 900, 1200).save(tmp_path / f"{k}.png")
+        PIL.Image.fromarray(np.full((900, 1200), k, np.uint8)).save(tmp_path / f"{k}.mask.png")
+    cls, label, known = {
+        "images": (m.MemoryImageList, lambda path: "one", {}),
+        "image targets": (m.MemoryImageImageList, noop, {}),
+        "masks": (m.MemorySegmentationItemList, lambda path: path.with_suffix(".mask.png"), {"classes": range(8)}),
+    }[kind]
+    chosen = cls.from_folder(tmp_path).filter_by_func(lambda path: "mask" not in path.name)
+    lists = chosen.split_by_rand_pct(0.25, seed=1).label_from_func(label, **known)
+    lists = lists.transform(get_transforms(), size=64, tfm_y=kind != "images")
+    monkeypatch.setattr(loader.BatchDeviceDataLoader, "on_device", True)
+    arrived: List[int] = []
+    on = Batch.on
+
+    def watched(self: Batch, device: Any, move: Any) -> Any:
+        arrived.append(sum(shared_bytes(one.data) for one in (self.x, self.y) if isinstance(one, Packed)))
+        return on(self, device, move)
+
+    monkeypatch.setattr(Batch, "on", watched)
+    data = lists.databunch(batch_tfms=True, bs=3, num_workers=2, device=torch.device("cpu"))
+    made = [sum(one.numel() * one.element_size() for one in b if one.dim() == 4) for b in data.train_dl]
+    assert len(made) == len(arrived) == 2
+    for n, most in zip(arrived, made):
+        assert 0 < n <= 4 * most
+
+
+def shared_bytes(tensor: torch.Tensor) -> int:
+    "Return the bytes of the shared memory that `tensor` lies in."
+    storage = tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()
+    assert storage.is_shared()
+    return len(storage) * storage.element_size()
 
 
 def test_an_epoch_reuses_the_memory_of_the_last_one_and_purge_frees_it(photos: Path) -> None:
