@@ -24,6 +24,7 @@ from fastai.vision import (
     zoom,
 )
 
+from memlist.batch import render
 from memlist.batch.buffers import NewMemory
 from memlist.batch.maker import PLAIN_MAKER, Maker
 from memlist.batch.packed import Packed, pack
@@ -148,12 +149,12 @@ def test_pictures_of_a_usual_size_are_left_to_the_device() -> None:
 
 def test_a_device_never_gets_a_choice_by_truth_values_or_ordinary_memory(monkeypatch: pytest.MonkeyPatch) -> None:
     "On the device, no operation runs that waits for a GPU: all that it needs was sent in one copy."
-    from torch.utils._python_dispatch import TorchDispatchMode
+    dispatch: Any = pytest.importorskip("torch.utils._python_dispatch")
 
     waits = {"_local_scalar_dense", "nonzero", "masked_select", "unique", "item", "is_nonzero", "_to_copy"}
     seen: List[str] = []
 
-    class Watch(TorchDispatchMode):
+    class Watch(dispatch.TorchDispatchMode):  # type: ignore[misc,name-defined]
         def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
             name = function.overloadpacket.__name__
             moved = name == "_to_copy" and (kwargs or {}).get("device") is not None
@@ -171,6 +172,27 @@ def test_a_device_never_gets_a_choice_by_truth_values_or_ordinary_memory(monkeyp
         with Watch():
             sent.make(CPU)
         assert not seen, name
+
+
+def test_pictures_of_one_size_are_averaged_down_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    "They are brought next to each other, so that a device starts as few computations as there are sizes."
+    plan, pixels = planned([(150, 170), (160, 160)] * 3, [crop_pad()], size=64)
+    wanted, seen, average = PLAIN_MAKER.make(plan, pixels, torch.float32), [], render._average
+    monkeypatch.setattr(render, "_average", lambda images, *size: seen.append(len(images)) or average(images, *size))
+    there = packed(plan, pixels).make(CPU)
+    assert seen == [3, 3]
+    assert float((there - wanted).abs().max()) < 1e-4  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("floats", [False, True])
+def test_narrow_pictures_with_padding_are_averaged_down(floats: bool) -> None:
+    "A 200x50 picture fills a quarter of its image, so it is averaged down although it is smaller than the image."
+    arguments = {"size": 64, "resize_method": ResizeMethod.PAD, "padding_mode": "zeros"}
+    plan, pixels = planned([(200, 50), (50, 200)], [crop_pad()], floats=floats, **arguments)
+    assert plan.pooled.all()
+    sent, wanted = packed(plan, pixels), PLAIN_MAKER.make(plan, pixels, torch.float32)
+    assert list(sent.counts) == ([0, 0, 0, 2] if floats else [0, 0, 2, 0])
+    assert float((sent.make(CPU) - wanted).abs().max()) < 1e-4  # type: ignore[operator]
 
 
 def test_the_maker_packs_for_a_device() -> None:
