@@ -14,10 +14,10 @@ from inputs import Inputs
 from measure import case, interleave, ratio, value
 
 from memlist import MemoryImageList
-from memlist.batch import cpu, render
+from memlist.batch import cpu
 from memlist.batch.buffers import Buffers
-from memlist.batch.gathered import gather as gathered
 from memlist.batch.maker import Maker
+from memlist.batch.packed import pack
 from memlist.batch.pixels import Pixels
 from memlist.batch.threads import Threads
 from memlist.fastai1.pipelines import pipeline_of
@@ -74,6 +74,10 @@ def gather(inputs: Inputs) -> Dict[str, Any]:
     il.load_data(progress=False)
     blocks = blocks_of(len(files))
     arrays = [il._reader()(i).array.copy() for i in range(len(files))]
+    pipeline = pipeline_of([], {"size": arrays[0].shape[:2]})  # all of each picture is needed
+    assert pipeline is not None
+    drawn = pipeline.drawn([[]] * BATCH, [None] * BATCH)
+    plan = plan_batch(pipeline, drawn, [(arrays[0].shape[2], *arrays[0].shape[:2])] * BATCH)
     kept = torch.empty(BATCH * arrays[0].size, dtype=torch.uint8).numpy()
     cases = []
     for n in (1, 2):
@@ -83,7 +87,8 @@ def gather(inputs: Inputs) -> Dict[str, Any]:
                 block = blocks[k % len(blocks)]
                 begun = time.perf_counter()
                 read = il._reader()
-                gathered([Pixels(read(i).array, 255) for i in block], maker.memory, maker.threads)
+                pixels = [Pixels(read(i).array, 255) for i in block]
+                pack(plan, pixels, torch.float32, None, maker.memory, maker.threads)
                 return (time.perf_counter() - begun) / BATCH
 
             def copy(k: int, fresh: bool, maker: Maker = maker) -> float:
@@ -125,11 +130,11 @@ def above(inputs: Inputs) -> Dict[str, Any]:
     plan = plan_batch(pipeline, drawn, [source.shape for source in sources])
     out = torch.empty(BATCH, 3, SIZE, SIZE)
     with threads(1) as maker:
-        pixels = gathered(sources, maker.memory, maker.threads)
+        packed = pack(plan, sources, torch.float32, None, maker.memory, maker.threads)
         ways = {
             "code of a GPU, run on the CPU: torch's allocations and the gathered bytes": (
-                lambda: render.render(plan, pixels, out),
-                pixels.data.numel(),
+                lambda: packed.make(out.device),
+                packed.data.numel() - out.numel() * out.element_size(),
             ),
             "on a CPU without numba: torch's allocations": (
                 lambda: _without_kernels(plan, sources, out, maker.threads),

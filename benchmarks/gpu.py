@@ -5,9 +5,11 @@ the same steps without a GPU, with few images, into a temporary folder; its figu
 
 The steps, by their key in results/gpu.json:
 
-- `equality`: one batch on the device against stock's, under one seed.
+- `equality`: batches on the device against stock's, under one seed: of pictures of several sizes, and with workers.
+- `synchronisations`: how often the processor waits for the device while a batch is made, as torch counts it.
+- `sent`: the bytes of a batch on its way from a worker, over those of the batch made, by the size of the pictures.
 - `memory`: the most memory on the device that making a batch takes, besides the batch itself.
-- `parts`: where the time of a batch goes: gathering and drawing, the copy to the device, the transforms, normalisation.
+- `parts`: where the time of a batch goes: gathering and drawing, starting the device's work, waiting for it.
 - `alone`: images/s of the loader alone by number of workers: photographs of 500x375 to 224, default transforms.
 - `long`: the same over epochs that are long compared with the start of the workers.
 - `waiting`: the share of a ResNet-18 epoch in mixed precision that a step waits for its batch.
@@ -20,17 +22,20 @@ import json
 import random
 import tempfile
 import time
+import traceback
+import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
 import numpy as np
 import page_gpu
 import pictures
+import PIL.Image
 import torch
 import torchvision
 from bunches import bunch
 from fastai.torch_core import to_device
-from fastai.vision import ImageList, Learner, get_transforms, imagenet_stats
+from fastai.vision import ImageList, Learner, crop_pad, cutout, get_transforms, imagenet_stats, rotate
 from machine import surroundings
 from measure import HERE, exhaust, say
 
@@ -52,11 +57,11 @@ class Setting(NamedTuple):
     rounds: int
     quick: bool
 
-    def bunch(self, kind: Tuple[str, Any, bool], workers: int, bs: int = 0, repeat: int = 1) -> Any:
+    def bunch(self, kind: Tuple[str, Any, bool], workers: int, bs: int = 0, repeat: int = 1, **kwargs: Any) -> Any:
         "Return a data bunch on the device, its cache filled; `repeat` makes an epoch so many times as long."
         _, cls, batch_tfms = kind
-        given = {"bs": bs or self.bs, "device": self.device, "batch_tfms": batch_tfms}
-        data = bunch(cls, self.files * repeat, get_transforms(), workers, **given)
+        given = {"bs": bs or self.bs, "device": self.device, "batch_tfms": batch_tfms, **kwargs}
+        data = bunch(cls, self.files * repeat, given.pop("tfms", get_transforms()), workers, **given)
         return data.load_data(progress=False) if cls is MemoryImageList else data
 
     def workers(self, *given: int) -> Iterator[int]:
@@ -70,7 +75,7 @@ class Setting(NamedTuple):
 
     def collate(self, data: Any) -> Collate:
         "Return what gathers a batch."
-        return Collate(data.train_ds, data.train_dl.dl.collate_fn, True)
+        return Collate(data.train_ds, data.train_dl.dl.collate_fn, True, data.train_dl._norm()[0])
 
 
 def seed(k: int) -> None:
@@ -80,16 +85,107 @@ def seed(k: int) -> None:
     torch.manual_seed(k)
 
 
-def equality(at: Setting) -> Dict[str, float]:
-    "Compare one batch on the device with stock's, under one seed."
+# Pictures that take each way to the device: sent as they are, averaged down there, made before.
+WAYS: Dict[str, Tuple[int, int, int]] = {
+    "500x375 to 224": (500, 375, 224),
+    "640x480 to 224": (640, 480, 224),
+    "2000x1500 to 64": (2000, 1500, 64),
+}
+
+
+@contextlib.contextmanager
+def resized(at: Setting, n: int, width: int, height: int) -> Iterator[Setting]:
+    "Give a setting with the first `n` photographs in another size."
+    with tempfile.TemporaryDirectory(prefix="memlist-gpu-") as folder:
+        files = [Path(folder) / file.name for file in at.files[:n]]
+        for file, made in zip(at.files, files):
+            with PIL.Image.open(file) as image:
+                image.resize((width, height), PIL.Image.BILINEAR).save(made, quality=90)
+        yield at._replace(files=files)
+
+
+def equality(at: Setting) -> Dict[str, Any]:
+    "Compare batches on the device with stock's, under one seed."
+    found: Dict[str, Any] = {"cases": {}}
+    turned = [rotate(degrees=(-60, 60)), cutout(n_holes=(1, 3), length=(20, 60)), crop_pad(padding_mode="zeros")]
+    for name, (width, height, size) in WAYS.items():
+        with resized(at, 32, width, height) as small:
+            for case, workers, kwargs in (
+                (name, 0, {}),
+                (f"{name}, 2 workers", 2, {}),
+                (f"{name}, turned, with holes", 0, {"tfms": (turned, [])}),
+            ):
+                one = _compared(small, workers, bs=16, size=size, **kwargs)
+                found["cases"][case] = one
+                say(f"equality, {case}: {100 * one['within 1e-3']:.3f} % within 1e-3, mean {one['mean']:.1e}")
+    found.update(_compared(at, 0, bs=64))
+    say(f"equality: {100 * found['within 1e-3']:.3f} % within 1e-3, mean {found['mean']:.1e}")
+    return found
+
+
+def _compared(at: Setting, workers: int, **kwargs: Any) -> Dict[str, float]:
+    "Compare the first batch with stock's: the share of values within 1e-3, and the mean difference."
     made = []
     for kind in (STOCK, OURS):
-        data = at.bunch(kind, 0, 64)
+        data = at.bunch(kind, workers, **kwargs)
         seed(1)
         made.append(next(iter(data.train_dl))[0].float().cpu() * torch.tensor(imagenet_stats[1])[:, None, None])
     away = (made[0] - made[1]).abs()
-    found = {"within 1e-3": float((away <= 1e-3).float().mean()), "mean": float(away.mean())}
-    say(f"equality: {100 * found['within 1e-3']:.3f} % within 1e-3, mean {found['mean']:.1e}")
+    return {"within 1e-3": float((away <= 1e-3).float().mean()), "mean": float(away.mean())}
+
+
+def synchronisations(at: Setting) -> Dict[str, Any]:
+    "Count the waits for the device while batches are made, and say where they come from; none without a GPU."
+    found: Dict[str, Any] = {"counted": at.device.type == "cuda", "batches": {}, "where": []}
+    for name, (width, height, size) in WAYS.items():
+        with resized(at, 64, width, height) as small:
+            for workers in (0, 2):
+                data = small.bunch(OURS, workers, bs=16, size=size)
+                list(data.train_dl)  # what the first epoch sets up
+                with _counted(at.device) as counts:
+                    batches = sum(1 for _ in data.train_dl)
+                case = f"{name}, {workers} workers"
+                found["batches"][case] = {"batches": batches, "synchronisations": len(counts)}
+                found["where"] += [f"{case}: {one}" for one in counts[:3]]
+                say(f"synchronisations, {case}: {len(counts)} in {batches} batches")
+    for line in found["where"]:
+        say(line)
+    return found
+
+
+@contextlib.contextmanager
+def _counted(device: torch.device) -> Iterator[List[str]]:
+    "Collect the places where torch waits for the device, in any thread."
+    places: List[str] = []
+    if device.type != "cuda":
+        yield places
+        return
+
+    def note(message: Any, *args: Any, **kwargs: Any) -> None:
+        if "synchroniz" in str(message):
+            places.append(
+                " < ".join(f"{Path(one.filename).name}:{one.lineno}" for one in traceback.extract_stack()[-7:-1])
+            )
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("always")
+        warnings.showwarning = note
+        torch.cuda.set_sync_debug_mode("warn")
+        try:
+            yield places
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+
+
+def sent(at: Setting) -> Dict[str, Any]:
+    "Return the bytes that a worker sends per batch, and those of the batch."
+    found = {}
+    for name, (width, height, size) in WAYS.items():
+        with resized(at, 32, width, height) as small:
+            batch = small.collate(small.bunch(OURS, 0, bs=32, size=size))(list(range(len(small.files))))
+            x, _ = batch.on(at.device, to_device)
+            found[name] = {"sent": batch.x.data.numel(), "batch": x.numel() * x.element_size()}
+            say(f"sent, {name}: {found[name]['sent'] / found[name]['batch']:.2f} batches")
     return found
 
 
@@ -110,23 +206,20 @@ def memory(at: Setting) -> float:
 
 
 def parts(at: Setting) -> Dict[str, List[float]]:
-    "Time the parts of making a batch, in seconds per batch; each waits until the device has done its work."
-    data = at.bunch(OURS, 0)
-    collate, normalise = at.collate(data), data.train_dl.tfms[0]
-    found: Dict[str, List[float]] = {"gather and draw": [], "copy to the device": [], "transforms": [], "normalise": []}
+    "Time the parts of making a batch, in seconds per batch; the last part waits until the device has done its work."
+    collate = at.collate(at.bunch(OURS, 0))
+    found: Dict[str, List[float]] = {
+        "gather and draw": [],
+        "start the copy to the device and the transforms": [],
+        "wait for them": [],
+    }
     for k in range(4 * at.rounds + 2):
         order = np.random.RandomState(k).permutation(len(at.files))[: at.bs].tolist()
         clock = [time.perf_counter()]
         batch = collate(order)
         clock.append(time.perf_counter())
-        packed = batch.x
-        there = packed.pixels.data.to(at.device, non_blocking=True)
-        at.wait()
+        batch.on(at.device, to_device)
         clock.append(time.perf_counter())
-        x = packed._replace(pixels=packed.pixels._replace(data=there)).make(at.device)
-        at.wait()
-        clock.append(time.perf_counter())
-        normalise((x, batch.y))
         at.wait()
         clock.append(time.perf_counter())
         if k >= 2:
@@ -183,8 +276,8 @@ def waiting(at: Setting) -> Dict[str, Any]:
         for workers in at.workers(0, 4, 16):
             data = at.bunch(kind, workers)
             step = _step(at.device)
-            _epoch(data, step, at.quick)  # the first epoch also sets up what a training needs
-            one = {**_epoch(data, step, at.quick), "bs": at.bs}
+            _epoch(data, step, at.wait, at.quick)  # the first epoch also sets up what a training needs
+            one = {**_epoch(data, step, at.wait, at.quick), "bs": at.bs}
             name = f"{kind[0]}, {workers} workers"
             found[name] = one
             share, rate = 100 * one["waited"] / one["total"], one["batches"] * at.bs / one["total"]
@@ -210,11 +303,12 @@ def _step(device: torch.device) -> Callable[[Any, Any], None]:
     return step
 
 
-def _epoch(data: Any, step: Callable[[Any, Any], None], quick: bool) -> Dict[str, Any]:
+def _epoch(data: Any, step: Callable[[Any, Any], None], wait: Callable[[], None], quick: bool) -> Dict[str, Any]:
     "Train for one epoch: the seconds that it waits, and all of them."
     waited, n, begun = 0.0, 0, time.perf_counter()
     last = begun
     for x, y in data.train_dl:
+        wait()  # until the device has made the batch
         waited += time.perf_counter() - last
         step(x, y)
         n, last = n + 1, time.perf_counter()
@@ -241,11 +335,21 @@ def training(at: Setting) -> Dict[str, List[float]]:
     return found
 
 
-STEPS: Tuple[Callable[[Setting], Any], ...] = (equality, memory, parts, alone, long, waiting, training)
+STEPS: Tuple[Callable[[Setting], Any], ...] = (
+    equality,
+    synchronisations,
+    sent,
+    memory,
+    parts,
+    alone,
+    long,
+    waiting,
+    training,
+)
 
 
-def run(device: torch.device, quick: bool, raw: Path) -> Dict[str, Any]:
-    "Take every step, and write what is there into the file `raw` after each."
+def run(device: torch.device, quick: bool, only: List[str], raw: Path) -> Dict[str, Any]:
+    "Take every step, or `only` these, and write what is there into the file `raw` after each."
     n, bs, rounds = (96, 16, 1) if quick else (2048, 256, 5)
     results: Dict[str, Any] = {"surroundings": surroundings(), "quick": quick, "device": str(device)}
     if device.type == "cuda":
@@ -256,6 +360,8 @@ def run(device: torch.device, quick: bool, raw: Path) -> Dict[str, Any]:
         say(f"making {n} photographs")
         files, results["photographs"] = pictures.photographs(Path(folder) / "photographs", n, 100)
         for step in STEPS:
+            if only and step.__name__ not in only:
+                continue
             results[step.__name__] = step(Setting(files, device, bs, rounds, quick))
             raw.write_text(json.dumps(results, indent=1) + "\n")
     return results
@@ -265,12 +371,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--quick", action="store_true", help="few and small, into a temporary folder")
+    names = [step.__name__ for step in STEPS]
+    parser.add_argument("--only", nargs="+", choices=names, default=[], help="these steps, into a temporary folder")
     parser.add_argument("--render", action="store_true", help="only make the page from the raw figures")
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="memlist-quick-")) if given.quick else HERE
+    folder = Path(tempfile.mkdtemp(prefix="memlist-quick-")) if given.quick or given.only else HERE
     raw = folder / "results" / "gpu.json"
     raw.parent.mkdir(exist_ok=True)
-    results = json.loads(raw.read_text()) if given.render else run(torch.device(given.device), given.quick, raw)
+    device = torch.device(given.device)
+    results = json.loads(raw.read_text()) if given.render else run(device, given.quick, given.only, raw)
     (folder / "gpu.md").write_text(page_gpu.render(results))
     print(folder / "gpu.md")
 

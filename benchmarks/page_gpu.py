@@ -103,8 +103,26 @@ def _memory(above: float) -> Dict[str, Any]:
     return {"memory": f"{above:.2f}"}
 
 
-def _equality(found: Dict[str, float]) -> Dict[str, Any]:
-    return {"within": f"{100 * found['within 1e-3']:.3f}", "mean": f"{found['mean']:.1e}"}
+def _equality(found: Dict[str, Any]) -> Dict[str, Any]:
+    lines = [
+        [name, f"{100 * one['within 1e-3']:.3f} %", f"{one['mean']:.1e}"]
+        for name, one in found.get("cases", {}).items()
+    ]
+    return {
+        "within": f"{100 * found['within 1e-3']:.3f}",
+        "mean": f"{found['mean']:.1e}",
+        "equality_cases": table(("pictures", "within 1e-3", "mean difference"), lines) if lines else "",
+    }
+
+
+def _synchronisations(found: Dict[str, Any]) -> Dict[str, Any]:
+    lines = [[name, str(one["batches"]), str(one["synchronisations"])] for name, one in found["batches"].items()]
+    return {"synchronisations": table(("pictures", "batches", "synchronisations"), lines) if found["counted"] else ""}
+
+
+def _sent(found: Dict[str, Dict[str, int]]) -> Dict[str, Any]:
+    lines = [[name, f"{one['batch']:,}", f"{one['sent'] / one['batch']:.2f}"] for name, one in found.items()]
+    return {"sent": table(("pictures", "bytes of a batch of 32", "sent, in batches"), lines)}
 
 
 def _training(found: Dict[str, Any]) -> Dict[str, Any]:
@@ -122,6 +140,8 @@ def _training(found: Dict[str, Any]) -> Dict[str, Any]:
 
 STEPS = {
     "equality": _equality,
+    "synchronisations": _synchronisations,
+    "sent": _sent,
     "memory": _memory,
     "parts": _parts,
     "alone": _alone,

@@ -28,7 +28,7 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "loading": ("cache.info", "cache.jobs", "cache.filling", "fastai1.work", "cache.messages"),
     "plain": ("cache.plain",),
     "progress": ("cache.progress",),
-    "render": ("batch.render", "batch.cpu", "batch.gathered", "batch.pixels"),
+    "render": ("batch.render", "batch.cpu", "batch.packed", "batch.pixels"),
     "waiting": ("fastai1.waiting", "timing.epochs", "timing.clocks"),
 }
 

@@ -26,8 +26,8 @@ import memlist as m
 from memlist.batch import cpu
 from memlist.batch.buffers import NewMemory
 from memlist.batch.maker import Maker
+from memlist.batch.packed import Packed
 from memlist.batch.pixels import Pixels
-from memlist.batch.sending import Packed
 from memlist.batch.threads import ONE_THREAD
 from memlist.fastai1 import images, loader, pipelines
 

@@ -7,11 +7,13 @@ library's transforms and may import NumPy, torch and numba, but no other folder 
 - `kernels`: the formulas compiled for a CPU by numba; `render`: the same formulas in torch, for any device
 - `cpu`: chooses between the two on a CPU; `maker`: makes a batch from images and a plan
 - `buffers`, `threads`: the memory and the threads of a process that makes batches
-- `gathered`, `sending`: bytes that are sent to a GPU, and batches that are sent between processes
+- `packed`, `table`, `regions`: what a device needs to make a batch, in one block of bytes
+- `staging`: memory from which a GPU copies while the processor goes on
+- `sending`: batches that are sent between processes
 
 A transform whose effect a `Plan` can already express (a projective map, lighting by gain and bias, a choice of rows and
 columns, holes, replaced channels) needs no change in this folder: add it to the front end, see
 `memlist/fastai1/transforms.py`. A transform of another kind, such as `saturation`, which mixes channels, needs a field
-in `plan.py`, which the front end's planner fills, and its formula in `render.py`, next to `_light`. To have it
-compiled, add it to `kernels.py` and to `compiled.py`, which hands the plan's arrays to the kernels.
+in `plan.py`, which the front end's planner fills, one in `table.py`, and its formula in `render.py`, next to `_light`.
+To have it compiled, add it to `kernels.py` and to `compiled.py`, which hands the plan's arrays to the kernels.
 """

@@ -5,11 +5,15 @@ from __future__ import annotations
 from typing import Optional, Sequence
 
 import numpy as np
+from numba.core.errors import NumbaError
 
 from .kernels import PADDINGS, Images, bilinear, nearest, pool
 from .pixels import Pixels
 from .plan import Norm, Plan
 from .threads import Threads
+
+#: What compiling raises, and keeping what was compiled on a disk.
+FAILURES = (NumbaError, OSError)
 
 
 def run(

@@ -1,8 +1,9 @@
-"""Make batches on a CPU: with the compiled kernels if numba is installed, else in torch."""
+"""Make batches on a CPU: with the compiled kernels if numba can be used, else in torch."""
 
 from __future__ import annotations
 
 import functools
+import warnings
 from types import ModuleType
 from typing import Any, Optional, Sequence
 
@@ -10,28 +11,29 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from .gathered import Gathered
 from .pixels import Pixels
 from .plan import Norm, Plan
 from .render import finish, sample
 from .threads import Threads
 
 
-def prepare() -> None:
-    "Compile the kernels if numba is installed: some seconds, once per machine, because numba caches them on disk."
-    kernels = _kernels()
-    if kernels is not None:
-        kernels.prepare()
+def prepare() -> str:
+    """Compile the kernels: some seconds, once per machine, because numba caches them on disk.
+
+    Return why batches will be made without them, for instance since numba is not installed; else an empty string.
+    """
+    found = _prepared()
+    return "" if isinstance(found, ModuleType) else _reason(found)
 
 
 def without_kernels() -> str:
-    "Return why there are no compiled kernels; an empty string if there are."
+    "Return why numba can't be used, as far as its import tells; else an empty string. Compiles nothing."
     found = _imported()
-    return "" if isinstance(found, ModuleType) else str(found)
+    return "" if isinstance(found, ModuleType) else _reason(found)
 
 
 def _kernels() -> Optional[ModuleType]:
-    found = _imported()
+    found = _prepared()
     return found if isinstance(found, ModuleType) else None
 
 
@@ -39,25 +41,51 @@ def _kernels() -> Optional[ModuleType]:
 def _imported() -> Any:
     "Return the module `compiled`, or the error that its import raises."
     try:
+        from numba import config
+
         from . import compiled  # only now: importing numba takes a second
-    except ImportError as error:
+    except Exception as error:  # an odd NUMBA_NUM_THREADS is a ValueError, and a broken library an OSError
         return error
-    return compiled
+    return ImportError("NUMBA_DISABLE_JIT is set") if config.DISABLE_JIT else compiled
+
+
+@functools.lru_cache(maxsize=1)
+def _prepared() -> Any:
+    "Return the module `compiled` once it has compiled the usual kernels, or the error that this raises."
+    found = _imported()
+    try:
+        if isinstance(found, ModuleType):
+            found.prepare()
+    except Exception as error:  # from numba, LLVM, or the files of numba's cache
+        return error
+    return found
+
+
+def _reason(error: Exception) -> str:
+    "Return an error as one line."
+    lines = str(error).split("\n")
+    return f"{type(error).__name__}: {lines[0]}"
 
 
 def on_cpu(plan: Plan, pixels: Sequence[Pixels], out: Tensor, norm: Optional[Norm], threads: Threads) -> None:
     """Make the batch in `out`, (B, channels, height, width), float32 or int64, reading pixels in place.
 
-    `norm` is applied last, if given. Images without a matrix (see `Extras.grid`) are made by torch.
+    `norm` is applied last, if given. Images without a matrix (see `Extras.grid`) are made by torch, and so are all if
+    there are no kernels.
     """
     kernels, which = _kernels(), np.arange(len(out))
     odd = [b for b, extra in plan.extras.items() if extra.grid is not None] if kernels is not None else which.tolist()
     compiled = np.setdiff1d(which, odd) if odd else which
     unfinished = plan.blank is not None or bool(plan.extras)
     if kernels is not None and len(compiled):
-        kernels.run(plan, pixels, out.numpy(), None if unfinished else norm, compiled, threads)
+        try:
+            kernels.run(plan, pixels, out.numpy(), None if unfinished else norm, compiled, threads)
+        except kernels.FAILURES as error:  # other types of values have kernels of their own
+            said = f"numba could not compile a kernel for these images, so torch makes them ({_reason(error)})"
+            warnings.warn(said, stacklevel=2)
+            odd = which.tolist()
     for b in odd:
-        sample(plan.of(slice(b, b + 1)), Gathered.of_one(pixels[b]), out[b : b + 1])
+        sample(plan.of(slice(b, b + 1)), pixels[b], out[b : b + 1])
     if unfinished:
         finish(plan, out)
     if norm is not None:

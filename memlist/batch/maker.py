@@ -9,19 +9,18 @@ from torch import Tensor
 
 from .buffers import Memory, NewMemory
 from .cpu import on_cpu
-from .gathered import gather
+from .packed import Packed, pack
 from .pixels import Pixels
 from .plan import Norm, Plan
-from .sending import Packed
 from .threads import ONE_THREAD, Threads
 
 
 class Maker(NamedTuple):
     """Make batches with the resources of this process.
 
-    - `memory`: allocates batches and gathered bytes
+    - `memory`: allocates batches, packed or made
     - `threads`: the threads that share the work
-    - `on_device`: True to pack bytes for a device, which makes the images; False to make them on the CPU
+    - `on_device`: True to pack bytes for a device, which makes the batch; False to make it on the CPU
     """
 
     memory: Memory
@@ -33,10 +32,10 @@ class Maker(NamedTuple):
     ) -> Union[Tensor, Packed]:
         """Return the images of `plan` as (B, channels, height, width), or packed for a device.
 
-        `dtype` is float32, or int64 for masks. `norm` is applied only to images that are not packed.
+        `dtype` is float32, or int64 for masks. `norm` is applied last, if given.
         """
         if self.on_device:
-            return Packed(plan, gather(pixels, self.memory, self.threads), dtype)
+            return pack(plan, pixels, dtype, norm, self.memory, self.threads)
         out = self.memory.empty((len(pixels), pixels[0].shape[0], plan.height, plan.width), dtype)
         on_cpu(plan, pixels, out, norm, self.threads)
         return out

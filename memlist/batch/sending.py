@@ -1,37 +1,15 @@
-"""Send indices to the workers, batches back to the main process, and bytes to a device."""
+"""Send indices to the workers, and batches back to the main process."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple, Tuple
+from typing import Any, Callable, Optional, Tuple
 
 import torch
-from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import Dataset, get_worker_info
 from torch.utils.data._utils.pin_memory import pin_memory
 
 from .buffers import leased
-from .gathered import Gathered
-from .plan import Plan
-from .render import render
-
-
-class Packed(NamedTuple):
-    "Hold a batch that a device will make: the plan, the gathered bytes, and the dtype of the result."
-
-    plan: Plan
-    pixels: Gathered
-    dtype: torch.dtype
-
-    def make(self, device: torch.device) -> Tensor:
-        "Copy the bytes to `device` and make the batch there, (B, channels, height, width)."
-        pixels = self.pixels._replace(data=self.pixels.data.to(device, non_blocking=True))
-        size = (len(self.plan.rows), pixels.channels, self.plan.height, self.plan.width)
-        return render(self.plan, pixels, torch.empty(size, dtype=self.dtype, device=device))
-
-    def pin_memory(self) -> Packed:
-        "Return a copy with its bytes in pinned memory."
-        data = self.pixels.data
-        return self if data.is_pinned() else self._replace(pixels=self.pixels._replace(data=data.pin_memory()))
+from .packed import Packed
 
 
 class Batch:
@@ -72,7 +50,7 @@ class Batch:
 
 def _leased(one: Any) -> Any:
     if isinstance(one, Packed):
-        return one._replace(pixels=one.pixels._replace(data=leased(one.pixels.data)))
+        return one._replace(data=leased(one.data))
     return leased(one)
 
 
@@ -92,3 +70,20 @@ class Indices(Dataset):  # type: ignore[type-arg]
         if name[:2] == "__" or name == "dataset":  # while being unpickled, it lacks `dataset`
             raise AttributeError(name)
         return getattr(self.dataset, name)
+
+
+class WorkerStart:
+    """Start a worker whose dataset is `Indices`: show the real dataset to user code, `worker_init_fn` first of all.
+
+    Both are one object in the worker, forked or spawned, so what user code changes there has its effect.
+    """
+
+    def __init__(self, worker_init_fn: Optional[Callable[[int], Any]]) -> None:
+        self.worker_init_fn = worker_init_fn
+
+    def __call__(self, worker: int) -> None:
+        info = get_worker_info()
+        assert info is not None
+        object.__setattr__(info, "dataset", info.dataset.dataset)  # type: ignore[attr-defined]  # it is read-only
+        if self.worker_init_fn is not None:
+            self.worker_init_fn(worker)

@@ -15,11 +15,12 @@ from fastai.torch_core import data_collate
 from fastai.vision.image import Image, ImagePoints, ImageSegment
 from torch.utils.data import get_worker_info
 
-from ..batch.buffers import Memory, NewMemory, SharedBuffers
+from ..batch.buffers import SHARED, Memory, NewMemory, SharedBuffers
 from ..batch.maker import Maker
+from ..batch.packed import Packed
 from ..batch.pixels import Pixels
 from ..batch.plan import Norm
-from ..batch.sending import Batch, Packed
+from ..batch.sending import Batch
 from ..batch.threads import ONE_THREAD, Threads
 from ..cache.messages import warn_user
 from .draws import Pipeline
@@ -27,7 +28,7 @@ from .images import ImageTask, as_item, make_image, make_images, pixels_of
 from .lists import in_memory_lists
 from .mixin import InMemory
 from .reader import Reader
-from .supported import not_batched, parts_of_pipelines, pipelines, reason_of_item
+from .supported import not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
 from .transforms import Unknown
 
 
@@ -35,11 +36,13 @@ class Collate:
     """Make batches from indices into a `LabelList`, in the process that calls it.
 
     - `norm`: applied to inputs as they are made, if given
+    - `ahead`: how many batches the loader lets a worker make ahead
     - `memory`, `threads`: used if the main process makes batches; a worker uses its own shared memory
     """
 
     def __init__(self, ds: Any, collate_fn: Any, on_device: bool, norm: Optional[Norm] = None) -> None:
         self.ds, self.collate_fn, self.on_device, self.norm = ds, collate_fn, on_device, norm
+        self.ahead = 2
         self._forget()
 
     def _forget(self) -> None:
@@ -47,9 +50,10 @@ class Collate:
         self.threads: Threads = ONE_THREAD
         self._shared: Optional[SharedBuffers] = None
         self._memo: Tuple[List[Any], Any] = ([], None)
+        self._stock: Optional[str] = None  # in a worker, why stock code makes the batches
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm")}
+        return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "ahead")}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         vars(self).update(state)
@@ -57,7 +61,7 @@ class Collate:
 
     def __call__(self, indices: Sequence[int]) -> Any:
         try:
-            found = self._pipelines()
+            found = None if self._left_to_stock() else self._pipelines()
         except Unknown:
             found = None
         if found is None or self.ds.item is not None:
@@ -78,11 +82,21 @@ class Collate:
             made = [side.make(maker) for side in sides]
         return self._collated(sides, made)
 
+    def _left_to_stock(self) -> bool:
+        "Return whether a `worker_init_fn` changed what the loader had looked at, so that stock code makes the batches."
+        if self._stock is None:
+            self._stock = "" if get_worker_info() is None else reason(self.ds, self.collate_fn)
+            lists = in_memory_lists(self.ds.x, self.ds.y) if self._stock else []
+            if lists and lists[0].notes().note(b"changed in a worker"):
+                warn_user(not_batched(self.ds, f"in a worker {self._stock}"))
+        return bool(self._stock)
+
     def _maker(self) -> Maker:
         if get_worker_info() is None:
             return Maker(self.memory, self.threads, self.on_device)
         if self._shared is None:
-            self._shared = SharedBuffers()
+            self._shared = SharedBuffers(self.ahead + SHARED)
+        self._shared.begin()
         return Maker(self._shared, ONE_THREAD, self.on_device)
 
     def _warn_of_odd(self, item: Any) -> None:

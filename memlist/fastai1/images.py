@@ -11,9 +11,9 @@ from torch import Tensor
 
 from ..batch.cpu import on_cpu
 from ..batch.maker import PLAIN_MAKER, Maker
+from ..batch.packed import Packed
 from ..batch.pixels import Pixels
 from ..batch.plan import Norm
-from ..batch.sending import Packed
 from .draws import Drawn, Pipeline
 from .pipelines import UNTOUCHED
 from .planner import first_pass, plan_batch

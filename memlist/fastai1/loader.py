@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from ..batch import cpu
 from ..batch.buffers import Buffers
 from ..batch.plan import Norm
-from ..batch.sending import Batch, Indices
+from ..batch.sending import Batch, Indices, WorkerStart
 from ..batch.threads import Threads
 from ..cache.messages import warn_user
 from .collate import Collate
@@ -72,10 +72,14 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             return
         norm, fused = self._norm()
         collate = Collate(self.dl.dataset, self.dl.collate_fn, self._packs(), norm)
+        collate.ahead = getattr(self.dl, "prefetch_factor", None) or collate.ahead
         inner = object.__new__(
             DataLoader
         )  # not `copy`: it would call `__getstate__`, which fastai forwards to the list
-        vars(inner).update(vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, _iterator=None)
+        start = WorkerStart(self.dl.worker_init_fn)
+        vars(inner).update(
+            vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, worker_init_fn=start, _iterator=None
+        )
         cpu.prepare()  # before workers are forked, else each would compile
         threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
         if inner.num_workers == 0:
@@ -111,7 +115,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
     def _norm(self) -> Tuple[Optional[Norm], Any]:
         "Return the first transform as a `Norm` and itself, if batches can be normalised as they are made; else Nones."
         first = self.tfms[0] if self.tfms else None
-        if self._packs() or not isinstance(first, functools.partial) or first.func is not _normalize_batch:
+        if not isinstance(first, functools.partial) or first.func is not _normalize_batch:
             return None, None
         given = dict(first.keywords)
         mean, std, do_x, do_y = (given.pop(name, default) for name, default in _NORMALIZE)
@@ -145,15 +149,14 @@ def batched(data: DataBunch) -> DataBunch:
         dl = getattr(data, name, None)
         if dl is not None:
             setattr(data, name, BatchDeviceDataLoader.of(dl, warned, buffers))
-    cpu.prepare()
+    missing = cpu.prepare()
     why = data.train_dl.reason()
-    missing = cpu.without_kernels()
     if why:
         data.train_dl.warn(why)
     elif missing and torch.device(data.device).type == "cpu":
         warn_user(
             f"batch_tfms{of_list(data.train_ds)}: on a CPU it needs numba to be faster than image by image, but numba "
-            f"can't be imported ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
+            f"can't be used ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
         )
     return data
 

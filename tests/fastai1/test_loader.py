@@ -6,13 +6,13 @@ import copy
 import gc
 import multiprocessing
 import pickle
-import random
 import threading
 from pathlib import Path
 from typing import Any, List
 
 import fastai.vision as fv
 import numpy as np
+import PIL.Image
 import pytest
 import torch
 from batch_helpers import (
@@ -25,16 +25,20 @@ from batch_helpers import (
     small_learner,
 )
 from batch_helpers import schedule as schedule
-from conftest import in_child, seed
+from conftest import in_child, photo, seed
+from fastai.data_block import LabelList
 from fastai.vision import (
     Image,
     ImageImageList,
     ImageList,
     get_transforms,
     imagenet_stats,
+    noop,
 )
 
 import memlist as m
+from memlist.batch.packed import Packed
+from memlist.batch.sending import Batch
 from memlist.fastai1 import loader
 
 
@@ -68,6 +72,45 @@ def test_a_batch_keeps_its_memory_while_a_part_of_it_is_in_use(photos: Path, wor
         assert torch.equal(x, x_then)
 
 
+@pytest.mark.parametrize("kind", ["images", "image targets", "masks"])
+def test_a_worker_shares_at_most_four_times_the_batch_with_a_device(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "Pictures of 1200 x 900 for images of 64 x 64; what arrives is what lies in shared memory."
+    for k in range(8):
+        photo(k, 900, 1200).save(tmp_path / f"{k}.png")
+        PIL.Image.fromarray(np.full((900, 1200), k, np.uint8)).save(tmp_path / f"{k}.mask.png")
+    cls, label, known = {
+        "images": (m.MemoryImageList, lambda path: "one", {}),
+        "image targets": (m.MemoryImageImageList, noop, {}),
+        "masks": (m.MemorySegmentationItemList, lambda path: path.with_suffix(".mask.png"), {"classes": range(8)}),
+    }[kind]
+    chosen = cls.from_folder(tmp_path).filter_by_func(lambda path: "mask" not in path.name)
+    lists = chosen.split_by_rand_pct(0.25, seed=1).label_from_func(label, **known)
+    lists = lists.transform(get_transforms(), size=64, tfm_y=kind != "images")
+    monkeypatch.setattr(loader.BatchDeviceDataLoader, "on_device", True)
+    arrived: List[int] = []
+    on = Batch.on
+
+    def watched(self: Batch, device: Any, move: Any) -> Any:
+        arrived.append(sum(shared_bytes(one.data) for one in (self.x, self.y) if isinstance(one, Packed)))
+        return on(self, device, move)
+
+    monkeypatch.setattr(Batch, "on", watched)
+    data = lists.databunch(batch_tfms=True, bs=3, num_workers=2, device=torch.device("cpu"))
+    made = [sum(one.numel() * one.element_size() for one in b if one.dim() == 4) for b in data.train_dl]
+    assert len(made) == len(arrived) == 2
+    for n, most in zip(arrived, made):
+        assert 0 < n <= 4 * most
+
+
+def shared_bytes(tensor: torch.Tensor) -> int:
+    "Return the bytes of the shared memory that `tensor` lies in."
+    storage = tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()
+    assert storage.is_shared()
+    return len(storage) * storage.element_size()
+
+
 def test_an_epoch_reuses_the_memory_of_the_last_one_and_purge_frees_it(photos: Path) -> None:
     made = classification(m.MemoryImageList, photos, size=400)().databunch(
         batch_tfms=True, bs=3, num_workers=0, device=torch.device("cpu")
@@ -87,6 +130,12 @@ def test_an_epoch_reuses_the_memory_of_the_last_one_and_purge_frees_it(photos: P
     assert not buffers._free
 
 
+def other_scale(worker: int) -> None:
+    info = torch.utils.data.get_worker_info()
+    assert info is not None and type(info.dataset) is LabelList
+    info.dataset.tfms[0].kwargs["scale"] = (1.7, 1.9)
+
+
 def test_spawned_workers_equal_stock(photos: Path) -> None:
     "These transforms can be pickled; half of fastai's cannot, `get_transforms()` among them."
     tfms = ([fv.rand_zoom(scale=(1.0, 1.5)), fv.crop_pad()], [])
@@ -94,7 +143,10 @@ def test_spawned_workers_equal_stock(photos: Path) -> None:
     before = multiprocessing.get_start_method()
     multiprocessing.set_start_method("spawn", force=True)
     try:
-        assert_same_epochs(*bunches(ours, stock, num_workers=1), epochs=1)
+        made = bunches(ours, stock, num_workers=1, worker_init_fn=other_scale)
+        for data in made:
+            data.valid_dl = []  # each loader imports fastai in its workers
+        assert_same_epochs(*made, epochs=1)
     finally:
         multiprocessing.set_start_method(before, force=True)
 
@@ -298,21 +350,6 @@ def test_statistics_in_float64_give_batches_in_float64(photos: Path) -> None:
         data.normalize((np.array([0.5] * 3), np.array([0.2] * 3)))
     assert_same_epochs(*made)
     assert next(iter(made[0].train_dl))[0].dtype == torch.float64
-
-
-def look_at_the_dataset(worker: int) -> None:
-    info = torch.utils.data.get_worker_info()
-    assert info is not None
-    random.seed(len(info.dataset.x))  # type: ignore[attr-defined]
-
-
-def test_worker_init_fn_finds_the_dataset(photos: Path) -> None:
-    made = bunches(
-        *(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)),
-        num_workers=1,
-        worker_init_fn=look_at_the_dataset,
-    )
-    assert_same_epochs(*made)
 
 
 @pytest.mark.parametrize(
