@@ -87,6 +87,14 @@ class Drawn(NamedTuple):
         "Return the value of image `b`."
         return self.values[name][b] if name in self.values else self.fixed[name]
 
+    def parameters(self, b: int) -> Dict[str, Any]:
+        "Return all parameters of image `b`, with Python's own numbers, as fastai draws them."
+        drawn = {name: several[b] for name, several in self.values.items()}
+        return {
+            **{name: one.item() if isinstance(one, np.generic) else one for name, one in drawn.items()},
+            **self.fixed,
+        }
+
     def array(self, name: str, default: float) -> np.ndarray:
         "Return the values, (B,) float64; `default` if the transform does not run or has no such parameter."
         value = self.values[name] if name in self.values else float(self.fixed.get(name, default))
