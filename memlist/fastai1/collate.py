@@ -132,8 +132,9 @@ class Collate:
                     x = ImageTask(pixels, x_pipeline, draws, x_pipeline.draw_for_size(draws, pixels.shape))
                 else:
                     x = ImageTask(pixels)
-            elif transformed:
-                x = x.apply_tfms(ds.tfms, **ds.tfmargs)
+            else:
+                x = as_item(x)
+                x = x.apply_tfms(ds.tfms, **ds.tfmargs) if transformed else x
             pixels = pixels_of(y)
             if tfm_y:
                 target = pixels and _target(pixels, y_pipelines[draws is not None], draws or [])
@@ -142,8 +143,8 @@ class Collate:
                         _leave_drawn(x_pipeline, draws)
                     target = as_item(y).apply_tfms(ds.tfms_y, **{**ds.tfmargs_y, "do_resolve": False})
                 y = target
-            elif pixels is not None:
-                y = ImageTask(pixels)
+            else:
+                y = as_item(y) if pixels is None else ImageTask(pixels)
             xs.append(x)
             ys.append(0 if y is None else y)
         for one in readers:

@@ -22,7 +22,7 @@ class Draw(NamedTuple):
     """Describe one parameter that is drawn.
 
     `call()` is called once per image. The parameter is `low + span · call()`, or e to that power if `log`; without a
-    `span`, the parameter is the result of `call()`.
+    `span`, the parameter is the result of `call()`, a tensor of `several` numbers if that is not 0.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Draw(NamedTuple):
     low: float = 0.0
     span: Optional[float] = None
     log: bool = False
+    several: int = 0
 
     def value(self, drawn: Any) -> Any:
         "Return the parameter for a drawn number, or for an array of them."
