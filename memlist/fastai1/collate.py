@@ -160,16 +160,15 @@ class Collate:
         plain = getattr(self.collate_fn, "func", self.collate_fn)
         if plain is data_collate:
             x, y = (one if one is not None else data_collate(items) for one, items in zip(made, rest))
-            form: type = list
         else:
-            x, y = pair = self.collate_fn(list(zip(*rest)))
-            form = type(pair)
-            x, y = (one if one is not None else other for one, other in zip(made, (x, y)))
+            pair = self.collate_fn(list(zip(*rest)))
+            x, y = (one if one is not None else other for one, other in zip(made, pair))
         normalised = any(side.normalised for side in sides)
         lent = (made[0] is not None, made[1] is not None) if self._shared is not None else (False, False)
         if not normalised and not any(lent) and not any(isinstance(one, Packed) for one in (x, y)):
-            return form((x, y))
-        return Batch(x, y, form, normalised, lent)
+            return [x, y]
+        # On its way to a device, stock makes a list of any pair.
+        return Batch(x, y, list, normalised, lent)
 
 
 # A placeholder for images that are already made, while stock code collates the other half of the pairs.

@@ -100,7 +100,7 @@ class _Walk:
     def __init__(self) -> None:
         self.watched: Dict[Tuple[int, str], Watched] = {}
         self.found = ""
-        self.attributes: Set[str] = set()
+        self.attributes: Set[str] = {known.method for known in KNOWN.values()}  # called by `getattr`
         self.seen: Set[Any] = set()
         self.waiting: List[Any] = [_STOCK_GETITEM, data_collate, bb_pad_collate, _normalize_batch, *KNOWN]
         self.classes: List[type] = []

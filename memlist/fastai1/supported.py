@@ -28,8 +28,17 @@ def pipelines(ds: LabelList) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
     """Return the pipelines of `ds` for its inputs (None: unchanged) and for its targets (None: made by stock code).
 
     Call this for every batch, because fastai may replace `tfms` between batches. Raises Unknown if stock code has to
-    make the batch.
+    make the batch, and if transforms are so odd that reading them raises: stock may never read what is odd in them.
     """
+    try:
+        return _pipelines(ds)
+    except Unknown:
+        raise
+    except Exception as error:
+        raise Unknown(f"its transforms or their arguments are unusual ({error!r})") from error
+
+
+def _pipelines(ds: LabelList) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
     arguments = dict(ds.tfmargs or {})
     if not arguments.pop("do_resolve", True):
         raise Unknown("do_resolve=False is used")
