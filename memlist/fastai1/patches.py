@@ -20,7 +20,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from fastai.basic_data import DeviceDataLoader
 from fastai.data_block import ItemList, LabelList
-from fastai.torch_core import data_collate
+from fastai.torch_core import data_collate, log_uniform, rand_bool, uniform, uniform_int
 from fastai.vision import image as fastai_image
 from fastai.vision.data import _normalize_batch, bb_pad_collate
 from fastai.vision.image import Image, ImagePoints, ImageSegment, RandTransform, Transform
@@ -32,6 +32,8 @@ _ABSENT = object()
 _OURS = "memlist.fastai1.compat", "memlist.fastai1.attach"
 _LIBRARIES = {"torch", "numpy", "scipy", "PIL", "matplotlib", "pandas", "fastprogress"}
 _STOCK_GETITEM = LabelList.__getitem__  # before `attach` replaces it
+#: Functions that the batch path takes the place of, besides the transforms' own.
+_FUNCTIONS = data_collate, bb_pad_collate, _normalize_batch, uniform, log_uniform, uniform_int, rand_bool
 #: Single methods that the batch path takes the place of; the rest of their classes runs as it is.
 _METHODS = (
     (LabelList, "__getitem__"),
@@ -40,7 +42,11 @@ _METHODS = (
     (DeviceDataLoader, "proc_batch"),
 )
 # What Python itself calls.
-_CALLED = {"__new__", "__init__", "__post_init__", "__call__", "__getattr__", "__getattribute__", "__setattr__"}
+_CALLED = {"__new__", "__init__", "__post_init__", "__call__", "__eq__"} | {
+    "__getattr__",
+    "__getattribute__",
+    "__setattr__",
+}
 #: Classes of which the batch path takes the place, as far as the code that is followed uses their attributes.
 _CLASSES = (
     Image,
@@ -102,14 +108,17 @@ class _Walk:
         self.found = ""
         self.attributes: Set[str] = {known.method for known in KNOWN.values()}  # called by `getattr`
         self.seen: Set[Any] = set()
-        self.waiting: List[Any] = [_STOCK_GETITEM, data_collate, bb_pad_collate, _normalize_batch, *KNOWN]
+        self.waiting: List[Any] = []
         self.classes: List[type] = []
         self._follow_class(*_CLASSES)
         for cls, name in _METHODS:
             self._watch(cls, name)
-        for one in self.waiting:
-            if not self._compare(one, sys.modules[_home(one)], one.__code__.co_name):
-                self.found = f"{_home(one)}.{one.__code__.co_name}"
+        if not self._compare(_STOCK_GETITEM, LabelList, "__getitem__"):
+            self.found = "LabelList.__getitem__"
+        for function in (_STOCK_GETITEM, *_FUNCTIONS, *KNOWN):
+            self.waiting.append(function)
+            if function is not _STOCK_GETITEM:
+                self._watch(sys.modules[_home(function)], function.__code__.co_name)
         while self.waiting:
             while self.waiting:
                 self._follow(self.waiting.pop())
@@ -153,7 +162,9 @@ class _Walk:
         wanted = _literals(holder.__name__).get(name, value) if isinstance(value, (list, dict)) else value
         made = Watched(holder.__name__, space, name, wanted, isinstance(value, (list, dict)), parts)
         self.watched[id(holder), name] = made
-        if made.replaced() or not all(self._compare(one, holder, name) for one in functions):
+        origin = _imported().get(name) if holder.__name__.split(".")[0] == "fastai" else None
+        good = origin is None or getattr(value, "_original", value) is sys.modules.get(origin)
+        if not good or made.replaced() or not all(self._compare(one, holder, name) for one in functions):
             self.found = self.found or f"{holder.__name__}.{name}"
         if isinstance(value, type) and value.__module__.startswith("fastai.vision") and value is not ImagePoints:
             self._follow_class(value)
@@ -163,10 +174,10 @@ class _Walk:
     def _compare(self, function: Any, holder: Any, name: str) -> bool:
         "Return whether a function is the one that its module's source defines."
         home, code = _home(function), function.__code__
-        if home in _OURS or code.co_filename == "<string>":  # made by `dataclass`
-            return True
         if home.split(".")[0] != "fastai":
-            return _is_library(home)
+            return home in _OURS or _is_library(home)
+        if code.co_filename == "<string>" and code.co_name in _CALLED:  # made by `dataclass`
+            return True
         codes = _codes(home)
         # Methods may have other names than their functions; what a module holds has its own.
         named = isinstance(holder, type) or code.co_name in (name, "<lambda>")
@@ -188,6 +199,7 @@ def _home(function: Any) -> str:
     return str(function.__globals__.get("__name__", function.__module__))
 
 
+@functools.lru_cache(maxsize=None)
 def _is_library(home: str) -> bool:
     "Return whether a module belongs to a library that fastai uses, or to the standard library."
     top = home.split(".")[0]
@@ -233,14 +245,29 @@ def _codes(module: str) -> Optional[Set[types.CodeType]]:
 def _literals(module: str) -> Dict[str, Any]:
     "Return the constants of a module that its source writes out."
     found: Dict[str, Any] = {}
-    try:
-        tree = ast.parse(inspect.getsource(sys.modules[module]))
-    except (OSError, TypeError, KeyError):
-        return found
-    for one in tree.body:
+    for one in _tree(module).body:
         if isinstance(one, ast.Assign) and isinstance(one.targets[0], ast.Name):
             try:
                 found[one.targets[0].id] = ast.literal_eval(one.value)
             except ValueError:
                 continue
     return found
+
+
+@functools.lru_cache(maxsize=None)
+def _imported() -> Dict[str, str]:
+    "Return the modules that fastai imports under a name of their own, by that name."
+    found = {}
+    for module in ("fastai.imports.core", "fastai.imports.torch", "fastai.core", "fastai.torch_core"):
+        for one in ast.walk(_tree(module)):
+            if isinstance(one, ast.Import):
+                found.update({alias.asname or alias.name: alias.name for alias in one.names})
+    return found
+
+
+def _tree(module: str) -> ast.Module:
+    "Return the syntax tree of a module; an empty one if there is no source."
+    try:
+        return ast.parse(inspect.getsource(sys.modules[module]))
+    except (OSError, TypeError, KeyError):
+        return ast.parse("")

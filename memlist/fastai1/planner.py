@@ -56,7 +56,7 @@ def plan_batch(pipeline: Pipeline, drawn: Sequence[Drawn], shapes: Sequence[Shap
     """
     steps = [(step.name, one) for step, one in zip(pipeline.steps, drawn)]
     sizes, mode = Sizes.of(pipeline, shapes), "nearest" if mask else pipeline.mode
-    where = coordinates(steps, sizes, mode)
+    where = coordinates(steps, sizes, mode, mask)
     light = lighting([] if mask else steps, len(shapes))
     chosen = select(steps, sizes, pipeline, shapes[0][0])
     rows, columns = chosen.indices()
@@ -122,8 +122,11 @@ def _aligned(sample: Any, version: str) -> bool:
 # -- coordinates --------------------------------------------------------------------------------------------------
 
 
-def coordinates(steps: Steps, sizes: Sizes, mode: str) -> Coordinates:
+def coordinates(steps: Steps, sizes: Sizes, mode: str, mask: bool = False) -> Coordinates:
     """Compose the coordinate transforms.
+
+    Where the nearest pixel is taken, two of them may be equally near. In a `mask`, a point that is rounded to the other
+    one is one among thousands; in an image, it is far from stock's, so fastai's own grid is used for every image.
 
     fastai moves its grid through each transform in turn, so later matrices are multiplied from the left. But it first
     multiplies all affine matrices and then moves the grid once: there later ones are multiplied from the right.
@@ -166,7 +169,8 @@ def coordinates(steps: Steps, sizes: Sizes, mode: str) -> Coordinates:
     if mode == "bilinear":
         pooled = _pooling(steps, moved, sampled, grids, sizes)
     else:
-        for b in _tied(moved, sampled, sizes):
+        mapped = np.flatnonzero(sampled & (moved != IDENTITY).any((1, 2)))
+        for b in _tied(moved, mapped, sizes) if mask else mapped.tolist():
             grids.setdefault(b, _stock_grid(steps, sizes, b))
     return Coordinates(np.where(sampled[:, None, None], moved, IDENTITY), sampled, pooled, grids)
 
@@ -234,14 +238,14 @@ def _stock_grid(steps: Steps, sizes: Sizes, b: int) -> Tensor:
     return image.flow.flow[0]
 
 
-def _tied(moved: np.ndarray, sampled: np.ndarray, sizes: Sizes) -> List[int]:
-    """Return the images in which whole rows or columns lie halfway between two pixels, as near as floats can tell.
+def _tied(moved: np.ndarray, which: np.ndarray, sizes: Sizes) -> List[int]:
+    """Return those of the images `which` in which whole rows or columns lie halfway between two pixels.
 
-    Which of the two is the nearest depends on how fastai rounds. Such lines need a map with exact structure: one that
-    sends rows to rows or to columns, or is symmetric about the middle of the image.
+    Floats can't tell which of the two is nearer: it depends on how fastai rounds. Such lines need a map with exact
+    structure: one that sends rows to rows or to columns, or is symmetric about the middle of the image.
     """
     found = []
-    for b in np.flatnonzero(sampled & (moved != IDENTITY).any((1, 2))).tolist():
+    for b in which.tolist():
         m = moved[b] / moved[b, 2, 2]
         n, grid = (sizes.width[b], sizes.height[b]), (sizes.grid_width[b], sizes.grid_height[b])
         for k, j in ((0, 0), (0, 1), (1, 0), (1, 1)):  # of source and grid: 0 for x, 1 for y
