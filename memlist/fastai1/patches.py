@@ -73,15 +73,16 @@ class Watched(NamedTuple):
 
     def replaced(self) -> bool:
         "Return whether the name holds something else by now."
-        value = self.namespace.get(self.name, _ABSENT)
-        if value is not self.value and not (self.literal and value == self.value):
+        _, namespace, name, wanted, literal, parts = self
+        value = namespace.get(name, _ABSENT)
+        if value is not wanted and not (literal and value == wanted):
             return True
-        return any(
-            (one.__code__ is not code and one.__code__ != code)
-            or one.__defaults__ != defaults
-            or one.__kwdefaults__ != named
-            for one, code, defaults, named in self.parts
-        )
+        for function, code, defaults, named in parts:
+            if function.__defaults__ is not defaults or function.__kwdefaults__ is not named:
+                return True
+            if function.__code__ is not code and function.__code__ != code:
+                return True
+        return False
 
 
 def replaced() -> str:
