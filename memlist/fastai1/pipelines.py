@@ -101,7 +101,7 @@ def _check(one: Any) -> None:
     if (one.tfm._wrap or "pixel") != known.method or one.tfm.order != known.order:
         raise Unknown(f"the transform {describe(one)} has another order or class than fastai's")
     for own in (one, one.tfm):
-        methods = [name for name in vars(own) if inspect.isfunction(inspect.getattr_static(type(own), name, None))]
+        methods = [name for name in vars(own) if inspect.isfunction(getattr(type(own), name, None))]
         if methods:
             raise Unknown(f"the transform {describe(one)} has its own {methods[0]}")
 

@@ -95,7 +95,7 @@ def setting() -> str:
     if torch.empty(0).device.type != "cpu":
         return f"torch's default device is {torch.empty(0).device}"
     # Settings of precision and autocast differ between versions of torch, and act on some machines only: look.
-    points, turn = torch.linspace(-1, 1, 8192).view(-1, 2), torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
+    points, turn = torch.linspace(-1, 1, 4096).view(-1, 2), torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
     moved = torch.addmm(torch.zeros(2), points, turn)
     if moved.dtype != torch.float32 or float((moved - points.double() @ turn.double()).abs().max()) > 1e-6:
         return "torch multiplies matrices with less precision than that of torch.float32 (autocast, or a setting)"
