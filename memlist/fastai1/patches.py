@@ -189,6 +189,9 @@ def _functions(value: Any) -> Iterator[Any]:
     "Yield the Python functions that an attribute is made of."
     if isinstance(value, types.FunctionType):
         yield value
+        if _home(value) in _OURS:  # a repair that calls what it repairs
+            for cell in value.__closure__ or ():
+                yield from _functions(cell.cell_contents)
     elif isinstance(value, property):
         yield from (one for one in (value.fget, value.fset) if isinstance(one, types.FunctionType))
     elif isinstance(value, (classmethod, staticmethod, types.MethodType)):
