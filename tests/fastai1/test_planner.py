@@ -30,7 +30,7 @@ from fastai.vision import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from memlist.fastai1 import pipelines, planner
+from memlist.fastai1 import pipelines, planner, transforms
 
 
 def one_transform() -> Any:
@@ -195,7 +195,11 @@ def test_old_torch_does_not_align_corners(schedule: str, monkeypatch: Any) -> No
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_nan_coordinates_read_no_memory_outside_the_image(schedule: str, padding: str) -> None:
+def test_nan_coordinates_read_no_memory_outside_the_image(
+    schedule: str, padding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "Such parameters are left to stock; here they are let through, as a draw may come near them."
+    monkeypatch.setattr(transforms.Parameter, "holds", lambda self, value: True)
     for tfms in (
         [fv.zoom(scale=1e-39, is_random=False)],
         [fv.rotate(degrees=float("nan"), is_random=False)],
