@@ -28,6 +28,24 @@ def run(
 
     Sources are read in place, so `pixels` must be kept alive until this returns.
     """
+    if norm is None or all(np.isfinite(one).all() for one in norm):
+        _run(plan, pixels, out, norm, which, threads)
+        return
+    # A deviation of zero: the kernels expect that a value times `over_std` and a mean times it can be subtracted.
+    _run(plan, pixels, out, None, which, threads)
+    with np.errstate(all="ignore"):
+        for b in which.tolist():
+            out[b] = (out[b] - norm.mean[:, None, None]) * norm.over_std[:, None, None]
+
+
+def _run(
+    plan: Plan,
+    pixels: Sequence[Pixels],
+    out: np.ndarray,
+    norm: Optional[Norm],
+    which: np.ndarray,
+    threads: Threads,
+) -> None:
     channels = out.shape[1]
     arrays = [one.array for one in pixels]
     pooled = plan.pooled[:, 0] > 0

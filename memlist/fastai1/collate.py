@@ -146,8 +146,9 @@ class Collate:
                     x = ImageTask(pixels, x_pipeline, draws, x_pipeline.draw_for_size(draws, pixels.shape))
                 else:
                     x = ImageTask(pixels)
-            elif transformed:
-                x = x.apply_tfms(ds.tfms, **ds.tfmargs)
+            else:
+                x = as_item(x)
+                x = x.apply_tfms(ds.tfms, **ds.tfmargs) if transformed else x
             pixels = pixels_of(y)
             if tfm_y:
                 target = pixels and _target(pixels, y_pipelines[draws is not None], draws or [])
@@ -156,8 +157,8 @@ class Collate:
                         _leave_drawn(x_pipeline, draws)
                     target = as_item(y).apply_tfms(ds.tfms_y, **{**ds.tfmargs_y, "do_resolve": False})
                 y = target
-            elif pixels is not None:
-                y = ImageTask(pixels)
+            else:
+                y = as_item(y) if pixels is None else ImageTask(pixels)
             xs.append(x)
             ys.append(0 if y is None else y)
         for one in readers:
@@ -173,16 +174,15 @@ class Collate:
         plain = getattr(self.collate_fn, "func", self.collate_fn)
         if plain is data_collate:
             x, y = (one if one is not None else data_collate(items) for one, items in zip(made, rest))
-            form: type = list
         else:
-            x, y = pair = self.collate_fn(list(zip(*rest)))
-            form = type(pair)
-            x, y = (one if one is not None else other for one, other in zip(made, (x, y)))
+            pair = self.collate_fn(list(zip(*rest)))
+            x, y = (one if one is not None else other for one, other in zip(made, pair))
         normalised = any(side.normalised for side in sides)
         lent = (made[0] is not None, made[1] is not None) if self._shared is not None else (False, False)
         if not normalised and not any(lent) and not any(isinstance(one, Packed) for one in (x, y)):
-            return form((x, y))
-        return Batch(x, y, form, normalised, lent)
+            return [x, y]
+        # On its way to a device, stock makes a list of any pair.
+        return Batch(x, y, list, normalised, lent)
 
 
 # A placeholder for images that are already made, while stock code collates the other half of the pairs.

@@ -22,7 +22,7 @@ class Draw(NamedTuple):
     """Describe one parameter that is drawn.
 
     `call()` is called once per image. The parameter is `low + span · call()`, or e to that power if `log`; without a
-    `span`, the parameter is the result of `call()`.
+    `span`, the parameter is the result of `call()`, a tensor of `several` numbers if that is not 0.
     """
 
     name: str
@@ -30,6 +30,7 @@ class Draw(NamedTuple):
     low: float = 0.0
     span: Optional[float] = None
     log: bool = False
+    several: int = 0
 
     def value(self, drawn: Any) -> Any:
         "Return the parameter for a drawn number, or for an array of them."
@@ -86,6 +87,14 @@ class Drawn(NamedTuple):
     def get(self, name: str, b: int) -> Any:
         "Return the value of image `b`."
         return self.values[name][b] if name in self.values else self.fixed[name]
+
+    def parameters(self, b: int) -> Dict[str, Any]:
+        "Return all parameters of image `b`, with Python's own numbers, as fastai draws them."
+        drawn = {name: several[b] for name, several in self.values.items()}
+        return {
+            **{name: one.item() if isinstance(one, np.generic) else one for name, one in drawn.items()},
+            **self.fixed,
+        }
 
     def array(self, name: str, default: float) -> np.ndarray:
         "Return the values, (B,) float64; `default` if the transform does not run or has no such parameter."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
@@ -41,6 +42,8 @@ def pixels_of(item: Any) -> Optional[Pixels]:
     "Return the pixels of an item, dense in memory; None if it is not a plain image."
     kind = type(item)
     if kind is Pixels:
+        if item.array.dtype == np.float32 and not finite(item.array):
+            return None
         dense = item.array.flags.c_contiguous
         return item if dense else item._replace(array=np.ascontiguousarray(item.array))  # type: ignore[no-any-return]
     if kind is not Image and kind is not ImageSegment:
@@ -49,9 +52,21 @@ def pixels_of(item: Any) -> Optional[Pixels]:
     pending = [state.get(name) for name in ("_logit_px", "_flow", "_affine_mat")]
     if type(px) is not Tensor or px.dtype != torch.float32 or px.dim() != 3 or px.device.type != "cpu":
         return None
-    if px.requires_grad or not px.numel() or any(one is not None for one in pending):
+    if px.requires_grad or not px.numel() or any(one is not None for one in pending) or not finite(px):
         return None
     return Pixels.of_tensor(px, kind)
+
+
+def finite(px: Union[Tensor, np.ndarray]) -> bool:
+    """Return whether no value is NaN or infinite.
+
+    Such values reach their neighbours where pixels are mixed, even with a weight of zero, and stay alone where they
+    are copied: which of the two stock does, it decides by other rules than the kernels.
+    """
+    with np.errstate(all="ignore"):
+        if math.isfinite(float(px.sum())):  # the usual case, in one pass
+            return True
+        return bool(torch.isfinite(torch.as_tensor(px)).all())  # the sum may overflow
 
 
 def as_item(item: Any) -> Any:
@@ -73,11 +88,12 @@ def make_images(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm] =
 
     They are float32, or int64 for masks. If their final sizes differ, raises what stock fastai raises.
     """
-    first, drawn = tasks[0], tasks[0].pipeline.drawn([task.draws for task in tasks], [task.sized for task in tasks])
-    dtype = torch.int64 if first.mask else torch.float32
-    if any(step.name == "pad" for step in first.pipeline.steps):
-        return _make_padded(tasks, drawn, maker, norm, dtype)
-    plan = plan_batch(first.pipeline, drawn, [task.pixels.shape for task in tasks], first.mask)
+    first, dtype = tasks[0], torch.int64 if tasks[0].mask else torch.float32
+    with np.errstate(all="ignore"):  # stock has its numbers in torch, which never raises for their values
+        drawn = first.pipeline.drawn([task.draws for task in tasks], [task.sized for task in tasks])
+        if any(step.name == "pad" for step in first.pipeline.steps):
+            return _make_padded(tasks, drawn, maker, norm, dtype)
+        plan = plan_batch(first.pipeline, drawn, [task.pixels.shape for task in tasks], first.mask)
     return maker.make(plan, [task.pixels for task in tasks], dtype, norm)
 
 

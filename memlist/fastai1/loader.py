@@ -114,7 +114,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
 
     def _norm(self) -> Tuple[Optional[Norm], Any]:
         "Return the first transform as a `Norm` and itself, if batches can be normalised as they are made; else Nones."
-        first = self.tfms[0] if self.tfms else None
+        first = next(iter(listify(self.tfms)), None)
         if not isinstance(first, functools.partial) or first.func is not _normalize_batch:
             return None, None
         given = dict(first.keywords)

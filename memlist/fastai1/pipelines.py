@@ -2,24 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 import random
-from contextlib import suppress
 from functools import partial
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
 from fastai.core import ifnone, is_listy, listify
-from fastai.torch_core import log_uniform, uniform
+from fastai.torch_core import log_uniform, rand_bool, uniform, uniform_int
 from fastai.vision import image as fastai_image
-from fastai.vision import transform as fastai_transform
-from fastai.vision.image import Image, RandTransform, ResizeMethod
+from fastai.vision.image import Image, RandTransform, ResizeMethod, Transform
 
 from .draws import Draw, Pipeline, TransformStep
-from .transforms import KNOWN, Unknown, check_values, describe
+from .transforms import ANY, KNOWN, KnownTransform, Unknown, check_values, describe
 
 _ARGUMENTS = {"do_resolve", "xtra", "size", "resize_method", "mult", "padding_mode", "mode", "remove_out"}
+# How many arguments fastai's draws take, besides a size.
+_DRAWS = {uniform: (1, 2), log_uniform: (2,), uniform_int: (2,), rand_bool: (1,), int: (1,), float: (1,)}
 _CROPPED = (ResizeMethod.CROP, ResizeMethod.PAD)
 #: Leave images as they are.
 UNTOUCHED = Pipeline(
@@ -45,7 +46,10 @@ def pipeline_of(tfms: Any, arguments: Dict[str, Any]) -> Optional[Pipeline]:
         raise Unknown(f"the arguments {sorted(set(arguments) - _ARGUMENTS)} are not fastai's")
     if arguments.get("xtra"):
         raise Unknown("xtra is used")
-    size = arguments.get("size")
+    size, mult = arguments.get("size"), arguments.get("mult")
+    sides: List[Any] = [*size] if isinstance(size, (tuple, list)) else [size]
+    if size is not None and not (1 <= len(sides) <= 3 and all(type(n) is int and n > 0 for n in sides)):
+        raise Unknown(f"size={size!r} is neither a size nor None")
     if not (tfms or size):
         return None
     mode, padding = arguments.get("mode", "bilinear"), arguments.get("padding_mode", "reflection")
@@ -53,22 +57,22 @@ def pipeline_of(tfms: Any, arguments: Dict[str, Any]) -> Optional[Pipeline]:
         raise Unknown(f"mode={mode!r} with padding_mode={padding!r} is not supported")
     default = ResizeMethod.SQUISH if size is not None and is_listy(size) else ResizeMethod.CROP
     method = ifnone(arguments.get("resize_method"), default)
+    if type(method) not in (int, ResizeMethod) or not 1 <= method <= 4 or not (mult is None or type(mult) is int):
+        raise Unknown(f"resize_method={method!r} with mult={mult!r} is not supported")
     tfms = listify(tfms)
     for one in tfms:
         _check(one)
     if method <= 2 and size is not None:
-        if Image._maybe_add_crop_pad is not fastai_transform._image_maybe_add_crop_pad:
-            raise Unknown("Image._maybe_add_crop_pad was replaced")
         tfms = Image(torch.empty(0))._maybe_add_crop_pad(tfms)
     tfms = sorted(tfms, key=lambda one: one.tfm.order)
     steps = [_step(one) for one in tfms]
     if method not in _CROPPED:  # fastai draws for the crops, but does not apply them
         steps = [step._replace(name="") if step.name == "crop_pad" else step for step in steps]
-    target = None if size is None else fastai_image._get_crop_target(size, mult=arguments.get("mult"))
-    if target is not None and not all(isinstance(n, (int, np.integer)) and n > 0 for n in target):
-        raise Unknown(f"size={size!r} is not a valid size")
+    if mult is not None and (mult < 1 or (size is not None and 2 * min(sides) < mult)):
+        raise Unknown(f"mult={mult!r} leaves nothing of the images")
+    target = None if size is None else fastai_image._get_crop_target(size, mult=mult)
     placed, calls = _placed(steps)
-    fit, mult = method != ResizeMethod.NO, arguments.get("mult")
+    fit = method != ResizeMethod.NO
     size_dependent = any(KNOWN[one.tfm.func].size_dependent for one in tfms)
     return Pipeline(tuple(placed), target, method, mult, padding, padding, mode, fit, size_dependent, tuple(calls))
 
@@ -92,10 +96,14 @@ def _check(one: Any) -> None:
     known = KNOWN.get(getattr(getattr(one, "tfm", None), "func", None)) if type(one) is RandTransform else None
     if known is None:
         raise Unknown(f"the transform {describe(one)} is not fastai's own")
+    if type(one.tfm).__module__ != Transform.__module__:
+        raise Unknown(f"the transform {describe(one)} is of your class {type(one.tfm).__name__}")
     if (one.tfm._wrap or "pixel") != known.method or one.tfm.order != known.order:
         raise Unknown(f"the transform {describe(one)} has another order or class than fastai's")
-    if {"resolve", "__call__"} & set(vars(one)):
-        raise Unknown(f"the transform {describe(one)} has its own resolve or __call__")
+    for own in (one, one.tfm):
+        methods = [name for name in vars(own) if inspect.isfunction(getattr(type(own), name, None))]
+        if methods:
+            raise Unknown(f"the transform {describe(one)} has its own {methods[0]}")
 
 
 def _step(one: Any) -> TransformStep:
@@ -109,37 +117,62 @@ def _step(one: Any) -> TransformStep:
     draws: List[Draw] = []
     fixed = {}
     for key, value in one.kwargs.items():
-        if key in tfm.params:
-            arguments = listify(value)
-            if len(arguments) != known.arguments.get(key, len(arguments)):
-                raise Unknown(f"the transform {name} has {key}={value!r}")
-            draws.append(_draw(key, tfm.params[key], arguments))
-        else:
+        if key not in tfm.params:
             fixed[key] = value
+            continue
+        draw = _draw(key, tfm.params[key], value, known)
+        if draw is None:
+            raise Unknown(f"the transform {name} has {key}={value!r}")
+        draws.append(draw)
     drawn = {draw.name for draw in draws}
     for key, value in tfm.def_args.items():
         if key not in drawn and key not in fixed:
             fixed[key] = value
-    for key, draw in tfm.params.items():
+    for key, function in tfm.params.items():
         if key not in drawn and key not in fixed and key != "return":
-            if not isinstance(draw, partial):
+            draw = _draw(key, function, (), known)
+            if draw is None:
                 raise Unknown(f"the transform {name} lacks {key}")
-            draws.append(Draw(key, draw))
+            draws.append(draw)
             drawn.add(key)
+    counts = {draw.several for draw in draws if draw.several}
+    if len(counts) > 1:
+        raise Unknown(f"the transform {name} draws different numbers of parameters: {sorted(counts)}")
     check_values(name, fixed, drawn)
-    p = float(one.p) if isinstance(one.p, torch.Tensor) and not one.p.dim() else one.p
-    return TransformStep(name, one, tuple(draws), fixed, p)
+    if type(one.p) not in (int, float, bool, np.float64):
+        raise Unknown(f"the transform {name} has p={one.p!r}")
+    return TransformStep(name, one, tuple(draws), fixed, one.p)
 
 
-def _draw(name: str, function: Any, arguments: List[Any]) -> Draw:
-    "Return the draw `function(*arguments)`; simplify it if it is one of fastai's plain draws."
-    if function in (uniform, log_uniform) and 1 <= len(arguments) <= 2:
+def _draw(name: str, function: Any, given: Any, known: KnownTransform) -> Optional[Draw]:
+    """Return the draw `function(*listify(given))`; None if fastai would raise, or return something unusual.
+
+    The draws that are only an affine map of `random.random()` are simplified.
+    """
+    parameter = known.parameters.get(name)
+    if parameter is None or not (type(given) in (tuple, list) or parameter._replace(several=0).holds(given)):
+        return None
+    arguments, keywords = listify(given), {}
+    if isinstance(function, partial):
+        arguments, keywords, function = [*function.args, *arguments], function.keywords, function.func
+    several = keywords.get("size", 0)
+    if parameter.several == ANY:
+        if len(arguments) != _DRAWS.get(function, (0,))[-1] + 1:
+            return None
+        several = arguments.pop()
+        keywords = {"size": several}
+    if set(keywords) - {"size"} or type(several) is not int or (several < 1 and keywords):
+        return None
+    plain = parameter._replace(several=0, whole=function is uniform_int)
+    if len(arguments) not in _DRAWS.get(function, ()) or not all(plain.holds(one) for one in arguments):
+        return None
+    if parameter.whole and function not in (uniform_int, int):
+        return None
+    if not keywords and function in (uniform, log_uniform):
         log = function is log_uniform
-        with suppress(ValueError, TypeError):  # else fastai raises when it draws
-            low, high = (math.log(value) if log else float(value) for value in (arguments[0], arguments[-1]))
-            return Draw(name, random.random, low, high - low, log)
-    sized = isinstance(function, partial) and function.func is uniform and set(function.keywords) == {"size"}
-    if sized and not function.args and len(arguments) == 2 and isinstance(function.keywords["size"], int):
-        n, (low, high) = function.keywords["size"], arguments
-        return Draw(name, lambda: torch.empty(n).uniform_(low, high))
-    return Draw(name, partial(function, *arguments))
+        low, high = (math.log(value) if log else float(value) for value in (arguments[0], arguments[-1]))
+        return Draw(name, random.random, low, high - low, log)
+    if function is uniform:  # as `uniform`, which takes twice the time
+        low, high = arguments[0], arguments[-1]
+        return Draw(name, lambda: torch.empty(several).uniform_(low, high), several=several)
+    return Draw(name, partial(function, *arguments, **keywords), several=several)

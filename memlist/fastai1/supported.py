@@ -9,32 +9,18 @@ import torch
 from fastai.core import listify
 from fastai.data_block import LabelList, MixedItemList
 from fastai.torch_core import data_collate
-from fastai.vision import image as fastai_image
 from fastai.vision.data import bb_pad_collate
-from fastai.vision.image import Image, ImageSegment, RandTransform, ResizeMethod, Transform
+from fastai.vision.image import Image, ImageSegment, RandTransform, ResizeMethod
 from torch import Tensor
 
 from .draws import Pipeline
 from .lists import lists_of
 from .messages import named
+from .patches import replaced
 from .pipelines import UNTOUCHED, pipeline_of
 from .transforms import Unknown, describe
 
 COLLATES = (data_collate, bb_pad_collate)
-# The functions with which fastai makes an image, as they were at import: if one is replaced, images may differ.
-_STOCK = [
-    (owner, name, getattr(owner, name, None))
-    for owner, names in (
-        (Image, ("apply_tfms", "clone", "refresh", "lighting", "affine", "coord", "pixel", "resize", "px", "flow")),
-        (ImageSegment, ("apply_tfms", "clone", "refresh", "lighting", "data")),
-        (RandTransform, ("resolve", "__call__")),
-        (Transform, ("__call__", "calc")),
-        (fastai_image, ("_affine_grid", "_affine_mult", "_resolve_tfms", "_get_resize_target", "rand_bool", "logit_")),
-    )
-    for name in names
-]
-# The module that defines `LabelList.__getitem__`: if it is another one, stock code makes every batch.
-_GETITEM = "memlist.fastai1.attach"
 _FIXED = (int, float, str, bool, tuple, type(None), ResizeMethod)
 
 
@@ -42,13 +28,17 @@ def pipelines(ds: LabelList) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
     """Return the pipelines of `ds` for its inputs (None: unchanged) and for its targets (None: made by stock code).
 
     Call this for every batch, because fastai may replace `tfms` between batches. Raises Unknown if stock code has to
-    make the batch.
+    make the batch, and if transforms are so odd that reading them raises: stock may never read what is odd in them.
     """
-    changed = next((name for owner, name, stock in _STOCK if getattr(owner, name, None) is not stock), None)
-    if changed is None and LabelList.__getitem__.__module__ != _GETITEM:
-        changed = "LabelList.__getitem__"
-    if changed is not None:
-        raise Unknown(f"{changed} was replaced")
+    try:
+        return _pipelines(ds)
+    except Unknown:
+        raise
+    except Exception as error:
+        raise Unknown(f"its transforms or their arguments are unusual ({error!r})") from error
+
+
+def _pipelines(ds: LabelList) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
     arguments = dict(ds.tfmargs or {})
     if not arguments.pop("do_resolve", True):
         raise Unknown("do_resolve=False is used")
@@ -86,10 +76,29 @@ def reason(ds: Any, collate_fn: Any) -> str:
         return f"{type(ds).__name__} is not fastai's own LabelList"
     if isinstance(ds.x, MixedItemList):
         return f"the inputs are a {type(ds.x).__name__}, which has transforms for each of its lists"
+    changed = replaced()
+    if changed:
+        return f"{changed} was replaced"
+    if setting():
+        return setting()
     try:
         pipelines(ds)
     except Unknown as unknown:
         return str(unknown)
+    return ""
+
+
+def setting() -> str:
+    "Return which of torch's settings changes the grids of stock; an empty string if none does. Costs 50 µs."
+    if torch.get_default_dtype() != torch.float32:
+        return f"torch's default dtype is {torch.get_default_dtype()}"
+    if torch.empty(0).device.type != "cpu":
+        return f"torch's default device is {torch.empty(0).device}"
+    # Settings of precision and autocast differ between versions of torch, and act on some machines only: look.
+    points, turn = torch.linspace(-1, 1, 4096).view(-1, 2), torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
+    moved = torch.addmm(torch.zeros(2), points, turn)
+    if moved.dtype != torch.float32 or float((moved - points.double() @ turn.double()).abs().max()) > 1e-6:
+        return "torch multiplies matrices with less precision than that of torch.float32 (autocast, or a setting)"
     return ""
 
 
@@ -102,6 +111,8 @@ def reason_of_item(item: Any) -> str:
         return f"its pixels are {px.dtype}, and not torch.float32"
     if isinstance(px, Tensor) and px.dim() != 3:
         return f"its pixels have {px.dim()} dimensions, and not three"
+    if isinstance(px, Tensor) and not bool(torch.isfinite(px).all()):
+        return "its pixels hold NaN or infinity"
     return f"its {kind.__name__}s carry more than pixels"
 
 

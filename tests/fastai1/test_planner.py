@@ -30,6 +30,8 @@ from fastai.vision import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from memlist.fastai1 import pipelines, planner, transforms
+
 
 def one_transform() -> Any:
     "Draw any transform of fastai's, with ordinary parameters."
@@ -193,7 +195,11 @@ def test_old_torch_does_not_align_corners(schedule: str, monkeypatch: Any) -> No
 
 
 @pytest.mark.parametrize("padding", PADDINGS)
-def test_nan_coordinates_read_no_memory_outside_the_image(schedule: str, padding: str) -> None:
+def test_nan_coordinates_read_no_memory_outside_the_image(
+    schedule: str, padding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    "Such parameters are left to stock; here they are let through, as a draw may come near them."
+    monkeypatch.setattr(transforms.Parameter, "holds", lambda self, value: True)
     for tfms in (
         [fv.zoom(scale=1e-39, is_random=False)],
         [fv.rotate(degrees=float("nan"), is_random=False)],
@@ -212,3 +218,58 @@ def test_a_transform_listed_twice_equals_stock() -> None:
     for tfms in ([turn, fv.rand_zoom(scale=(1.0, 1.5)), turn], [light, light, fv.contrast(scale=(0.5, 2.0))]):
         for k in range(8):
             compared((tfms, {"size": 24}), [(40, 50), (60, 33)], SCHEDULES[0], k)
+
+
+def exact_ratios() -> List[Tuple[int, int, float]]:
+    "Return side, size and zoom for which the shrink of a square image, halved, is the zoom exactly."
+    zooms = [1 + k / 20 for k in range(1, 41)]
+    sizes = (*range(12, 180, 4), 192, 224, 256)
+    found = [(round(2 * zoom * size), size, zoom) for size in sizes for zoom in zooms]
+    return [one for one in found if abs(one[0] - 2 * one[2] * one[1]) < 1e-9]
+
+
+def averaged(side: int, size: int, tfms: Any) -> Tuple[Any, Any]:
+    "Return the sizes that stock and a plan average an image down to; None or zeros if they do not."
+    seen: List[Any] = [None]
+    interpolate = fv.image.F.interpolate
+
+    def spy(x: Any, **kwargs: Any) -> Any:
+        made = interpolate(x, **kwargs)
+        seen.append(tuple(made.shape[2:]))
+        return made
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fv.image.F, "interpolate", spy)
+        seed(0)
+        fv.Image(torch.zeros(1, side, side)).apply_tfms(tfms, size=size)
+    seed(0)
+    pipeline = pipelines.pipeline_of(tfms, {"size": size})
+    assert pipeline is not None
+    plan = planner.plan_batch(pipeline, pipeline.drawn([pipeline.draw()], [None]), [(1, side, side)])
+    ours = tuple(plan.pooled[0].tolist())
+    return seen[-1], ours if ours != (0, 0) else None
+
+
+def test_a_zoom_that_meets_the_shrink_exactly_averages_first_as_stock_does() -> None:
+    "fastai decides in float32, by its own grid: which side an equal ratio falls on can't be seen from the ratio."
+    ratios, first = exact_ratios()[:616], []
+    assert len(ratios) == 616
+    for k, (side, size, zoom) in enumerate(ratios):
+        at = {"row_pct": (0.5, 1, 0)[k % 3], "col_pct": (0.5, 0, 0.3, 1)[k % 4], "is_random": False}
+        stock, ours = averaged(side, size, [fv.zoom(scale=zoom, **at), fv.crop_pad(**at)])
+        assert stock == ours, (side, size, zoom)
+        first.append(stock is not None)
+    assert any(first)
+
+
+@pytest.mark.parametrize(
+    "side, size, zoom", [(320, 128, 1.25), (336, 112, 1.5), (384, 128, 1.5), (672, 224, 1.5), (40, 16, 1.25)]
+)
+def test_images_of_an_exact_ratio_equal_stock(schedule: str, side: int, size: int, zoom: float) -> None:
+    for tfms in ([fv.zoom(scale=zoom)], [fv.zoom(scale=(zoom, zoom)), fv.flip_affine(), fv.jitter(magnitude=0.0)]):
+        compared((tfms, {"size": size}), [(side, side)] * 2, schedule, 3)
+
+
+@pytest.mark.parametrize("size", [1, (1, 1)])
+def test_a_grid_of_one_point_raises_what_stock_raises(schedule: str, size: Any) -> None:
+    compared(([fv.rotate(degrees=10.0)], {"size": size}), [(40, 40)], schedule, 0)
