@@ -7,7 +7,7 @@
 - "raised": ours raised what stock raised, at the same stage
 - "different": none of these, so a fault
 
-As a script, it takes the first seed and the number of cases: `python tests/differential.py 0 2000`.
+As a script, it takes the first seed and the one to stop at: `python tests/differential.py 0 2000`.
 """
 
 from __future__ import annotations
@@ -609,6 +609,5 @@ def run(seeds: Iterable[int], folder: Optional[Path] = None) -> Tuple[Counter, L
 
 
 if __name__ == "__main__":
-    first, number = (int(one) for one in [*sys.argv[1:], "0", "2000"][:2])
-    found = run(range(first, first + number))
+    found = run(range(*(int(one) for one in sys.argv[1:3] or ("0", "2000"))))
     print(dict(found[0]), *found[1], sep="\n")

@@ -46,7 +46,13 @@ def assert_usable(il: Any, files: List[Path]) -> None:
 @pytest.mark.parametrize("kind", [m.MemoryImageList, Own])
 @pytest.mark.parametrize("call", ["load_data", "purge"])
 def test_an_interrupt_at_each_line(
-    files: List[Path], tmp_path: Path, call: str, kind: Any, n_workers: int, thorough: bool
+    files: List[Path],
+    tmp_path: Path,
+    call: str,
+    kind: Any,
+    n_workers: int,
+    thorough: bool,
+    record_property: Callable[[str, int], None],
 ) -> None:
     def task(il: Any) -> Callable[[], Any]:
         if call == "purge":
@@ -59,6 +65,8 @@ def test_an_interrupt_at_each_line(
         when = when[:: 5 if thorough else 40]
     elif thorough:
         when = list(range(1, when[-1] + 1))
+    record_property("times", len(when))
+    record_property("right", len(when))
     for n in when:
         il = kind(files, path=tmp_path)
         strike = Strike(n)

@@ -12,6 +12,11 @@ PROCESSES, DAMAGE, FILES, LISTS = (
     "tests/store/test_cachefile.py::",
     "tests/fastai1/test_faults.py::",
 )
+RECOVERY, MENDING, LOCK, ERRORS, PRIVATE, FULL, MOUNTS = (
+    f"tests/store/test_{name}.py::"
+    for name in ("recovery", "mending", "lock", "system_errors", "private", "fulldisk", "mounts")
+)
+LOADS = "tests/fastai1/test_interrupts.py::"
 DEATH, INTERRUPTS, BROKEN, ROOM, SHARED = (
     "Processes that are killed",
     "Ctrl-C",
@@ -75,6 +80,57 @@ FAULTS = [
         times=2, quick_times=2,
     ),
     by_tests(
+        "killed-recovery", DEATH,
+        "SIGKILL of a writer, and then of those who finish its work",
+        "at every 31st line of a replacement, a new record, a refused one and a purge, in memory and in a file; nobody "
+        "has to walk over the log",
+        [RECOVERY + f"{name}[{kind}-{write}-{last}]"
+         for name, last in (("test_a_write_killed_at_any_moment_is_undone_or_finished_without_a_walk", 31),
+                            ("test_a_recovery_killed_at_any_moment_begins_again", 4))
+         for kind in ("memfd", "named") for write in ("replace", "add", "refuse", "purge")], quick=[],
+        times=360, quick_times=0,
+    ),
+    by_tests(
+        "killed-segments", DEATH,
+        "SIGKILL in a purge, an opening and a mending of a file of seven segments",
+        "at every line of the purge, and at every 6th of the others: all old records or none; no whole record is lost",
+        [MENDING + "test_a_purge_killed_at_any_line_leaves_all_records_or_none",
+         MENDING + "test_an_opening_killed_at_any_line_loses_no_record[0-6]",
+         MENDING + "test_an_opening_killed_at_any_line_loses_no_record[1-6]",
+         MENDING + "test_an_emptied_file_that_is_opened_and_killed_stays_empty[6]"], quick=[],
+        times=500, quick_times=0,
+    ),
+    by_tests(
+        "dropped-locks", DEATH,
+        "The lock file is opened and closed elsewhere in a writing process",
+        "also forks, and a child that outlives a killed writer; three writers at once, forked and spawned: the mutex "
+        "stays held, and no record is missing",
+        [LOCK + "test_an_accident_does_not_drop_the_mutex",
+         LOCK + "test_nothing_is_lost_while_writers_open_and_close_the_lock_file",
+         LOCK + "test_a_child_that_outlives_a_killed_writer_does_not_keep_its_mutex"],
+        quick=[LOCK + "test_an_accident_does_not_drop_the_mutex"],
+        times=9, quick_times=6,
+    ),
+    by_tests(
+        "stopped-holder", DEATH,
+        "A process that holds the mutex is stopped, or hangs",
+        "who waits says for which process, and whether it is stopped, and goes on waiting; so does the command, until "
+        "Ctrl-C",
+        [LOCK + "test_who_waits_says_for_which_process_and_goes_on_waiting",
+         LOCK + "test_the_command_line_says_for_whom_it_waits_and_ends_with_ctrl_c"],
+        quick=[LOCK + "test_who_waits_says_for_which_process_and_goes_on_waiting"],
+        times=3, quick_times=2,
+    ),
+    by_tests(
+        "interrupted-load", INTERRUPTS,
+        "Ctrl-C at each line of `load_data` and of a list's `purge`",
+        "each line for the first and for the last time that it runs, with and without workers (with an `open` of one's "
+        "own, every 40th of these); then the list loads, reads and purges",
+        [LOADS + f"test_an_interrupt_at_each_line[{call}-{kind}-{n}-False]"
+         for call in ("load_data", "purge") for kind in ("MemoryImageList", "Own") for n in (0, 2)], quick=[],
+        times=4000, quick_times=0,
+    ),
+    by_tests(
         "interrupted-fit", INTERRUPTS,
         "Ctrl-C in `fit`",
         "a real signal in the fifth batch, with and without workers and a `cache_file`; then two epochs, compared with "
@@ -108,6 +164,41 @@ FAULTS = [
         times=36, quick_times=36,
     ),
     by_tests(
+        "flipped-header", BROKEN,
+        "One flipped bit in the header of a cache file",
+        "300 bits of it; at most the records of one segment are lost, and a warning says so",
+        [MENDING + "test_one_flipped_bit_of_the_header_loses_no_record[300]"], quick=[], each=300,
+        times=300, quick_times=0,
+    ),
+    by_tests(
+        "poor-process", BROKEN,
+        "Mending with few descriptors or little address space",
+        "13 limits on descriptors, 8 on address space, a disk that can't be read: no record is dropped",
+        [MENDING + "test_few_descriptors_lose_no_record",
+         MENDING + "test_little_address_space_loses_no_record",
+         MENDING + "test_a_disk_that_cannot_be_read_drops_nothing"],
+        quick=[MENDING + "test_few_descriptors_lose_no_record"],
+        times=10, quick_times=1,
+    ),
+    by_tests(
+        "system-errors", BROKEN,
+        "Any call of the system fails while a file is opened",
+        "each call of each function in turn, with EMFILE, ENODEV, ENOLCK, ENOSPC and others: a CacheFileError with "
+        "what to do, or it is opened all the same; no descriptor stays open, and the file is unharmed",
+        [ERRORS + "test_every_call_of_the_system_may_fail"], quick=[],
+        times=340, quick_times=0,
+    ),
+    by_tests(
+        "planted-files", BROKEN,
+        "A cache file or its lock is a link, or belongs to somebody else",
+        "planted before, or put in its place while it is opened: refused, with the reason",
+        [PRIVATE + "test_a_file_of_another_user_is_refused", PRIVATE + "test_what_somebody_else_planted_is_refused",
+         PRIVATE + "test_a_link_is_not_followed", PRIVATE + "test_a_file_that_others_could_write_to_is_refused",
+         PRIVATE + "test_what_takes_the_place_of_the_file_between_look_and_open_is_looked_at_again"],
+        quick=[PRIVATE + "test_a_link_is_not_followed"],
+        times=27, quick_times=10,
+    ),
+    by_tests(
         "other-files", BROKEN,
         "Something else where the cache file should be",
         "a folder, a picture, a pipe, a socket, zeros, other versions, byte orders and page sizes: refused, named, and "
@@ -124,6 +215,29 @@ FAULTS = [
          FILES + "test_a_disk_with_no_room_at_all"],
         quick=[FILES + "test_a_disk_with_no_room_at_all"],
         times=3, quick_times=1,
+    ),
+    by_tests(
+        "full-btrfs", ROOM,
+        "A disk that is full and writes copies of pages",
+        "a real btrfs in a file: hits, puts, notes, counting and opening go on; so do they on any disk that is full "
+        "from the n-th write of a call on, for every n",
+        [FULL + "test_a_full_disk_that_writes_copies_of_pages", FULL + "test_a_disk_that_is_full_from_any_write_on"],
+        quick=[FULL + "test_a_full_disk_that_writes_copies_of_pages"],
+        times=13, quick_times=2,
+    ),
+    by_tests(
+        "held-views", ROOM,
+        "A purge while views are held, on a tmpfs that others fill up",
+        "a real tmpfs: no SIGBUS",
+        [FULL + "test_views_of_a_file_in_memory_while_others_purge_it_and_fill_the_disk"],
+        times=1, quick_times=1,
+    ),
+    by_tests(
+        "file-in-memory", ROOM,
+        "A `cache_file` on a tmpfs, or on a container's layer over one, in a container with too little memory",
+        "a real cgroup of 300 MB, one and two processes: filling stops, nobody is killed",
+        [MOUNTS + "test_a_cache_file_in_memory_is_never_the_end_of_a_process"], quick=[],
+        times=6, quick_times=0,
     ),
     by_tests(
         "cgroup", ROOM,

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Dict, List
 
-from . import at_lines, by_tests, longrun, storm
+from . import at_lines, by_fuzz, by_tests, longrun, storm
 from .fault import Fault
 
 FAULTS: Dict[str, Fault] = {
-    fault.key: fault for fault in [*storm.FAULTS, *longrun.FAULTS, *at_lines.FAULTS, *by_tests.FAULTS]
+    fault.key: fault for fault in [*storm.FAULTS, *longrun.FAULTS, *at_lines.FAULTS, *by_tests.FAULTS, *by_fuzz.FAULTS]
 }
 
 

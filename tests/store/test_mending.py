@@ -76,7 +76,9 @@ EVERY = pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.f
 
 @pytest.mark.parametrize("others", [False, True])
 @pytest.mark.usefixtures("no_clock", "small_segments")
-def test_a_purge_killed_at_any_line_leaves_all_records_or_none(tmp_path: Path, others: bool) -> None:
+def test_a_purge_killed_at_any_line_leaves_all_records_or_none(
+    tmp_path: Path, others: bool, record_property: Callable[[str, int], None]
+) -> None:
     path, counts = tmp_path / "cache", []
     first = filled(tmp_path / "first", N)
     for lines in moments(lambda: first.purge(file=True)):
@@ -93,14 +95,21 @@ def test_a_purge_killed_at_any_line_leaves_all_records_or_none(tmp_path: Path, o
         del images
         path.unlink()
     assert set(counts) == {0, N} and sorted(counts, reverse=True) == counts
+    record_property("times", len(counts))
+    record_property("right", counts.count(N))
+    record_property("fewer", counts.count(0))
 
 
 @EVERY
 @pytest.mark.parametrize("busy", [0, layout.WRITING])
 @pytest.mark.usefixtures("no_clock")
-def test_an_opening_killed_at_any_line_loses_no_record(whole: Path, busy: int, every: int) -> None:
+def test_an_opening_killed_at_any_line_loses_no_record(
+    whole: Path, busy: int, every: int, record_property: Callable[[str, int], None]
+) -> None:
     "Kill the process that begins a session of a sound file, and one that mends a file."
     points = moments(lambda: opened(copied(whole, busy)))[::every]
+    record_property("times", len(points))
+    record_property("right", len(points))
     for lines in points:
         path = copied(whole, busy)
         killed(lines, lambda path=path: ImageStore.open(path))  # type: ignore[misc]
@@ -111,8 +120,13 @@ def test_an_opening_killed_at_any_line_loses_no_record(whole: Path, busy: int, e
 
 @EVERY
 @pytest.mark.usefixtures("no_clock")
-def test_an_emptied_file_that_is_opened_and_killed_stays_empty(whole: Path, every: int) -> None:
-    for lines in moments(lambda: opened(copied(whole, layout.EMPTYING)))[::every]:
+def test_an_emptied_file_that_is_opened_and_killed_stays_empty(
+    whole: Path, every: int, record_property: Callable[[str, int], None]
+) -> None:
+    points = moments(lambda: opened(copied(whole, layout.EMPTYING)))[::every]
+    record_property("times", len(points))
+    record_property("right", len(points))
+    for lines in points:
         path = copied(whole, layout.EMPTYING)
         killed(lines, lambda path=path: ImageStore.open(path))  # type: ignore[misc]
         images = opened(path)

@@ -101,10 +101,17 @@ def assert_consistent(images: ImageStore, write: Write) -> None:
 @pytest.mark.parametrize("every", [31, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_write_killed_at_any_moment_is_undone_or_finished_without_a_walk(
-    write: Write, every: int, make: Make, monkeypatch: pytest.MonkeyPatch
+    write: Write,
+    every: int,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, int], None],
 ) -> None:
     monkeypatch.setattr(budget, "MAX_AGE_SECONDS", 1e9)  # else the clock decides how many lines run
-    for lines in moments(partial(write, nearly_full(make)))[:: min(every, 5) if write is purge else every]:
+    when = moments(partial(write, nearly_full(make)))[:: min(every, 5) if write is purge else every]
+    record_property("times", len(when))
+    record_property("right", len(when))
+    for lines in when:
         images = nearly_full(make)
         assert killed(partial(write, images), lines)
         with monkeypatch.context() as patch:
@@ -116,8 +123,14 @@ def test_a_write_killed_at_any_moment_is_undone_or_finished_without_a_walk(
 @pytest.mark.parametrize("times", [4, pytest.param(400, marks=pytest.mark.full)])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_recovery_killed_at_any_moment_begins_again(
-    write: Write, times: int, make: Make, monkeypatch: pytest.MonkeyPatch
+    write: Write,
+    times: int,
+    make: Make,
+    monkeypatch: pytest.MonkeyPatch,
+    record_property: Callable[[str, int], None],
 ) -> None:
+    record_property("times", times)
+    record_property("right", times)
     monkeypatch.setattr(budget, "MAX_AGE_SECONDS", 1e9)
     draw, struck, twice = random.Random(0), moments(partial(write, nearly_full(make))), 0
     for _ in range(times):

@@ -19,7 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Dict, Iterator, List, NamedTuple, Set, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Set, Tuple
 
 import numpy as np
 import pytest
@@ -196,9 +196,15 @@ def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest.mark.parametrize(("module", "name"), CALLS, ids=[name for _, name in CALLS])
-def test_every_call_of_the_system_may_fail(ground: Ground, module: ModuleType, name: str) -> None:
-    strike_at_each_call(ground, module, name, ERRORS[module, name][0], False)
-    strike_at_each_call(ground, module, name, ERRORS[module, name][1], True)
+def test_every_call_of_the_system_may_fail(
+    ground: Ground, module: ModuleType, name: str, record_property: Callable[[str, int], None]
+) -> None:
+    once = strike_at_each_call(ground, module, name, ERRORS[module, name][0], False)
+    from_then_on = strike_at_each_call(ground, module, name, ERRORS[module, name][1], True)
+    refused, opened = (sum(counts) for counts in zip(once, from_then_on))
+    record_property("times", refused + opened)
+    record_property("refused", refused)
+    record_property("right", opened)
 
 
 @pytest.mark.full
