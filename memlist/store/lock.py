@@ -43,15 +43,20 @@ class Lock:
     """
 
     def __init__(self, kind: str, fd: Optional[int] = None, name: str = "the images in memory") -> None:
-        self.bytes, self.name = ByteLocks(anonymous(kind, "lock") if fd is None else fd, opened=fd is None), name
-        self._threads = ThreadLock()
+        self._use(ByteLocks(anonymous(kind, "lock") if fd is None else fd, opened=fd is None), name)
 
     @classmethod
     def of_file(cls, fd: int, name: str) -> Lock:
         "Return the lock over a lock file that this process has just opened as `fd`."
         lock = cls.__new__(cls)
-        lock.bytes, lock.name, lock._threads = ByteLocks(fd, opened=True), name, ThreadLock()
+        lock._use(ByteLocks(fd, opened=True), name)
         return lock
+
+    def _use(self, locks: ByteLocks, name: str) -> None:
+        self.bytes, self.name, self._threads = locks, name, ThreadLock()
+        status = os.fstat(locks.fd)
+        # A lock file that holds anything else is also another file of this user's.
+        self._signs = status.st_nlink <= 1 and status.st_size in (0, _ID_BYTES)
 
     @property
     def fd(self) -> int:
@@ -123,16 +128,17 @@ class Lock:
             if silent and time.monotonic() - begun > SILENCE:
                 silent = False
                 warnings.warn(self._waiting_for(), RuntimeWarning, stacklevel=2)
-        mine = os.getpid().to_bytes(_ID_BYTES, "little")
-        with suppress(OSError, AttributeError):  # a full disk, or Windows: then nobody knows whom to wait for
-            if os.pread(self.fd, _ID_BYTES, 0) != mine:
-                os.pwrite(self.fd, mine, 0)
+        if self._signs:
+            mine = os.getpid().to_bytes(_ID_BYTES, "little")
+            with suppress(OSError, AttributeError):  # a full disk, or Windows: then nobody knows whom to wait for
+                if os.pread(self.fd, _ID_BYTES, 0) != mine:
+                    os.pwrite(self.fd, mine, 0)
 
     def _waiting_for(self) -> str:
         "Return a message that says which process has the mutex."
         holder = 0
         with suppress(OSError, AttributeError):
-            holder = int.from_bytes(os.pread(self.fd, _ID_BYTES, 0), "little")
+            holder = int.from_bytes(os.pread(self.fd, _ID_BYTES, 0), "little") if self._signs else 0
         who, what = f"process {holder}" if holder else "another process", "is writing to"
         with suppress(psutil.Error):
             if holder and psutil.Process(holder).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):

@@ -391,6 +391,9 @@ class UnmappedRegion(NamedRegion):
             return False
         return True
 
+    def flush_header(self) -> None:
+        "Do nothing: the file has no other place than memory."
+
     def release(self, write: bool = True) -> None:
         "Do nothing: the file has no other place than memory."
 

@@ -144,14 +144,14 @@ def _begin(index: Index, trust: Trust, path: str) -> None:
     sound, begun = _is_all_sound(log), False
     if is_writable(header, region, sound):
         with unless_full():
-            _begin_session(index, trust, path)
+            _begin_session(index, trust, path, sound)
             begun = True
     if not begun and sound and not header.busy:  # as it is
         with suppress(*UNMAPPABLE):
             log.map_first(header.segment_end(0))
     elif not begun:
         freeze(header, region)
-        _begin_session(index, trust, path)
+        _begin_session(index, trust, path, sound)
         if not header.index:  # the next writer that finds room will index the records
             header.busy = WRITING
 
@@ -165,11 +165,11 @@ def _is_all_sound(log: Log) -> bool:
     return _is_sound_index(log) if header.index else header.tail == PAGE  # else a disk had no room for one
 
 
-def _begin_session(index: Index, trust: Trust, path: str) -> None:
-    "Repair the file if needed, and cut off its unused end."
+def _begin_session(index: Index, trust: Trust, path: str, sound: bool) -> None:
+    "Repair the file unless it was `sound` before this process wrote to it, and cut off its unused end."
     header, log = index.header, index.log
     size = os.fstat(index.region.fd).st_size // PAGE * PAGE
-    emptied, promised, sound = header.busy == EMPTYING, _promised(header, size), _is_all_sound(log)
+    emptied, promised = header.busy == EMPTYING, _promised(header, size)
     if not emptied:
         header.busy = WRITING
     if emptied or (sound and not header.records):

@@ -16,7 +16,7 @@ RECOVERY, MENDING, LOCK, ERRORS, PRIVATE, FULL, MOUNTS = (
     f"tests/store/test_{name}.py::"
     for name in ("recovery", "mending", "lock", "system_errors", "private", "fulldisk", "mounts")
 )
-LOADS = "tests/fastai1/test_interrupts.py::"
+LOADS = "tests/fastai1/test_interrupted_loads.py::"
 DEATH, INTERRUPTS, BROKEN, ROOM, SHARED = (
     "Processes that are killed",
     "Ctrl-C",
