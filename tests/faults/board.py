@@ -50,7 +50,7 @@ class Board:
 
     @property
     def over(self) -> bool:
-        "Whether the storm has ended."
+        "Return whether the storm has ended."
         return bool(self._over[0])
 
     def end(self) -> None:

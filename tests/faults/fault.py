@@ -89,7 +89,7 @@ class Outcome:
 
     @property
     def good(self) -> bool:
-        "Whether nothing came of it that must not."
+        "Return whether nothing came of it that must not."
         return not any(self.counts.get(what) for what in BAD)
 
     def as_dict(self) -> Dict[str, Any]:
