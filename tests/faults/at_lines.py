@@ -202,7 +202,7 @@ FAULTS = [
         + ("another process that has the store" if task.kind == "memory" else "the next process that opens the file")
         + " reads every record, writes, checks and purges",
         at_lines(task, signal.SIGKILL),
-        times=100,
+        times=50,
         quick=4,
     )
     for key, task in TASKS.items()
@@ -214,7 +214,7 @@ FAULTS = [
         "a trace function strikes just before a line of the store's code runs; the same process goes on, and reads "
         "every record, writes, checks and purges",
         at_lines(task, signal.SIGINT),
-        times=100,
+        times=50,
         quick=4,
     )
     for key, task in TASKS.items()
