@@ -1,4 +1,5 @@
-# Everything sets itself up: a fresh machine needs Python 3.8 or newer (with venv) and make, nothing else.
+# Everything sets itself up: a fresh machine needs Python 3.11 or newer (with venv) and make, nothing else; `make demo` and
+# the package itself run on Python 3.8.
 PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/python

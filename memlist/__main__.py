@@ -245,6 +245,7 @@ def main(arguments: Optional[Sequence[str]] = None) -> int:
     if chosen.command == "plan" and chosen.size is not None and chosen.size < 1:
         parser.error(f"--size {chosen.size}: use a number of pixels")
     with warnings.catch_warnings():
+        warnings.simplefilter("always", RuntimeWarning)  # who waits says for whom, whatever Python was told
         warnings.showwarning = _print_warning
         try:
             return _run(chosen)

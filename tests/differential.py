@@ -13,6 +13,7 @@ As a script, it takes the first seed and the one to stop at: `python tests/diffe
 from __future__ import annotations
 
 import contextlib
+import json
 import random
 import sys
 import tempfile
@@ -610,4 +611,4 @@ def run(seeds: Iterable[int], folder: Optional[Path] = None) -> Tuple[Counter, L
 
 if __name__ == "__main__":
     found = run(range(*(int(one) for one in sys.argv[1:3] or ("0", "2000"))))
-    print(dict(found[0]), *found[1], sep="\n")
+    print(json.dumps(found))  # on the last line: fastai prints, too

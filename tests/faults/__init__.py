@@ -1,7 +1,7 @@
 """Faults made on purpose, many times, and the page that tells what came of them: docs/reliability.md.
 
     make test-faults                                        # all, under fifteen minutes; makes the page
-    make test-faults FAULTS=--quick                         # each a few times, under two minutes; the page stays
+    make test-faults FAULTS=--quick                         # each a few times, in some minutes; the page stays
     PYTHONPATH=tests python -m faults --only storm --seed 3 # one line of the page, from another seed
     PYTHONPATH=tests python -m faults --list
 

@@ -197,8 +197,8 @@ FAULTS = [
     Fault(
         f"killed-{key}",
         "Processes that are killed",
-        f"SIGKILL at each line of {WORDS[key]}",
-        "a trace function strikes just before a line of the store's code runs; then "
+        f"SIGKILL at any line of {WORDS[key]}",
+        "a trace function strikes just before a line of the store's code runs, drawn at random; then "
         + ("another process that has the store" if task.kind == "memory" else "the next process that opens the file")
         + " reads every record, writes, checks and purges",
         at_lines(task, signal.SIGKILL),
@@ -210,8 +210,8 @@ FAULTS = [
     Fault(
         f"interrupted-{key}",
         "Ctrl-C",
-        f"Ctrl-C at each line of {WORDS[key]}",
-        "a trace function strikes just before a line of the store's code runs; the same process goes on, and reads "
+        f"Ctrl-C at any line of {WORDS[key]}",
+        "a trace function strikes just before a line of the store's code runs, drawn at random; the same process goes on, and reads "
         "every record, writes, checks and purges",
         at_lines(task, signal.SIGINT),
         times=50,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ast
 import json
 import subprocess
 import sys
@@ -62,8 +61,8 @@ def _of_files(text: str) -> Tuple[Dict[str, int], Dict[str, str]]:
 
 
 def _of_batches(text: str) -> Tuple[Dict[str, int], Dict[str, str]]:
-    first, *rest = text.splitlines()
-    return ast.literal_eval(first), {line: line for line in rest if line}
+    counts, faults = json.loads(text.splitlines()[-1])
+    return counts, {fault: fault for fault in faults}
 
 
 FAULTS = [

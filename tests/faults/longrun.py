@@ -178,8 +178,8 @@ FAULTS = [
         "Long runs",
         "Hundreds of epochs with two workers",
         "two trainings, in memory with `batch_tfms=True`, and over a `cache_file` without, each with `purge` and "
-        "`load_data` between epochs; descriptors, threads, mappings and memory are measured after every third epoch, and the last "
-        "third of a run is compared with the first",
+        "`load_data` between epochs; descriptors, threads, mappings and memory are measured after every third epoch, "
+        "and the last third of a run is compared with the first",
         run,
         times=300,
         quick=12,

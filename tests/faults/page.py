@@ -9,12 +9,12 @@ from .table import groups
 
 HEAD = """# Can I trust it with a week of training?
 
-This page shows what happens when something goes wrong. Each fault was made on purpose, many times, by a program. What
-is promised is the same for all of them:
+This page shows what happens when something goes wrong. Each fault was made on purpose by a program, as often as its
+line says. What is promised is the same for all of them:
 
 - **No wrong pixel is served**, ever. An image that can't be trusted is opened from its file again.
-- **Nobody hangs** for good. A killed process leaves no lock. A *stopped* one (Ctrl-Z) keeps those waiting that want to
-  write, until it goes on.
+- **Nobody hangs** for good. A killed process leaves no lock. A *stopped* one (Ctrl-Z) keeps everyone waiting who
+  wants to write, or to open the file, until it goes on. After five seconds they say for which process they wait.
 - **No exceptions but documented ones**: `CacheFileError` for a file that can't be used, `ImageLoadError` for images
   that can't be opened, and a RuntimeError where a signal handler writes to a store within its own thread's write.
 - **At worst, work is lost**: records that were just being written, or those that a broken file held. They are decoded
