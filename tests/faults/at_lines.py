@@ -211,8 +211,8 @@ FAULTS = [
         f"interrupted-{key}",
         "Ctrl-C",
         f"Ctrl-C at any line of {WORDS[key]}",
-        "a trace function strikes just before a line of the store's code runs, drawn at random; the same process goes on, and "
-        "reads every record, writes, checks and purges",
+        "a trace function strikes just before a line of the store's code runs, drawn at random; the same process "
+        "goes on, and reads every record, writes, checks and purges",
         at_lines(task, signal.SIGINT),
         times=50,
         quick=4,
