@@ -78,7 +78,7 @@ FAULTS = [
             _of_files,
             {"whole": "right", "some": "fewer", "none": "fewer", "refused": "refused", "fault": "errors"},
         ),
-        times=400,
+        times=300,
         quick=10,
     ),
     Fault(

@@ -38,7 +38,7 @@ WORDS = {
     "store_kB": "kB of the store",
 }
 #: Every which epoch is measured: that takes as long as the epoch.
-EVERY = 3
+EVERY = 5
 #: The part of a run that is left out: caches fill up, allocators find their sizes.
 WARM_UP = 0.2
 
@@ -178,7 +178,7 @@ FAULTS = [
         "Long runs",
         "Hundreds of epochs with two workers",
         "two trainings, in memory with `batch_tfms=True`, and over a `cache_file` without, each with `purge` and "
-        "`load_data` between epochs; descriptors, threads, mappings and memory are measured after every third epoch, "
+        "`load_data` between epochs; descriptors, threads, mappings and memory are measured after every fifth epoch, "
         "and the last third of a run is compared with the first",
         run,
         times=300,
