@@ -106,7 +106,7 @@ def opened(path: str, locks: Iterable[Lock], use: Callable[[int, Lock, bool], Re
     while True:
         _recognise_early(path)  # before a lock file is created beside it
         known = next((known for known in locks if same_file(f"{path}.lock", known.fd)), None)
-        lock = known or Lock.of_file(_open_lock(path), repr(path))
+        lock = known or Lock.of_file(_open_lock(path), path)
         try:
             result = lock.run(partial(_used, path, lock, use))
         except BaseException:

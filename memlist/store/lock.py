@@ -32,6 +32,11 @@ def _nothing() -> None:
     pass
 
 
+def lock_name(cache_file: Optional[str]) -> str:
+    "Return what messages call the store over this file, or one without a file."
+    return "the images in memory" if cache_file is None else repr(cache_file)
+
+
 class Lock:
     """Exclude the other threads of this process and all other processes.
 
@@ -42,15 +47,15 @@ class Lock:
     what is locked.
     """
 
-    def __init__(self, kind: str, fd: Optional[int] = None, name: str = "the images in memory") -> None:
+    def __init__(self, kind: str, fd: Optional[int] = None, name: str = lock_name(None)) -> None:
         self.bytes, self.name = ByteLocks(anonymous(kind, "lock") if fd is None else fd, opened=fd is None), name
         self._threads = ThreadLock()
 
     @classmethod
-    def of_file(cls, fd: int, name: str) -> Lock:
-        "Return the lock over a lock file that this process has just opened as `fd`."
+    def of_file(cls, fd: int, cache_file: str) -> Lock:
+        "Return the lock over the lock file of `cache_file`, which this process has just opened as `fd`."
         lock = cls.__new__(cls)
-        lock.bytes, lock.name, lock._threads = ByteLocks(fd, opened=True), name, ThreadLock()
+        lock.bytes, lock.name, lock._threads = ByteLocks(fd, opened=True), lock_name(cache_file), ThreadLock()
         return lock
 
     @property
