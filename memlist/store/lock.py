@@ -128,16 +128,22 @@ class Lock:
             if silent and time.monotonic() - begun > SILENCE:
                 silent = False
                 warnings.warn(self._waiting_for(), RuntimeWarning, stacklevel=2)
-        mine = os.getpid().to_bytes(_ID_BYTES, "little")
+        mine = os.getpid()
         with suppress(OSError, AttributeError):  # a full disk, or Windows: then nobody knows whom to wait for
-            if os.pread(self.fd, _ID_BYTES, 0) != mine:
-                os.pwrite(self.fd, mine, 0)
+            if self._last_holder() not in (mine, None):
+                os.pwrite(self.fd, mine.to_bytes(_ID_BYTES, "little"), 0)
+
+    def _last_holder(self) -> Optional[int]:
+        "Return the id in the lock file, 0 if it is empty; None if it holds something else, which must be kept."
+        data = os.pread(self.fd, _ID_BYTES + 1, 0)
+        holder = int.from_bytes(data, "little")
+        return holder if len(data) in (0, _ID_BYTES) and holder < 1 << 32 else None
 
     def _waiting_for(self) -> str:
         "Return a message that says which process has the mutex."
-        holder = 0
+        holder = None
         with suppress(OSError, AttributeError):
-            holder = int.from_bytes(os.pread(self.fd, _ID_BYTES, 0), "little")
+            holder = self._last_holder()
         who, what = f"process {holder}" if holder else "another process", "is writing to"
         with suppress(psutil.Error):
             if holder and psutil.Process(holder).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):
