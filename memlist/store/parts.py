@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from contextlib import suppress
-from typing import Callable, Iterable, Optional, Tuple
+from typing import Callable, MutableSet, Optional, Tuple
 
 import numpy as np
 
@@ -234,7 +234,7 @@ def anonymous_parts(kind: Optional[str], max_ram: MaxRam, available: Optional[Av
 
 
 def named_parts(
-    path: str, max_ram: MaxRam, available: Optional[Available], maker: bytes, locks: Iterable[Lock]
+    path: str, max_ram: MaxRam, available: Optional[Available], maker: bytes, locks: MutableSet[Lock]
 ) -> Tuple[Parts, str]:
     """Return the parts of the store over the file `path`, and its `uid`; raise `CacheFileError` if it can't be used.
 

@@ -68,6 +68,8 @@ def _received(
         if known.parts.lock.bytes.dropped_by_closing:
             known.parts.after_fork()
         return known
+    if told["cache_file"] is not None:
+        registry.FILE_LOCKS.add(lock)
     store = ImageStore.__new__(ImageStore)
     store._use(received_parts(region, lock, seen, available, maker, private), uid)
     vars(store).update(told)

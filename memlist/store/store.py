@@ -103,7 +103,7 @@ class ImageStore:
                 if place is not None and place not in known.places:
                     known.places.append(place)
                 return known
-            parts, uid = named_parts(path, max_ram, available, maker, registry.file_locks())
+            parts, uid = named_parts(path, max_ram, available, maker, registry.FILE_LOCKS)
             store = cls.__new__(cls)
             store.cache_file = path
             store._use(parts, uid, place)
