@@ -64,13 +64,15 @@ class Parts:
         "Call `work`, which only reads the log, while holding the mutex. Writes nothing but a repair, if one is needed."
 
         def looked() -> Result:
-            # A writer was killed or has raised an exception. Ask once: the disk may get room while `work` runs.
-            mended = bool(self.header.busy) and self.log.is_mapped() and is_writable(self.header, self.region)
-            if mended:
-                self._begin()
+            mended = False  # where a writer was killed or has raised an exception; the disk may get room at any time
+            if self.header.busy and self.log.is_mapped() and is_writable(self.header, self.region):
+                with unless_full():
+                    self._begin()
+                    mended = True
             result = work()
             if mended:
-                self._finish()
+                with unless_full():
+                    self._finish()
             return result
 
         return self.lock.run(looked)
