@@ -13,7 +13,7 @@ import stat
 import uuid
 from contextlib import contextmanager, suppress
 from functools import partial
-from typing import Any, Callable, Iterable, Iterator, Optional, Tuple, TypeVar
+from typing import Any, Callable, Iterator, MutableSet, Optional, Tuple, TypeVar
 
 from .bytelocks import fcntl
 from .layout import BYTE_ORDER, FORMAT, Header, new_page
@@ -94,23 +94,25 @@ def same_file(path: str, fd: int) -> bool:
         return False
 
 
-def opened(path: str, locks: Iterable[Lock], use: Callable[[int, Lock, bool], Result]) -> Result:
+def opened(path: str, locks: MutableSet[Lock], use: Callable[[int, Lock, bool], Result]) -> Result:
     """Open the cache file `path`, call `use(descriptor, lock, alone)` while holding its lock, and return the result.
 
     Creates the file if it does not exist or is empty. Raises `CacheFileError` for a file that can't be used, and leaves
-    it unchanged. Closes the descriptor if `use` raises. `locks` are those that this process already has: where locks
-    belong to the process, opening and closing one of their files again would drop them.
+    it unchanged. Closes the descriptor if `use` raises. `locks` are those that this process already has, to which the
+    new one is added: where locks belong to the process, opening and closing one of their files again would drop them.
     """
     if fcntl is None:
         raise CacheFileError(path, "can't be used here: a store over a named file needs a POSIX system.")
     while True:
         _recognise_early(path)  # before a lock file is created beside it
-        known = next((known for known in locks if same_file(f"{path}.lock", known.fd)), None)
-        lock = known or Lock.of_file(_open_lock(path), repr(path))
+        known = next((known for known in list(locks) if same_file(f"{path}.lock", known.fd)), None)
+        lock = known or Lock.of_file(_open_lock(path), path)
+        locks.add(lock)  # before it is taken: a signal handler that opens the file, too, would wait for itself
         try:
             result = lock.run(partial(_used, path, lock, use))
         except BaseException:
             if known is None:
+                locks.discard(lock)
                 lock.close()
             raise
         if result is not None:

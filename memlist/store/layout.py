@@ -138,9 +138,9 @@ class Header:
         self.unwritten: Dict[int, int] = {}
         self.frozen: Optional[bytes] = None
 
-    def freeze(self, page: bytes) -> None:
-        "Read and write a private copy of the header page from now on."
-        self.frozen, self.words = page, memoryview(bytearray(page)).cast("Q")
+    def freeze(self, page: bytes, private: bytes) -> None:
+        "Read and write `private`, a copy of the header page, from now on; the page itself is as in `page`."
+        self.frozen, self.words = page, memoryview(bytearray(private)).cast("Q")
         self.write = partial(_write_words, self.words)
 
     @classmethod

@@ -32,6 +32,11 @@ def _nothing() -> None:
     pass
 
 
+def lock_name(cache_file: Optional[str]) -> str:
+    "Return what messages call the store over this file, or one without a file."
+    return "the images in memory" if cache_file is None else repr(cache_file)
+
+
 class Lock:
     """Exclude the other threads of this process and all other processes.
 
@@ -42,21 +47,16 @@ class Lock:
     what is locked.
     """
 
-    def __init__(self, kind: str, fd: Optional[int] = None, name: str = "the images in memory") -> None:
-        self._use(ByteLocks(anonymous(kind, "lock") if fd is None else fd, opened=fd is None), name)
+    def __init__(self, kind: str, fd: Optional[int] = None, name: str = lock_name(None)) -> None:
+        self.bytes, self.name = ByteLocks(anonymous(kind, "lock") if fd is None else fd, opened=fd is None), name
+        self._threads = ThreadLock()
 
     @classmethod
-    def of_file(cls, fd: int, name: str) -> Lock:
-        "Return the lock over a lock file that this process has just opened as `fd`."
+    def of_file(cls, fd: int, cache_file: str) -> Lock:
+        "Return the lock over the lock file of `cache_file`, which this process has just opened as `fd`."
         lock = cls.__new__(cls)
-        lock._use(ByteLocks(fd, opened=True), name)
+        lock.bytes, lock.name, lock._threads = ByteLocks(fd, opened=True), lock_name(cache_file), ThreadLock()
         return lock
-
-    def _use(self, locks: ByteLocks, name: str) -> None:
-        self.bytes, self.name, self._threads = locks, name, ThreadLock()
-        status = os.fstat(locks.fd)
-        # A lock file that holds anything else is also another file of this user's.
-        self._signs = status.st_nlink <= 1 and status.st_size in (0, _ID_BYTES)
 
     @property
     def fd(self) -> int:
@@ -128,17 +128,22 @@ class Lock:
             if silent and time.monotonic() - begun > SILENCE:
                 silent = False
                 warnings.warn(self._waiting_for(), RuntimeWarning, stacklevel=2)
-        if self._signs:
-            mine = os.getpid().to_bytes(_ID_BYTES, "little")
-            with suppress(OSError, AttributeError):  # a full disk, or Windows: then nobody knows whom to wait for
-                if os.pread(self.fd, _ID_BYTES, 0) != mine:
-                    os.pwrite(self.fd, mine, 0)
+        mine = os.getpid()
+        with suppress(OSError, AttributeError):  # a full disk, or Windows: then nobody knows whom to wait for
+            if self._last_holder() not in (mine, None):
+                os.pwrite(self.fd, mine.to_bytes(_ID_BYTES, "little"), 0)
+
+    def _last_holder(self) -> Optional[int]:
+        "Return the id in the lock file, 0 if it is empty; None if it holds something else, which must be kept."
+        data = os.pread(self.fd, _ID_BYTES + 1, 0)
+        holder = int.from_bytes(data, "little")
+        return holder if len(data) in (0, _ID_BYTES) and holder < 1 << 32 else None
 
     def _waiting_for(self) -> str:
         "Return a message that says which process has the mutex."
-        holder = 0
+        holder = None
         with suppress(OSError, AttributeError):
-            holder = int.from_bytes(os.pread(self.fd, _ID_BYTES, 0), "little") if self._signs else 0
+            holder = self._last_holder()
         who, what = f"process {holder}" if holder else "another process", "is writing to"
         with suppress(psutil.Error):
             if holder and psutil.Process(holder).status() in (psutil.STATUS_STOPPED, psutil.STATUS_TRACING_STOP):

@@ -86,6 +86,10 @@ class Log:
                 return False
         return True
 
+    def is_mapped(self) -> bool:
+        "Return whether this process can map all segments."
+        return self.reach(self.header.end - 1)
+
     def map_first(self, end: int) -> None:
         "Map the whole first segment again, up to `end`; raise OSError, ValueError or MemoryError if that fails."
         self.region.attach_first(end)
@@ -187,7 +191,7 @@ class Log:
         nbytes = array.nbytes + len(trailer)
         need = block_length(nbytes)
         region.forget(header.segments)  # an interrupted call may have mapped a segment without adding it to the header
-        if not self.reach(header.end - 1):
+        if not self.is_mapped():
             return 0
         try:
             offset = self._make_room(need, kind)

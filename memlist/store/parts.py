@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import time
 from contextlib import suppress
-from typing import Callable, Iterable, Optional, Tuple
+from typing import Callable, MutableSet, Optional, Tuple
 
 import numpy as np
 
@@ -13,7 +14,7 @@ from . import cachefile, registry, repair, system
 from .budget import MaxRam, budget_for, parse_max_ram
 from .counters import Counters
 from .descriptor import default_kind
-from .fulldisk import is_writable, thaw, unless_full
+from .fulldisk import freeze, is_writable, thaw, unless_full
 from .index import Index
 from .layout import BLOCK_BYTES, COUNTERS, IDLE, MAX_TRAILER, PURGE, RECORD, Block, Header
 from .lock import Lock
@@ -61,20 +62,27 @@ class Parts:
 
     def steady(self, work: Callable[[], Result]) -> Result:
         "Call `work`, which only reads the log, while holding the mutex. Writes nothing but a repair, if one is needed."
-        return self.lock.run(work, self._repair, self._seal)
 
-    def _repair(self) -> None:
-        if self.header.busy and is_writable(self.header, self.region):  # a writer was killed or has raised an exception
-            self._begin()
+        def looked() -> Result:
+            mended = False  # where a writer was killed or has raised an exception; the disk may get room at any time
+            if self.header.busy and self.log.is_mapped() and is_writable(self.header, self.region):
+                with unless_full():
+                    self._begin()
+                    mended = True
+            result = work()
+            if mended:
+                with unless_full():
+                    self._finish()
+            return result
 
-    def _seal(self) -> None:
-        if self.header.busy and is_writable(self.header, self.region):
-            self._finish()
+        return self.lock.run(looked)
 
     def _begin(self) -> None:
         thaw(self.header, self.region)
         if self.header.busy:
             self.region.touch()  # if the disk is full, say so before the log is walked
+            if not self.log.is_mapped():  # what this process can't see would count as lost
+                raise OSError(errno.ENOMEM, "too little address space, or too few descriptors, to mend a store")
             repair.recover(self.index)
         self.header.checkpoint()
 
@@ -138,10 +146,10 @@ class Parts:
         "Empty the store, or without `file` only drop the file from memory; see `ImageStore.purge`."
         if file:
             with unless_full():
-                return self.locked(self.log.empty)
+                return self._empty()
             self.lock.run(self._give_back)
             try:
-                return self.locked(self.log.empty)
+                return self._empty()
             except OSError as error:
                 why = "the disk of a cache file is full: to empty the file, make room for a few kilobytes, or delete it"
                 raise OSError(error.errno, why) from error
@@ -150,6 +158,10 @@ class Parts:
             self.locked(self.trust.release)
         self.region.release()
         return max(0, before - self.resident())
+
+    def _empty(self) -> int:
+        "Empty the log. What a killed writer has left need not be repaired for that."
+        return self.lock.run(self.log.empty, lambda: thaw(self.header, self.region), self._finish)
 
     def _give_back(self) -> None:
         "Give back to the disk what is not used yet."
@@ -224,7 +236,7 @@ def anonymous_parts(kind: Optional[str], max_ram: MaxRam, available: Optional[Av
 
 
 def named_parts(
-    path: str, max_ram: MaxRam, available: Optional[Available], maker: bytes, locks: Iterable[Lock]
+    path: str, max_ram: MaxRam, available: Optional[Available], maker: bytes, locks: MutableSet[Lock]
 ) -> Tuple[Parts, str]:
     """Return the parts of the store over the file `path`, and its `uid`; raise `CacheFileError` if it can't be used.
 
@@ -254,9 +266,15 @@ def named_parts(
         raise
 
 
-def received_parts(region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes) -> Parts:
-    "Return the parts of a store whose descriptors another process has sent."
+def received_parts(
+    region: Region, lock: Lock, looks: Looks, available: Available, maker: bytes, frozen: Tuple[bytes, ...]
+) -> Parts:
+    "Return the parts of a store whose descriptors another process has sent, and what it has from `fulldisk.frozen`."
     region.attach(PAGE)  # the header page holds the length of the first segment
+    header = Header.of_page(bytearray(frozen[1])) if frozen else Header(region.header_words)
     with suppress(*repair.UNMAPPABLE):  # without address space, this process serves nothing
-        region.attach_first(Header(region.header_words).segment_end(0))
-    return Parts(region, lock, looks, available, maker)
+        region.attach_first(header.segment_end(0))
+    parts = Parts(region, lock, looks, available, maker)
+    if frozen:
+        freeze(parts.header, region, *frozen)
+    return parts

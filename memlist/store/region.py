@@ -106,7 +106,7 @@ class Region:
         n = len(self.ends)
         del self.maps[n:], self.words[n:]  # leftovers of an interrupted call
         start = self.ends[-1] if self.ends else 0
-        if end > sys.maxsize or end % PAGE:  # the file is damaged
+        if end > sys.maxsize or end % PAGE or end <= start:  # the file is damaged
             raise ValueError(f"no segment ends at byte {end}")
         if os.name == "nt":  # pragma: no cover
             mapping = mmap.mmap(self.fd, end - start, access=mmap.ACCESS_WRITE, offset=start)

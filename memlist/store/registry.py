@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import os
 from typing import Any, Callable, List, Optional, Union
-from weakref import WeakValueDictionary
+from weakref import WeakSet, WeakValueDictionary
 
 from .lock import Lock
 from .threads import Result, ThreadLock
 
 # By `uid`. The values are `ImageStore`s; this module knows only their attributes.
 STORES: WeakValueDictionary[str, Any] = WeakValueDictionary()
+# The locks of all named files that this process has open, or is just opening.
+FILE_LOCKS: WeakSet[Lock] = WeakSet()
 # Held while a file is opened and its store is registered; replaced in a forked child.
 _OPENING = [ThreadLock(reentrant=True)]
 
@@ -48,11 +50,6 @@ def at_place(place: str) -> List[Any]:
     return [store for store in stores() if place in store.places]
 
 
-def file_locks() -> List[Lock]:
-    "Return the locks of all named files that this process has open."
-    return [store.parts.lock for store in stores() if store.cache_file is not None]
-
-
 def _before_fork() -> None:
     for store in stores():
         if store.before_fork is not None:
@@ -61,6 +58,8 @@ def _before_fork() -> None:
 
 def _after_fork() -> None:
     _OPENING[0] = ThreadLock(reentrant=True)
+    for lock in list(FILE_LOCKS):  # another thread of the parent may be opening a file, of which there is no store yet
+        lock.after_fork()
     for store in stores():
         store.parts.after_fork()
 

@@ -39,6 +39,7 @@ from .layout import (
     table_offset,
 )
 from .log import Entry, Log
+from .region import Region
 from .system import PAGE
 from .trust import Trust
 
@@ -77,7 +78,7 @@ def join(index: Index, trust: Trust, path: str, lock_file: int, alone: bool) -> 
     with suppress(*UNMAPPABLE):  # without address space, this process serves nothing
         log.map_first(header.segment_end(0))
     if header.busy:  # a writer was killed, and other processes go on
-        if not is_writable(header, region):  # the next writer that finds room on the disk will recount
+        if not log.is_mapped() or not is_writable(header, region):  # the next writer with more room will recount
             return
         recover(index)
         trust.seal()
@@ -141,12 +142,14 @@ def _begin(index: Index, trust: Trust, path: str) -> None:
     "Begin a session, on a full disk, too: see `fulldisk`. This process is alone."
     header, region, log = index.header, index.region, index.log
     header.session = uuid.uuid4().int >> 64
-    sound, begun = _is_all_sound(log), False
+    sound, begun, page = _is_all_sound(log), False, region.peek(0, PAGE)
     if is_writable(header, region, sound):
         with unless_full():
             _begin_session(index, trust, path, sound)
             begun = True
-    if not begun and sound and not header.busy:  # as it is
+    if not begun and sound:  # as it is
+        if header.busy:  # the disk became full meanwhile
+            _restore(header, region, page)
         with suppress(*UNMAPPABLE):
             log.map_first(header.segment_end(0))
     elif not begun:
@@ -154,6 +157,16 @@ def _begin(index: Index, trust: Trust, path: str) -> None:
         _begin_session(index, trust, path, sound)
         if not header.index:  # the next writer that finds room will index the records
             header.busy = WRITING
+
+
+def _restore(header: Header, region: Region, page: bytes) -> None:
+    "Use the sound header `page` although the file has a half-written one. Its unused end may be cut off already."
+    ends = header.ends
+    freeze(header, region, private=page)
+    if not (_are_segments(ends, os.fstat(region.fd).st_size) and ends[-1] >= header.tail):
+        ends = header.ends[: bisect_left(header.ends, header.tail) + 1]
+    header.ends = ends
+    header.state = header.state_checksum()
 
 
 def _is_all_sound(log: Log) -> bool:
@@ -201,23 +214,30 @@ def _clear(log: Log, path: str) -> None:
     header.generation = (header.purges + 1) % (PURGE >> 1) * PURGE
     header.clear_counts()
     header.tail = PAGE
-    _merge(log, path, [PAGE])
+    _merge(log, path, [PAGE] if header.frozen is None else _ends(_known(log), [], PAGE))
+
+
+def _known(log: Log) -> List[int]:
+    "Return what may be ends of segments. In a private header keep all, as another process does that mends the file."
+    size = os.fstat(log.region.fd).st_size // PAGE * PAGE
+    known = log.header.known_ends(size)
+    return known if log.header.frozen is None or log.header.ends[:1] != [PAGE] else [PAGE, *known]
 
 
 def _merge(log: Log, path: str, ends: List[int]) -> None:
     """Cut the file off at the last of `ends`, and make one segment of all, because the number of segments is limited.
 
-    If this process has no address space to map it at once, keep the segments: it serves those that it can map.
+    If this process has no address space to map it at once, keep the segments: it serves those that it can map. In a
+    private copy of the header page, keep them as well: see `fulldisk.follow`.
     """
     header, region = log.header, log.region
     if header.frozen is None:
         os.ftruncate(region.fd, ends[-1])
-    header.ends = [ends[-1]]
-    try:
-        log.map_first(ends[-1])
-        return
-    except UNMAPPABLE:
-        header.ends = ends
+        header.ends = [ends[-1]]
+        with suppress(*UNMAPPABLE):
+            log.map_first(ends[-1])
+            return
+    header.ends = ends
     with suppress(*UNMAPPABLE):
         log.map_first(ends[0])
     if not log.reach(ends[-1] - 1):
@@ -245,7 +265,7 @@ def _mend(index: Index, path: str, size: int, promised: int) -> int:
         damaged += last.length if any(piece.count(0) < len(piece) for _, piece in pieces) else 0
     damaged += sum(entry.length for entry in entries if entry.block is None)
     header.tail = tail = entries[-1].offset + entries[-1].length if entries else PAGE
-    _merge(log, path, _ends(header.known_ends(size), entries, tail))
+    _merge(log, path, _ends(_known(log), entries, tail))
     kept = index.rebuild(entries)
     if damaged or kept < promised:
         lost = f", {promised - kept:,} are lost" if kept < promised else f"; {damaged:,} bytes are damaged"

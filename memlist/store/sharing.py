@@ -14,7 +14,8 @@ from . import registry
 from .budget import MaxRam
 from .cachefile import CacheFileError
 from .descriptor import sendable
-from .lock import Lock
+from .fulldisk import frozen
+from .lock import Lock, lock_name
 from .parts import received_parts
 from .region import Region, named_region
 from .store import ImageStore
@@ -43,16 +44,22 @@ def _reduce(store: ImageStore) -> Tuple[Any, ...]:
         return _rejoined, (store.uid, store.place, store.rule, store.cache_file, store.maker)
     told = {"places": store.places, "cache_file": store.cache_file, "made": store.made}
     sent = (store.parts.region.kind, *map(sendable, store.descriptors()))
-    return _received, (store.uid, told, store.parts.budget.available, store.maker, *sent)
+    return _received, (store.uid, told, frozen(store.parts.header), store.parts.budget.available, store.maker, *sent)
 
 
 def _received(
-    uid: str, told: Dict[str, Any], available: Callable[[], int], maker: bytes, kind: str, *sent: Any
+    uid: str,
+    told: Dict[str, Any],
+    private: Tuple[bytes, ...],
+    available: Callable[[], int],
+    maker: bytes,
+    kind: str,
+    *sent: Any,
 ) -> ImageStore:
     "Return a store over the descriptors that the parent process sent."
     data, mutex, looks = (one.detach() for one in sent)
     region = named_region(data, kind == "unmapped") if kind in ("named", "unmapped") else Region(kind, data)
-    lock, seen = Lock(kind, mutex), Looks(looks)
+    lock, seen = Lock(kind, mutex, lock_name(told["cache_file"])), Looks(looks)
     known: Optional[ImageStore] = registry.STORES.get(uid)
     if known is not None:
         region.close()
@@ -61,8 +68,10 @@ def _received(
         if known.parts.lock.bytes.dropped_by_closing:
             known.parts.after_fork()
         return known
+    if told["cache_file"] is not None:
+        registry.FILE_LOCKS.add(lock)
     store = ImageStore.__new__(ImageStore)
-    store._use(received_parts(region, lock, seen, available, maker), uid)
+    store._use(received_parts(region, lock, seen, available, maker, private), uid)
     vars(store).update(told)
     return store
 

@@ -103,7 +103,7 @@ class ImageStore:
                 if place is not None and place not in known.places:
                     known.places.append(place)
                 return known
-            parts, uid = named_parts(path, max_ram, available, maker, registry.file_locks())
+            parts, uid = named_parts(path, max_ram, available, maker, registry.FILE_LOCKS)
             store = cls.__new__(cls)
             store.cache_file = path
             store._use(parts, uid, place)
@@ -263,8 +263,8 @@ class ImageStore:
     def check(self, fix: bool = False) -> List[Problem]:
         """Verify every record and the index; return the problems. With `fix`, drop bad records and rebuild the index.
 
-        A record of a named file is bad if its pixels are not those that were written, or if the file that it was made
-        from has changed or is gone. Costs reading the whole store, and a system call per source.
+        A record of a named file is bad if its pixels are not those that were written, or if its source has changed or
+        is gone. Costs reading the store, and a system call per source. With `fix`, a full disk is an OSError.
         """
         return check_store(self.parts, fix)
 

@@ -5,18 +5,21 @@ from __future__ import annotations
 import ctypes
 import errno
 import mmap
+import multiprocessing
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Callable, Dict
+from typing import Any, Callable, Dict, Iterator
 
 import numpy as np
 import pytest
 from conftest import in_child
 from stores import filled, right, small_btrfs, small_disk, tile
 
-from memlist.store import ImageStore, layout, region, registry
+from memlist.store import ImageStore, layout, parts, region, registry
+from memlist.store.system import PAGE
 
 PRELUDE = """
 import ctypes, gc, importlib.util, os, signal, sys
@@ -320,3 +323,98 @@ def test_a_disk_that_is_full_from_any_write_on(action: str, tmp_path: Path) -> N
         assert n < 200
     assert n > 3 or action == "count"
     assert right(ImageStore.open(tmp_path / "sound")) == 60
+
+
+@pytest.fixture
+def frozen(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ImageStore]:
+    "Open a file that a killed writer has left while its header page can't be written, but the rest of it can."
+    path = tmp_path / "cache"
+    images = filled(path)
+    in_child(lambda: images.parts.locked(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    del images
+    pwrite = os.pwrite
+
+    def guarded(fd: int, data: bytes, offset: int) -> int:
+        if not offset and len(data) == 1 and os.path.samestat(os.fstat(fd), os.stat(path)):  # see `Region.touch`
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return pwrite(fd, data, offset)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", guarded)
+        images = ImageStore.open(path)
+    assert images._header.frozen and right(images) == 60
+    yield images
+
+
+def change(images: ImageStore) -> None:
+    "Write to a store of `filled`, whose disk has room again."
+    assert right(images) == 60
+    for i in range(0, 60, 2):
+        assert images.put(b"%d" % i, np.full((90, 30, 3), 255, np.uint8), replace=True)
+    for i in range(60, 300):
+        assert images.put(b"%d" % i, np.full((90, 30, 3), 255, np.uint8))
+    assert images.check() == []
+
+
+def change_as_stranger(images: ImageStore) -> None:
+    path = str(images.cache_file)
+    change(opened(Path(path)))
+
+
+def change_as_spawned(images: ImageStore) -> None:
+    process = multiprocessing.get_context("spawn").Process(target=change, args=(images,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+@pytest.mark.parametrize("task", [change, change_as_stranger, change_as_spawned])
+def test_what_another_process_writes_to_a_file_opened_on_a_full_disk_is_followed(
+    task: Callable[[ImageStore], None], frozen: ImageStore
+) -> None:
+    images = frozen
+    views = [images.get(b"%d" % i) for i in range(60)]
+    assert not in_child(lambda: task(images))
+    for i, view in enumerate(views):
+        assert view is not None and (not images.current(view) or (view.array == i % 251).all())
+    assert images.check() == [] and len(images) == 300
+    for i in range(300, 500):
+        assert images.put(b"%d" % i, np.full((90, 30, 3), 255, np.uint8))
+    for i in range(500):
+        found = images.get(b"%d" % i)
+        assert found is not None and (found.array == (i if i % 2 and i < 60 else 255)).all()
+    assert images.check() == [] and len(images) == 500
+    assert not in_child(lambda: images.purge(file=True) and None)
+    assert len(images) == 0 and right(images) == 0
+
+
+def test_a_file_opened_on_a_full_disk_and_mended_otherwise_serves_nothing(frozen: ImageStore) -> None:
+    images, view = frozen, frozen.get(b"1")
+    page = bytearray(images._region.peek(0, PAGE))
+    there = layout.Header.of_page(page)
+    there.ends = [end - PAGE for end in there.ends[:-1]] + there.ends[-1:]
+    os.pwrite(images._region.fd, page, 0)
+    assert view is not None and not images.current(view) and right(images) == 0 and len(images) == 0
+    assert not images.put(b"new", tile(1)) and images.check() == []
+    assert images.note(b"note") and not images.note(b"note")
+    with pytest.raises(OSError):
+        images.purge(file=True)
+    assert images._region.peek(0, PAGE) == page
+
+
+def test_a_disk_that_gets_room_during_a_look_leaves_what_is_to_be_mended(tmp_path: Path, monkeypatch: Any) -> None:
+    images = filled(tmp_path / "cache")
+    in_child(lambda: images.parts.locked(lambda: os.kill(os.getpid(), signal.SIGKILL)))
+    with monkeypatch.context() as patch:
+        patch.setattr(parts, "is_writable", lambda header, region: False)
+        walk = images._log.walk
+
+        def with_room_again(stop: int) -> Iterator[Any]:
+            patch.undo()
+            return walk(stop)
+
+        images._log.walk = with_room_again  # type: ignore[method-assign, assignment]
+        images.sources()
+    assert images._header.busy
+    del images._log.walk
+    assert images.check() == [] and not images._header.busy

@@ -18,7 +18,7 @@ import pytest
 from conftest import in_child
 from stores import filled, right, tile
 
-from memlist.store import ImageStore, bytelocks, lock, registry
+from memlist.store import ImageStore, bytelocks, lock, registry, repair
 from memlist.store.bytelocks import ByteLocks
 from memlist.store.lock import MUTEX
 
@@ -205,3 +205,51 @@ def test_a_process_without_descriptors_left_still_excludes_others(
     assert os.waitpid(pid, 0)[1] == 0
     assert len(images) == 103 and images.check() == []
     registry.STORES.clear()
+
+
+def test_a_signal_handler_that_opens_the_file_being_opened_does_not_wait_for_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin = repair._begin
+
+    def interrupted(*args: Any) -> None:
+        monkeypatch.undo()
+        with pytest.raises(RuntimeError, match="signal handler"):
+            ImageStore.open(tmp_path / "cache")
+        assert ImageStore.open(tmp_path / "another").put(b"0", tile(0))
+        begin(*args)
+
+    monkeypatch.setattr(repair, "_begin", interrupted)
+    assert ImageStore.open(tmp_path / "cache").put(b"0", tile(0))
+
+
+@linux
+def test_a_child_that_outlives_a_process_killed_while_opening_does_not_keep_its_mutex(tmp_path: Path) -> None:
+    path = tmp_path / "cache"
+    filled(path)
+    ended, end = os.pipe()
+
+    def opener() -> None:
+        begun = threading.Event()
+
+        def stays(*args: Any) -> None:
+            begun.set()
+            signal.sigwait({signal.SIGUSR1})
+
+        repair._begin = stays
+        threading.Thread(target=ImageStore.open, args=(path,)).start()
+        begun.wait()
+        if not os.fork():  # it lives on, with all that it has inherited
+            os.close(end)
+            os.read(ended, 1)
+            os._exit(0)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    assert os.WTERMSIG(in_child(opener)) == signal.SIGKILL
+    done = threading.Event()
+    images = []
+    threading.Thread(target=lambda: (images.append(ImageStore.open(path)), done.set()), daemon=True).start()
+    in_time = done.wait(5)
+    for fd in (ended, end):
+        os.close(fd)
+    assert in_time and right(images[0]) == 60

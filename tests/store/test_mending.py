@@ -260,6 +260,26 @@ def test_little_address_space_loses_no_record(tmp_path: Path, left: int, busy: i
     assert found(path) == 300 and os.path.getsize(path) > 30_000_000
 
 
+def test_a_process_with_little_address_space_leaves_the_mending_to_others(tmp_path: Path) -> None:
+    images = opened(long_file(tmp_path / "cache"))
+    images._header.busy = layout.WRITING  # a process was killed while it rebuilt the index
+
+    def child() -> None:
+        registry.STORES.clear()
+        pages = int(Path("/proc/self/statm").read_text().split()[0])
+        resource.setrlimit(resource.RLIMIT_AS, (pages * PAGE + (8 << 20), resource.RLIM_INFINITY))
+        try:
+            joined = opened(tmp_path / "cache")
+            assert not joined._log.is_mapped() and not joined.put(b"new", tile(1)) and len(joined) == 300
+            assert joined.sources() == [] and not joined.reserve(10_000) and joined.note(b"note")
+        finally:
+            resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+
+    assert in_child(child) == 0
+    assert len(images) == 300 and images._header.slots == 300
+    assert images.check() == [] and images.put(b"new", tile(1)) and len(images) == 301
+
+
 def test_few_descriptors_lose_no_record(tmp_path: Path) -> None:
     opens = []
     for left in range(3, 16):
