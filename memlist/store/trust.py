@@ -24,6 +24,7 @@ from .system import PAGE
 
 # An entry of `Looks` is a time in units of 1024 ns, and below it some bits of the record's offset.
 _TAG_BITS, _UNIT_BITS = 16, 10
+_HAS_PREAD = hasattr(os, "pread")  # Windows has not: there files are examined every time
 _TAG, _TIME = (1 << _TAG_BITS) - 1, (1 << 64 - _TAG_BITS) - 1
 
 
@@ -45,7 +46,8 @@ class Looks:
 
     def knows(self, number: int, offset: int) -> bool:
         "Return whether `add` was called for this number, and last with this offset."
-        entry = self._entry(number)
+        # `_entry`, written out: every read of a named file asks this.
+        entry = int.from_bytes(os.pread(self.fd, 8, PAGE + 8 * number), sys.byteorder) if _HAS_PREAD else 0
         return entry > _TAG and entry & _TAG == offset // BLOCK_ALIGN & _TAG
 
     def add(self, number: int, when: int = 0, offset: Optional[int] = None) -> None:
@@ -59,9 +61,7 @@ class Looks:
             os.pwrite(self.fd, entry.to_bytes(8, sys.byteorder), PAGE + 8 * number)
 
     def _entry(self, number: int) -> int:
-        if not hasattr(os, "pread"):  # pragma: no cover - Windows: files are examined every time
-            return 0
-        return int.from_bytes(os.pread(self.fd, 8, PAGE + 8 * number), sys.byteorder)
+        return int.from_bytes(os.pread(self.fd, 8, PAGE + 8 * number), sys.byteorder) if _HAS_PREAD else 0
 
     def counters(self) -> memoryview:
         "Map the page for counters, as 64-bit words."
