@@ -92,7 +92,7 @@ FAULTS = [
             _of_batches,
             {"same": "right", "raised": "right", "announced": "announced", "different": "wrong"},
         ),
-        times=2000,
+        times=600,
         quick=20,
     ),
 ]
