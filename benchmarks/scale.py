@@ -26,9 +26,8 @@ def doubling(images: ImageStore) -> float:
     "Return for how many seconds the mutex is held while the index is replaced by one of twice the size."
     plan = images.parts.index.plan(2 * len(images))
     begun = time.perf_counter()
-    with images.parts.held():
-        assert plan is not None and images.parts.index.grow(plan)
-        return time.perf_counter() - begun
+    assert plan is not None and images.parts.locked(lambda: images.parts.index.grow(plan))
+    return time.perf_counter() - begun
 
 
 def first_put(images: ImageStore) -> float:
@@ -36,7 +35,7 @@ def first_put(images: ImageStore) -> float:
     pid = os.fork()
     if not pid:
         log = images.parts.log
-        log.drop = lambda offset: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign,assignment]
+        log.drop = lambda *_: os.kill(os.getpid(), signal.SIGKILL)  # type: ignore[method-assign,assignment]
         images.put(b"7", TINY, replace=True)
     os.waitpid(pid, 0)
     assert images.parts.header.busy
