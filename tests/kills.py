@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
 import os
 import signal
 import sys
@@ -13,17 +15,32 @@ from memlist import store
 FOLDER = str(Path(store.__file__).parent) + os.sep
 
 
-def _trace(at_line: Callable[[Any], None]) -> None:
-    "Call `at_line` with the frame of each line of code in `memlist/store`, in whichever file, that runs from now on."
+def trace(at_event: Callable[[Any], None], folder: str = FOLDER, bytecodes: bool = False) -> None:
+    """Call `at_event` with the frame of each line of code under `folder` that runs from now on.
 
-    def trace(frame: Any, event: str, arg: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(FOLDER):
+    With `bytecodes`, also call it before each instruction.
+    """
+
+    def call(frame: Any, event: str, arg: Any) -> Any:
+        if not frame.f_code.co_filename.startswith(folder):
             return None
-        if event == "line":
-            at_line(frame)
-        return trace
+        frame.f_trace_opcodes = bytecodes
+        return within
 
-    sys.settrace(trace)
+    def within(frame: Any, event: str, arg: Any) -> Any:
+        if event in ("line", "opcode"):
+            at_event(frame)
+        return within
+
+    gc.collect()
+    gc.disable()  # finalizers run lines, too, whenever the collector finds something
+    sys.settrace(call)
+
+
+def end_trace() -> None:
+    "Trace no more."
+    sys.settrace(None)
+    gc.enable()
 
 
 def strike_after_lines(n: int, how: int) -> None:
@@ -33,10 +50,10 @@ def strike_after_lines(n: int, how: int) -> None:
     def count(frame: Any) -> None:
         left[0] -= 1
         if not left[0]:
-            sys.settrace(None)
+            end_trace()
             os.kill(os.getpid(), how)
 
-    _trace(count)
+    trace(count)
 
 
 def kill_after_lines(n: int) -> None:
@@ -44,21 +61,20 @@ def kill_after_lines(n: int) -> None:
     strike_after_lines(n, signal.SIGKILL)
 
 
-def moments(task: Callable[[], Any]) -> List[int]:
-    "Run `task`, and return after how many lines each line of the store's code ran for the first and for the last time."
+def moments(task: Callable[[], Any], folder: str = FOLDER) -> List[int]:
+    "Run `task`, and return after how many lines each line of code under `folder` ran for the first and the last time."
     first: Dict[Tuple[str, int], int] = {}
     last: Dict[Tuple[str, int], int] = {}
-    count = [0]
+    count = itertools.count(1)
 
     def note(frame: Any) -> None:
-        count[0] += 1
-        where = frame.f_code.co_filename, frame.f_lineno
-        first.setdefault(where, count[0])
-        last[where] = count[0]
+        where, n = (frame.f_code.co_filename, frame.f_lineno), next(count)
+        first.setdefault(where, n)
+        last[where] = n
 
-    _trace(note)
+    trace(note, folder)
     try:
         task()
     finally:
-        sys.settrace(None)
+        end_trace()
     return sorted({*first.values(), *last.values()})

@@ -10,7 +10,7 @@ import multiprocessing
 import os
 import subprocess
 from pathlib import Path
-from typing import Any, Callable, Iterator, List
+from typing import Any, Callable, ContextManager, Iterator, List
 
 import numpy as np
 import pytest
@@ -95,13 +95,11 @@ def at_once(n: int, task: Callable[[int], Any]) -> None:
 
 
 @contextlib.contextmanager
-def small_disk(folder: Path, size: str) -> Iterator[Path]:
-    "Mount a file system of `size` on `folder`; skip the test where that is not allowed."
+def mounted(folder: Path, *options: str) -> Iterator[Path]:
+    "Mount a file system on `folder`, as these options of `mount` say; skip the test where that is not allowed."
     folder.mkdir(exist_ok=True)
-    if subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", f"size={size}", "none", str(folder)], capture_output=True
-    ).returncode:
-        pytest.skip("no right to mount")
+    if subprocess.run(["mount", *options, str(folder)], capture_output=True).returncode:
+        pytest.skip("no right to mount, or no such file system")
     try:
         yield folder
     finally:
@@ -109,23 +107,20 @@ def small_disk(folder: Path, size: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
-@contextlib.contextmanager
-def small_btrfs(folder: Path) -> Iterator[Path]:
+def small_disk(folder: Path, size: str) -> ContextManager[Path]:
+    "Mount a file system of `size` on `folder`; skip the test where that is not allowed."
+    return mounted(folder, "-t", "tmpfs", "-o", f"size={size}", "none")
+
+
+def small_btrfs(folder: Path) -> ContextManager[Path]:
     """Mount a btrfs of 24 MB on `folder`; skip the test where that is not allowed.
 
     The image was made by `mkfs.btrfs --mixed --nodesize 4096` (btrfs-progs 6.2) in an empty file, and compressed.
     """
-    folder.mkdir(exist_ok=True)
     image = folder.with_suffix(".img")
     with lzma.open(Path(__file__).parent / "store" / "btrfs.img.xz") as packed:
         image.write_bytes(packed.read())
-    if subprocess.run(["mount", "-o", "loop", str(image), str(folder)], capture_output=True).returncode:
-        pytest.skip("no right to mount, or no btrfs")
-    try:
-        yield folder
-    finally:
-        gc.collect()
-        subprocess.run(["umount", "-l", str(folder)], check=True)
+    return mounted(folder, "-o", "loop", str(image))
 
 
 def footprint() -> List[int]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
 import os
-import sys
 from pathlib import Path
 from types import FrameType
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Optional, Tuple
+
+from kills import end_trace, trace
 
 import memlist
 
@@ -27,11 +27,14 @@ class Strike:
 
     def during(self, task: Callable[[], Any]) -> bool:
         "Call `task`; return whether it was interrupted."
+        trace(self._event, FOLDER, self.bytecodes)
         try:
-            _traced(task, self._event, self.bytecodes)
+            task()
         except KeyboardInterrupt:
             if self.where is None:
                 raise
+        finally:
+            end_trace()
         return self.where is not None
 
     def _event(self, frame: FrameType) -> None:
@@ -42,38 +45,3 @@ class Strike:
                 self.count = 0
                 self.where = frame.f_code.co_filename, frame.f_lineno
                 raise KeyboardInterrupt
-
-
-def moments(task: Callable[[], Any]) -> List[int]:
-    "Call `task`; return at which of its events each line of memlist's code runs for the first and for the last time."
-    count = itertools.count(1)
-    first: Dict[Tuple[str, int], int] = {}
-    last: Dict[Tuple[str, int], int] = {}
-
-    def note(frame: FrameType) -> None:
-        where, n = (frame.f_code.co_filename, frame.f_lineno), next(count)
-        first.setdefault(where, n)
-        last[where] = n
-
-    _traced(task, note, bytecodes=False)
-    return sorted({*first.values(), *last.values()})
-
-
-def _traced(task: Callable[[], Any], at_event: Callable[[FrameType], None], bytecodes: bool) -> None:
-    def call(frame: FrameType, event: str, arg: Any) -> Any:
-        if not frame.f_code.co_filename.startswith(FOLDER):
-            return None
-        frame.f_trace_opcodes = bytecodes
-        return within
-
-    def within(frame: FrameType, event: str, arg: Any) -> Any:
-        if event in ("line", "opcode"):
-            at_event(frame)
-        return within
-
-    before = sys.gettrace()
-    sys.settrace(call)
-    try:
-        task()
-    finally:
-        sys.settrace(before)

@@ -26,26 +26,8 @@ def run(
 ) -> None:
     """Make the images `which` of `plan` in `out`, (B, channels, height, width) float32 or int64.
 
-    Sources are read in place, so `pixels` must be kept alive until this returns.
+    Sources are read in place, so `pixels` must be kept alive until this returns. `norm` must be finite.
     """
-    if norm is None or all(np.isfinite(one).all() for one in norm):
-        _run(plan, pixels, out, norm, which, threads)
-        return
-    # A deviation of zero: the kernels expect that a value times `over_std` and a mean times it can be subtracted.
-    _run(plan, pixels, out, None, which, threads)
-    with np.errstate(all="ignore"):
-        for b in which.tolist():
-            out[b] = (out[b] - norm.mean[:, None, None]) * norm.over_std[:, None, None]
-
-
-def _run(
-    plan: Plan,
-    pixels: Sequence[Pixels],
-    out: np.ndarray,
-    norm: Optional[Norm],
-    which: np.ndarray,
-    threads: Threads,
-) -> None:
     channels = out.shape[1]
     arrays = [one.array for one in pixels]
     pooled = plan.pooled[:, 0] > 0

@@ -77,9 +77,11 @@ def on_cpu(plan: Plan, pixels: Sequence[Pixels], out: Tensor, norm: Optional[Nor
     odd = [b for b, extra in plan.extras.items() if extra.grid is not None] if kernels is not None else which.tolist()
     compiled = np.setdiff1d(which, odd) if odd else which
     unfinished = plan.blank is not None or bool(plan.extras)
+    # A deviation of zero makes infinity or NaN of a channel, and the kernels take finite numbers only.
+    apart = unfinished or (norm is not None and not all(np.isfinite(one).all() for one in norm))
     if kernels is not None and len(compiled):
         try:
-            kernels.run(plan, pixels, out.numpy(), None if unfinished else norm, compiled, threads)
+            kernels.run(plan, pixels, out.numpy(), None if apart else norm, compiled, threads)
         except kernels.FAILURES as error:  # other types of values have kernels of their own
             said = f"numba could not compile a kernel for these images, so torch makes them ({_reason(error)})"
             warnings.warn(said, stacklevel=2)
@@ -90,5 +92,5 @@ def on_cpu(plan: Plan, pixels: Sequence[Pixels], out: Tensor, norm: Optional[Nor
         finish(plan, out)
     if norm is not None:
         mean, over_std = (torch.from_numpy(one)[:, None, None] for one in norm)
-        for b in which.tolist() if unfinished else odd:
+        for b in which.tolist() if apart else odd:
             out[b].sub_(mean).mul_(over_std)

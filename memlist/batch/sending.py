@@ -16,15 +16,12 @@ class Batch:
     """Carry a batch from the process that gathered it to the one that trains.
 
     - `x`, `y`: tensors, `Packed`, or for other targets whatever the stock collate function returns
-    - `form`: list or tuple, the type of the pair that the stock loader yields
     - `normalised`: whether the first of the loader's transforms has been applied
     - `lent`: for each of the two, whether its memory belongs to a worker's `SharedBuffers`
     """
 
-    def __init__(
-        self, x: Any, y: Any, form: type, normalised: bool = False, lent: Tuple[bool, bool] = (False, False)
-    ) -> None:
-        self.x, self.y, self.form, self.normalised, self.lent = x, y, form, normalised, lent
+    def __init__(self, x: Any, y: Any, normalised: bool = False, lent: Tuple[bool, bool] = (False, False)) -> None:
+        self.x, self.y, self.normalised, self.lent = x, y, normalised, lent
 
     def _lease(self) -> None:
         "Return the memory to the worker once it is no longer needed here."
@@ -39,13 +36,12 @@ class Batch:
             one.pin_memory() if isinstance(one, Packed) else pin_memory(one)  # type: ignore[no-untyped-call]
             for one in (self.x, self.y)
         )
-        return Batch(x, y, self.form, self.normalised)
+        return Batch(x, y, self.normalised)
 
     def on(self, device: torch.device, move: Callable[[Any, torch.device], Any]) -> Any:
-        "Return the pair on `device`; `move` transfers everything that is not packed."
+        "Return the pair on `device`, as a list; `move` transfers everything that is not packed."
         self._lease()
-        x, y = (one.make(device) if isinstance(one, Packed) else move(one, device) for one in (self.x, self.y))
-        return self.form((x, y))
+        return [one.make(device) if isinstance(one, Packed) else move(one, device) for one in (self.x, self.y)]
 
 
 def _leased(one: Any) -> Any:

@@ -6,6 +6,7 @@ import math
 import threading
 import time
 import warnings
+from collections import Counter
 from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
@@ -171,10 +172,16 @@ class Fill:
 
     def _reserve(self, jobs: List[Job]) -> None:
         "Make the indexes large enough for `jobs` at once."
+        records: Counter[int] = Counter()
+        for job in jobs:
+            records[id(job.work)] += len(job.keys)
+        needed: Counter[str] = Counter()
+        stores = {id(work): work.store for work in self.works}  # looked up once per list: a list has many jobs
+        for work, n in records.items():
+            needed[stores[work].uid] += n
         for store in stores_of(self.works):
-            n = sum(len(job.keys) for job in jobs if job.work.store.uid == store.uid)
-            if n:
-                store.reserve(n)
+            if needed[store.uid]:
+                store.reserve(needed[store.uid])
 
     def _sample(self, jobs: List[Job]) -> Tuple[int, List[Job]]:
         "Do the first jobs of each list; return how many threads to use, and the remaining jobs."

@@ -182,7 +182,7 @@ class Collate:
         if not normalised and not any(lent) and not any(isinstance(one, Packed) for one in (x, y)):
             return [x, y]
         # On its way to a device, stock makes a list of any pair.
-        return Batch(x, y, list, normalised, lent)
+        return Batch(x, y, normalised, lent)
 
 
 # A placeholder for images that are already made, while stock code collates the other half of the pairs.

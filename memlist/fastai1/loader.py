@@ -135,7 +135,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
                 tfms, made = tfms[1:], (made[0], made[1])
             else:  # the transform was removed after this iteration began: undo it
                 mean, std = (fused.keywords[name].to(made[0].device)[:, None, None] for name in ("mean", "std"))
-                made = b.form((made[0] * std + mean, made[1]))
+                made = [made[0] * std + mean, made[1]]
         for f in tfms:
             made = f(made)
         return made

@@ -42,11 +42,7 @@ _METHODS = (
     (DeviceDataLoader, "proc_batch"),
 )
 # What Python itself calls.
-_CALLED = {"__new__", "__init__", "__post_init__", "__call__", "__eq__"} | {
-    "__getattr__",
-    "__getattribute__",
-    "__setattr__",
-}
+_CALLED = {f"__{name}__" for name in ("new", "init", "post_init", "call", "eq", "getattr", "getattribute", "setattr")}
 #: Classes of which the batch path takes the place, as far as the code that is followed uses their attributes.
 _CLASSES = (
     Image,

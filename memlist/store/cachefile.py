@@ -15,7 +15,7 @@ from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, Callable, Iterator, MutableSet, Optional, Tuple, TypeVar
 
-from .bytelocks import fcntl
+from .bytelocks import ByteLocks, fcntl
 from .layout import BYTE_ORDER, FORMAT, Header, new_page
 from .lock import Lock
 from .system import PAGE
@@ -106,7 +106,7 @@ def opened(path: str, locks: MutableSet[Lock], use: Callable[[int, Lock, bool], 
     while True:
         _recognise_early(path)  # before a lock file is created beside it
         known = next((known for known in list(locks) if same_file(f"{path}.lock", known.fd)), None)
-        lock = known or Lock.of_file(_open_lock(path), path)
+        lock = known or Lock(ByteLocks(_open_lock(path), opened=True), path)
         locks.add(lock)  # before it is taken: a signal handler that opens the file, too, would wait for itself
         try:
             result = lock.run(partial(_used, path, lock, use))

@@ -17,7 +17,6 @@ from typing import Callable, Optional
 import psutil
 
 from .bytelocks import ByteLocks
-from .descriptor import anonymous
 from .threads import Result, ThreadLock
 
 #: How many seconds a process waits for another one that is decoding the same image.
@@ -32,31 +31,18 @@ def _nothing() -> None:
     pass
 
 
-def lock_name(cache_file: Optional[str]) -> str:
-    "Return what messages call the store over this file, or one without a file."
-    return "the images in memory" if cache_file is None else repr(cache_file)
-
-
 class Lock:
     """Exclude the other threads of this process and all other processes.
 
     The kernel drops the locks of a process that ends, so a killed process never leaves the mutex held. A stopped one
     does, and all others wait for it. An interrupt at any moment leaves no lock behind: see `threads`.
 
-    `kind` is the kind of anonymous file; `fd` is a descriptor that another process has sent; `name` says in messages
-    what is locked.
+    `cache_file` says in messages what is locked; None stands for a store without a file.
     """
 
-    def __init__(self, kind: str, fd: Optional[int] = None, name: str = lock_name(None)) -> None:
-        self.bytes, self.name = ByteLocks(anonymous(kind, "lock") if fd is None else fd, opened=fd is None), name
+    def __init__(self, locks: ByteLocks, cache_file: Optional[str] = None) -> None:
+        self.bytes, self.name = locks, "the images in memory" if cache_file is None else repr(cache_file)
         self._threads = ThreadLock()
-
-    @classmethod
-    def of_file(cls, fd: int, cache_file: str) -> Lock:
-        "Return the lock over the lock file of `cache_file`, which this process has just opened as `fd`."
-        lock = cls.__new__(cls)
-        lock.bytes, lock.name, lock._threads = ByteLocks(fd, opened=True), lock_name(cache_file), ThreadLock()
-        return lock
 
     @property
     def fd(self) -> int:

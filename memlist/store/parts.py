@@ -12,8 +12,9 @@ import numpy as np
 
 from . import cachefile, registry, repair, system
 from .budget import MaxRam, budget_for, parse_max_ram
+from .bytelocks import ByteLocks
 from .counters import Counters
-from .descriptor import default_kind
+from .descriptor import anonymous, default_kind
 from .fulldisk import freeze, is_writable, thaw, unless_full
 from .index import Index
 from .layout import BLOCK_BYTES, COUNTERS, IDLE, MAX_TRAILER, PURGE, RECORD, Block, Header
@@ -48,8 +49,7 @@ class Parts:
         self.index = Index(self.log)
 
     def after_fork(self) -> None:
-        "Replace the thread locks: another thread of the parent may have held them."
-        self.lock.after_fork()
+        "Replace the locks among threads: another thread of the parent may have held them. The mutex is not among them."
         self.log.after_fork()
         self.counters.after_fork()
 
@@ -219,7 +219,7 @@ def anonymous_parts(kind: Optional[str], max_ram: MaxRam, available: Optional[Av
     "Return the parts of a new anonymous store; `kind` is 'memfd', 'file' or None for the default."
     limit, region = parse_max_ram(max_ram), Region(kind or default_kind())
     try:
-        lock = Lock(region.kind)
+        lock = Lock(ByteLocks(anonymous(region.kind, "lock"), opened=True))
         looks = Looks()
         try:
             end = region.start()

@@ -205,8 +205,16 @@ class Region:
         self.maps[segment][at : at + len(data)] = data
 
     def copy(self, offset: int, nbytes: int) -> np.ndarray:
-        "Return a copy of `nbytes` at `offset` as a writable array of bytes."
-        return np.frombuffer(bytearray(self.peek(offset, nbytes)), np.uint8)
+        "Return a copy of `nbytes` at `offset` as a writable array of bytes; zeros beyond the end of the file."
+        array = np.empty(nbytes, np.uint8)
+        done = 0
+        while done < nbytes:
+            n = os.preadv(self.fd, [array.data[done:]], offset + done)
+            if not n:
+                array[done:] = 0
+                break
+            done += n
+        return array
 
     @property
     def header_words(self) -> memoryview:
@@ -364,18 +372,6 @@ class UnmappedRegion(NamedRegion):
     def header_words(self) -> memoryview:
         "View the words of the header page."
         return memoryview(mmap.mmap(self.fd, PAGE, mmap.MAP_SHARED, mmap.PROT_READ)).cast("Q")
-
-    def copy(self, offset: int, nbytes: int) -> np.ndarray:
-        "Return a copy of `nbytes` at `offset` as a writable array of bytes; zeros beyond the end of the file."
-        array = np.empty(nbytes, np.uint8)
-        done = 0
-        while done < nbytes:
-            n = os.preadv(self.fd, [array.data[done:]], offset + done)
-            if not n:
-                array[done:] = 0
-                break
-            done += n
-        return array
 
     def gather(self, offsets: np.ndarray, nbytes: int) -> np.ndarray:
         form = np.dtype((np.void, nbytes))

@@ -58,7 +58,8 @@ def _before_fork() -> None:
 
 def _after_fork() -> None:
     _OPENING[0] = ThreadLock(reentrant=True)
-    for lock in list(FILE_LOCKS):  # another thread of the parent may be opening a file, of which there is no store yet
+    # Another thread of the parent may be opening a file, of which there is no store yet.
+    for lock in {store.parts.lock for store in stores()}.union(FILE_LOCKS):
         lock.after_fork()
     for store in stores():
         store.parts.after_fork()

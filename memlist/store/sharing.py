@@ -12,10 +12,11 @@ from typing import Any, Callable, Dict, Optional, Tuple
 
 from . import registry
 from .budget import MaxRam
+from .bytelocks import ByteLocks
 from .cachefile import CacheFileError
 from .descriptor import sendable
 from .fulldisk import frozen
-from .lock import Lock, lock_name
+from .lock import Lock
 from .parts import received_parts
 from .region import Region, named_region
 from .store import ImageStore
@@ -59,13 +60,14 @@ def _received(
     "Return a store over the descriptors that the parent process sent."
     data, mutex, looks = (one.detach() for one in sent)
     region = named_region(data, kind == "unmapped") if kind in ("named", "unmapped") else Region(kind, data)
-    lock, seen = Lock(kind, mutex, lock_name(told["cache_file"])), Looks(looks)
+    lock, seen = Lock(ByteLocks(mutex, opened=False), told["cache_file"]), Looks(looks)
     known: Optional[ImageStore] = registry.STORES.get(uid)
     if known is not None:
         region.close()
         seen.close()
         lock.close()
         if known.parts.lock.bytes.dropped_by_closing:
+            known.parts.lock.after_fork()
             known.parts.after_fork()
         return known
     if told["cache_file"] is not None:

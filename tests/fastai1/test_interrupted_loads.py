@@ -11,7 +11,8 @@ from typing import Any, Callable, List
 import pytest
 from conftest import assert_same_item, photo
 from fastai.vision import ImageList, open_image
-from strikes import Strike, moments
+from kills import moments
+from strikes import FOLDER, Strike
 
 import memlist as m
 
@@ -60,7 +61,7 @@ def test_an_interrupt_at_each_line(
             return il.purge
         return lambda: il.load_data(n_workers=n_workers, progress=False)
 
-    when = moments(task(kind(files, path=tmp_path)))
+    when = moments(task(kind(files, path=tmp_path)), FOLDER)
     if kind is Own:  # each load forks a process
         when = when[:: 5 if thorough else 40]
     elif thorough:

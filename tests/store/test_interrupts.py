@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import os
 import threading
-import time
 from pathlib import Path
 from typing import Any, Callable, Dict, List
 
@@ -15,6 +14,7 @@ from stores import Make
 from strikes import Strike
 
 from memlist.store import ImageStore, registry
+from memlist.store import threads as threads_module
 from memlist.store.bytelocks import ByteLocks
 from memlist.store.lock import MUTEX
 from memlist.store.threads import ThreadLock
@@ -163,8 +163,16 @@ def test_a_thread_lock_that_two_interrupts_left_behind_is_free_for_other_threads
             assert lock.run(lambda: 2) == 2
 
 
-def test_a_thread_lock_is_not_taken_from_a_thread_that_has_it() -> None:
+def test_a_thread_lock_is_not_taken_from_a_thread_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
     lock, inside, leave, order = ThreadLock(), threading.Event(), threading.Event(), []
+    looks, is_running = threading.Semaphore(0), threads_module._is_running
+
+    def look(frame: Any) -> bool:
+        found = is_running(frame)
+        looks.release()
+        return found
+
+    monkeypatch.setattr(threads_module, "_is_running", look)
 
     def first() -> None:
         def wait() -> None:
@@ -180,7 +188,8 @@ def test_a_thread_lock_is_not_taken_from_a_thread_that_has_it() -> None:
     threads += [threading.Thread(target=lambda: lock.run(lambda: order.append("later"))) for _ in range(4)]
     for thread in threads[1:]:
         thread.start()
-    time.sleep(0.3)  # they look whether the holder is running, more than once
+    for _ in range(20):  # they look whether the holder is running, again and again
+        assert looks.acquire(timeout=60)
     assert order == []
     leave.set()
     for thread in threads:

@@ -191,7 +191,8 @@ def test_a_process_without_descriptors_left_still_excludes_others(
 
         with monkeypatch.context() as patch:
             patch.setattr(bytelocks.os, "open", refuse)
-            images.parts.after_fork()  # as a fork does: it can't have a description of its own
+            images.parts.lock.after_fork()  # as a fork does: it can't have a description of its own
+            images.parts.after_fork()
         assert images.parts.lock.bytes.dropped_by_closing
         for i in range(50):
             assert images.put(b"c%d" % i, tile(i))

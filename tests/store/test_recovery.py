@@ -109,17 +109,15 @@ def test_a_write_killed_at_any_moment_is_undone_or_finished_without_a_walk(
 ) -> None:
     monkeypatch.setattr(budget, "MAX_AGE_SECONDS", 1e9)  # else the clock decides how many lines run
     when = moments(partial(write, nearly_full(make)))[:: min(every, 5) if write is purge else every]
-    struck = 0
+    record_property("times", len(when))
+    record_property("right", len(when))
     for lines in when:
         images = nearly_full(make)
-        struck += killed(partial(write, images), lines)
+        assert killed(partial(write, images), lines)
         with monkeypatch.context() as patch:
             patch.setattr(index.Index, "_recount_all", refuse_to_walk)
             recover(images)
         assert_consistent(images, write)
-    record_property("times", struck)
-    record_property("right", struck)
-    assert struck >= len(when) - 2  # the last lines may not run each time: waiting for another thread takes some
 
 
 @pytest.mark.parametrize("times", [4, pytest.param(400, marks=pytest.mark.full)])
@@ -164,7 +162,7 @@ def test_without_a_whole_journal_the_log_is_walked(make: Make) -> None:
 
 
 def test_the_journal_survives_being_written() -> None:
-    "Of its two copies, the one that is in use is never written to."
+    "Write the journal again and again: the copy that is in use stays as it is."
     header = layout.Header.of_page(bytearray(layout.new_page()))
     for n in range(1, 6):
         before = header.journal
