@@ -24,6 +24,8 @@ import memlist as m
 from memlist.cache import filling
 from memlist.fastai1.decoders import Stock
 from memlist.fastai1.work import works_of
+from memlist.store.index import Index
+from memlist.store.layout import table_bits
 
 # -- loading ----------------------------------------------------------------------------------------------------
 
@@ -370,6 +372,20 @@ def test_items_that_cannot_be_opened_raise_as_in_stock(tmp_path: Path) -> None:
     with pytest.raises(m.ImageLoadError, match="4 images could not be loaded"):
         ours.load_data(progress=False)
     assert ours.cache_info()[:2] == (0, 4)
+
+
+def test_the_index_is_made_large_enough_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    il = m.MemoryImageList.from_folder(many(tmp_path / "many", 900, 8))
+    grow, sizes = Index.grow, []
+
+    def growing(self: Index, *args: Any) -> bool:
+        grown = grow(self, *args)
+        sizes.append(table_bits(self.header.index))
+        return grown
+
+    monkeypatch.setattr(Index, "grow", growing)
+    il.load_data(progress=False)
+    assert il.loaded and len(sizes) == 1 and (4 << sizes[0]) // 5 >= 900
 
 
 # -- interrupts and purges --------------------------------------------------------------------------------------

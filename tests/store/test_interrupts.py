@@ -42,6 +42,8 @@ TASKS: Dict[str, Task] = {
     "claim": lambda images: images.claiming(b"k", bool),
     "grow the index": lambda images: images.parts.locked(images.parts.index.grow),
     "sources": lambda images: images.sources(),
+    "reserve": lambda images: images.reserve(2000),
+    "info": lambda images: images.info(),
 }
 
 
