@@ -39,7 +39,7 @@ def print_info(path: str) -> int:
     _say(f"  {records:,} records, {format_size(nbytes)} of pixels")
     if sources:
         _say(f"  made from images under {_above(sources)}")
-    where = "of memory: its disk is kept there" if mounts.Room(str(store.cache_file)).in_memory else "on disk"
+    where = "of memory, where its file system lies" if mounts.Room(str(store.cache_file)).in_memory else "on disk"
     _say(f"  {format_size(store.allocated())} {where}, {format_size(store.resident())} of it in memory now")
     _say(f"  may grow to {format_size(most)}")
     return 0
@@ -98,7 +98,7 @@ def print_plan(folder: str, size: Optional[int]) -> int:
     _say(f"{len(files):,} images under {folder}" + (f", {bad} of {len(sizes) + bad} can't be opened" if bad else ""))
     room = int(DEFAULT_SHARE * system.available_memory())
     disk = mounts.Room(os.path.abspath(os.path.join(folder, "cache")))
-    note = ", and take memory: that disk is kept there" if disk.in_memory else ""
+    note = ", but that file system lies in memory" if disk.in_memory else ""
     _say(f"{format_size(disk())} are free on the disk of that folder, for a cache_file{note}")
     _say(f"{format_size(room)} may be used: {DEFAULT_SHARE:.0%} of the memory that is available here")
     for most in (None, size) if size else (None,):

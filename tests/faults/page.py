@@ -13,8 +13,8 @@ This page shows what happens when something goes wrong. Each fault was made on p
 line says. What is promised is the same for all of them:
 
 - **No wrong pixel is served**, ever. An image that can't be trusted is opened from its file again.
-- **Nobody hangs** for good. A killed process leaves no lock. A *stopped* one (Ctrl-Z) keeps everyone waiting who
-  wants to write, or to open the file, until it goes on. After five seconds they say for which process they wait.
+- **Nobody hangs** for good. A killed process leaves no lock. While one is *stopped* (Ctrl-Z) in a write, others that
+  want to write, or to open the file, wait until it goes on. After five seconds they name it.
 - **No exceptions but documented ones**: `CacheFileError` for a file that can't be used, `ImageLoadError` for images
   that can't be opened, and a RuntimeError where a signal handler writes to a store within its own thread's write.
 - **At worst, work is lost**: records that were just being written, or those that a broken file held. They are decoded
