@@ -31,7 +31,14 @@ if _installed("PIL"):
 
     __all__ += ["CacheInfo", "ImageLoadError"]
 
-if _installed("fastai", "basic_data.py"):  # fastai 1; fastai 2 has no such module
+
+def _is_command() -> bool:
+    "Return whether `python -m memlist` imports this: its commands need no front end, and fastai takes seconds."
+    given = getattr(sys, "orig_argv", [])  # since Python 3.10
+    return sys.argv[:1] == ["-m"] and "-m" in given and given[given.index("-m") + 1] == __name__
+
+
+if _installed("fastai", "basic_data.py") and not _is_command():  # fastai 1; fastai 2 has no such module
     from . import fastai1
     from .fastai1 import *  # noqa: F403
 

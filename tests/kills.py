@@ -32,7 +32,6 @@ def trace(at_event: Callable[[Any], None], folder: str = FOLDER, bytecodes: bool
             at_event(frame)
         return within
 
-    gc.collect()
     gc.disable()  # finalizers run lines, too, whenever the collector finds something
     sys.settrace(call)
 

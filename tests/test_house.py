@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import textwrap
@@ -230,6 +231,19 @@ def test_without_fastai_the_store_works_and_lists_say_what_to_install() -> None:
         "fastai",
     )
     assert "pip install 'fastai<2'" in said.splitlines()[0] and len(said.splitlines()) == 2
+
+
+@pytest.mark.skipif(sys.version_info < (3, 10), reason="Python does not tell how it was started")
+def test_the_command_does_not_import_fastai_but_a_package_that_uses_memlist_does(tmp_path: Path) -> None:
+    command = [sys.executable, "-X", "importtime", "-m"]
+    done = subprocess.run([*command, "memlist", "info", "/no/such/file"], capture_output=True, text=True)
+    assert done.returncode == 2 and "does not exist" in done.stderr and "fastai" not in done.stderr
+    (tmp_path / "user").mkdir()
+    for name in ("__init__", "__main__"):
+        (tmp_path / f"user/{name}.py").write_text("import memlist; memlist.MemoryImageList")
+    path = os.pathsep.join([str(tmp_path), *sys.path])
+    done = subprocess.run([*command, "user"], capture_output=True, text=True, env={**os.environ, "PYTHONPATH": path})
+    assert done.returncode == 0 and "fastai" in done.stderr
 
 
 def test_the_command_works_without_fastai(tmp_path: Path) -> None:

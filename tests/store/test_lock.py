@@ -78,7 +78,7 @@ def test_the_command_line_says_for_whom_it_waits_and_ends_with_ctrl_c(tmp_path: 
         line = process.stderr.readline()
         assert f"process {holder}, which is stopped" in line
         process.send_signal(signal.SIGINT)
-        out, rest = process.communicate(timeout=60)
+        out, rest = process.communicate(timeout=300)
         assert process.returncode == 130 and out == "" and "Traceback" not in rest
 
 
