@@ -6,13 +6,14 @@ stock fastai; then all images are made together. Images or datasets that do not 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from fastai.core import ItemBase
 from fastai.data_block import ItemList
 from fastai.torch_core import data_collate
 from fastai.vision.image import Image, ImagePoints, ImageSegment
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..batch.buffers import SHARED, Memory, NewMemory, SharedBuffers
@@ -27,8 +28,10 @@ from .draws import Pipeline
 from .images import ImageTask, as_item, make_image, make_images, pixels_of
 from .lists import in_memory_lists
 from .mixin import InMemory
+from .pipelines import resolving
 from .reader import Reader
 from .supported import not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
+from .targets import collated, noise_rows
 from .transforms import Unknown
 
 
@@ -70,7 +73,7 @@ class Collate:
         before = [store.generation for store in stores]
         x, y = self._opened(indices, *found)
         sides = [_Side(x, self.norm), _Side(y)]
-        self._warn_of_odd(x[0] if x else None)
+        self._warn_of_odd(x[0] if len(x) else None)
         maker = self._maker()
         made = [side.make(maker) for side in sides]
         if before != [store.generation for store in stores]:
@@ -122,21 +125,29 @@ class Collate:
 
     def _opened(
         self, indices: Sequence[int], x_pipeline: Optional[Pipeline], y_pipeline: Optional[Pipeline]
-    ) -> Tuple[List[Any], List[Any]]:
-        "Open and draw for each index in turn; return an `ImageTask` per image to make, else the item made by stock."
-        ds = self.ds
+    ) -> Tuple[Items, Items]:
+        """Open and draw for each index in turn; return an `ImageTask` per image to make, else the item made by stock.
+
+        Labels and noise come as the tensor that stock collates of them.
+        """
+        ds, labels, noise = self.ds, None, None
         plain = all(type(i) is int for i in indices)
         readers = [_reader(il, plain) for il in (ds.x, ds.y)]
         read_x, read_y = readers
         reduces = getattr(ds.x, "max_size", None) is not None
         transformed, tfm_y = bool(ds.tfms or ds.tfmargs), bool(hasattr(ds, "tfms_y") and ds.tfm_y)
         # Targets repeat the draws of their inputs; or those of stock code, if it makes the inputs.
+        if self._collates_plainly():
+            labels, noise = None if tfm_y else collated(ds.y, indices), noise_rows(ds.x, len(indices))
+        if noise is not None and x_pipeline is not None:
+            x_pipeline = resolving(x_pipeline, ds.tfms)
         y_pipelines = {own: y_pipeline and y_pipeline.for_targets(x_pipeline if own else None) for own in (True, False)}
         xs: List[Any] = []
         ys: List[Any] = []
         draws: Any = None
-        for i in indices:
-            x, y = read_x(i), read_y(i)
+        for k, i in enumerate(indices):
+            x = read_x(i) if noise is None else noise[1][k].normal_()
+            y = read_y(i) if labels is None else None
             if reduces and isinstance(y, ImagePoints):
                 y.flow.size = x.size
             pixels, draws = pixels_of(x), None
@@ -146,6 +157,8 @@ class Collate:
                     x = ImageTask(pixels, x_pipeline, draws, x_pipeline.draw_for_size(draws, pixels.shape))
                 else:
                     x = ImageTask(pixels)
+            elif noise is not None:
+                draws = x_pipeline.draw() if transformed and x_pipeline is not None else None
             else:
                 x = as_item(x)
                 x = x.apply_tfms(ds.tfms, **ds.tfmargs) if transformed else x
@@ -166,25 +179,29 @@ class Collate:
                 one.close()
         if draws is not None:
             _leave_drawn(x_pipeline, draws)
-        return xs, ys
+        return xs if noise is None else noise[0], ys if labels is None else labels
+
+    def _collates_plainly(self) -> bool:
+        return getattr(self.collate_fn, "func", self.collate_fn) is data_collate
 
     def _collated(self, sides: Sequence[_Side], made: List[Any]) -> Any:
         "Have stock code collate the rest, and put the images into the result."
         rest = [[_ABSENT] * len(side.items) if one is not None else side.plain() for side, one in zip(sides, made)]
-        plain = getattr(self.collate_fn, "func", self.collate_fn)
-        if plain is data_collate:
+        if self._collates_plainly():
             x, y = (one if one is not None else data_collate(items) for one, items in zip(made, rest))
         else:
             pair = self.collate_fn(list(zip(*rest)))
             x, y = (one if one is not None else other for one, other in zip(made, pair))
         normalised = any(side.normalised for side in sides)
-        lent = (made[0] is not None, made[1] is not None) if self._shared is not None else (False, False)
+        lent = (sides[0].whole, sides[1].whole) if self._shared is not None else (False, False)
         if not normalised and not any(lent) and not any(isinstance(one, Packed) for one in (x, y)):
             return [x, y]
         # On its way to a device, stock makes a list of any pair.
         return Batch(x, y, normalised, lent)
 
 
+#: Inputs or targets of a batch: an `ImageTask` or an item of stock's per index, or all of them, collated.
+Items = Union[List[Any], Tensor]
 # A placeholder for images that are already made, while stock code collates the other half of the pairs.
 _ABSENT = ItemBase(torch.empty(0))
 
@@ -196,9 +213,9 @@ class _Side:
     - `normalised`: whether `norm` is applied as they are made
     """
 
-    def __init__(self, items: List[Any], norm: Optional[Norm] = None) -> None:
+    def __init__(self, items: Items, norm: Optional[Norm] = None) -> None:
         self.items, self.norm = items, norm
-        tasks = [one for one in items if isinstance(one, ImageTask)]
+        tasks = [] if isinstance(items, Tensor) else [one for one in items if isinstance(one, ImageTask)]
         kinds = {(id(task.pipeline), task.pixels.cls is ImageSegment, task.pixels.array.shape[2]) for task in tasks}
         self.whole = len(kinds) == 1 and len(tasks) == len(items)
         self.normalised = (
@@ -206,7 +223,9 @@ class _Side:
         )
 
     def make(self, maker: Maker) -> Any:
-        "Return the batch of images; None if stock code has to collate."
+        "Return the batch, if it is collated or consists of images; None if stock code has to collate."
+        if isinstance(self.items, Tensor):
+            return self.items
         return make_images(self.items, maker, self.norm if self.normalised else None) if self.whole else None
 
     def plain(self) -> List[Any]:
@@ -215,6 +234,8 @@ class _Side:
 
     def read_again(self, il: Any, indices: Sequence[int]) -> None:
         "Replace pixels that lie in a store with copies, which are read through the list."
+        if isinstance(self.items, Tensor):
+            return
         for k, (i, task) in enumerate(zip(indices, self.items)):
             if isinstance(task, ImageTask) and task.pixels.viewed:
                 pixels = pixels_of(il[i])
