@@ -67,6 +67,12 @@ def _reason(error: Exception) -> str:
     return f"{type(error).__name__}: {lines[0]}"
 
 
+def by_kernels_alone(plan: Plan, norm: Optional[Norm]) -> bool:
+    "Return whether the kernels make the whole batch, so that any thread may make any part of it."
+    finite = norm is None or all(np.isfinite(one).all() for one in norm)
+    return finite and plan.blank is None and not plan.extras and _kernels() is not None
+
+
 def on_cpu(plan: Plan, pixels: Sequence[Pixels], out: Tensor, norm: Optional[Norm], threads: Threads) -> None:
     """Make the batch in `out`, (B, channels, height, width), float32 or int64, reading pixels in place.
 

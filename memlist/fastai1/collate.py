@@ -25,7 +25,7 @@ from ..batch.sending import Batch
 from ..batch.threads import ONE_THREAD, Threads
 from ..cache.messages import warn_user
 from .draws import Pipeline
-from .images import ImageTask, as_item, make_image, make_images, pixels_of
+from .images import ImageTask, as_item, make_image, make_sides, pixels_of
 from .lists import in_memory_lists
 from .mixin import InMemory
 from .pipelines import resolving
@@ -75,14 +75,14 @@ class Collate:
         sides = [_Side(x, self.norm), _Side(y)]
         self._warn_of_odd(x[0] if len(x) else None)
         maker = self._maker()
-        made = [side.make(maker) for side in sides]
+        made = _made(sides, maker)
         if before != [store.generation for store in stores]:
             # A store was purged meanwhile, so some bytes may have been overwritten: read them into our own memory.
             for side, il in zip(sides, (self.ds.x, self.ds.y)):
                 side.read_again(il, indices)
             self._shared = None  # its blocks in use will never be sent, so never be freed
             maker = self._maker()
-            made = [side.make(maker) for side in sides]
+            made = _made(sides, maker)
         return self._collated(sides, made)
 
     def _left_to_stock(self) -> bool:
@@ -222,12 +222,6 @@ class _Side:
             self.whole and not tasks[0].mask and norm is not None and len(norm[0]) == tasks[0].pixels.array.shape[2]
         )
 
-    def make(self, maker: Maker) -> Any:
-        "Return the batch, if it is collated or consists of images; None if stock code has to collate."
-        if isinstance(self.items, Tensor):
-            return self.items
-        return make_images(self.items, maker, self.norm if self.normalised else None) if self.whole else None
-
     def plain(self) -> List[Any]:
         "Return the items for stock code to collate."
         return [make_image(one) if isinstance(one, ImageTask) else one for one in self.items]
@@ -244,6 +238,13 @@ class _Side:
                     if pixels.shape != task.pixels.shape:
                         sized = task.pipeline.draw_for_size(task.draws, pixels.shape)
                     self.items[k] = task._replace(pixels=pixels, sized=sized)
+
+
+def _made(sides: Sequence[_Side], maker: Maker) -> List[Any]:
+    "Return the batch of each side, if it is collated or consists of images; None where stock code has to collate."
+    whole: List[Any] = [(side.items, side.norm if side.normalised else None) for side in sides if side.whole]
+    made = iter(make_sides(whole, maker))
+    return [next(made) if side.whole else side.items if isinstance(side.items, Tensor) else None for side in sides]
 
 
 def _reader(il: Any, plain: bool) -> Callable[[int], Any]:

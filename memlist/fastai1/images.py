@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, NamedTuple, Optional, Sequence, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 import torch
@@ -11,7 +11,7 @@ from fastai.vision.image import Image, ImageSegment
 from torch import Tensor
 
 from ..batch.cpu import on_cpu
-from ..batch.maker import PLAIN_MAKER, Maker
+from ..batch.maker import PLAIN_MAKER, Job, Maker
 from ..batch.packed import Packed
 from ..batch.pixels import Pixels
 from ..batch.plan import Norm
@@ -88,13 +88,27 @@ def make_images(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm] =
 
     They are float32, or int64 for masks. If their final sizes differ, raises what stock fastai raises.
     """
+    return make_sides([(tasks, norm)], maker)[0]
+
+
+def make_sides(
+    sides: Sequence[Tuple[Sequence[ImageTask], Optional[Norm]]], maker: Maker
+) -> List[Union[Tensor, Packed]]:
+    "Make several batches, such as inputs and targets, as `make_images` does, in one piece of work for the threads."
+    found: List[Union[Tensor, Packed, Job]] = [_job(tasks, maker, norm) for tasks, norm in sides]
+    made = iter(maker.make_all([one for one in found if isinstance(one, Job)]))
+    return [next(made) if isinstance(one, Job) else one for one in found]
+
+
+def _job(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm]) -> Union[Tensor, Job]:
+    "Return the job of making images with one pipeline; if they have to be padded first, make them."
     first, dtype = tasks[0], torch.int64 if tasks[0].mask else torch.float32
     with np.errstate(all="ignore"):  # stock has its numbers in torch, which never raises for their values
         drawn = first.pipeline.drawn([task.draws for task in tasks], [task.sized for task in tasks])
         if any(step.name == "pad" for step in first.pipeline.steps):
             return _make_padded(tasks, drawn, maker, norm, dtype)
         plan = plan_batch(first.pipeline, drawn, [task.pixels.shape for task in tasks], first.mask)
-    return maker.make(plan, [task.pixels for task in tasks], dtype, norm)
+    return Job(plan, [task.pixels for task in tasks], dtype, norm)
 
 
 def _make_padded(
