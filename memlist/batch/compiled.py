@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Optional, Sequence
+from typing import Any, Optional, Sequence, Tuple
 
 import numpy as np
 from numba.core.errors import NumbaError
 
 from .kernels import PADDINGS, Images, bilinear, nearest, pool
+from .mask_kernels import nearest_bytes
 from .pixels import Pixels
 from .plan import Norm, Plan
 from .threads import Threads
@@ -38,7 +39,7 @@ def run(
     factor = np.array([1 / one.divisor for one in pixels], np.float32)
     floats = np.array([array.dtype == np.float32 for array in arrays]) | pooled
     mean, over_std = norm or (np.zeros(channels, np.float32), np.ones(channels, np.float32))
-    kernel = nearest if plan.mode == "nearest" else bilinear
+    kernel, of_bytes = _kernels(plan, norm, out)
     images = Images(
         address,
         height,
@@ -73,9 +74,17 @@ def run(
     def alike(chosen: np.ndarray, is_bytes: bool) -> None:
         kind, factors = np.uint8 if is_bytes else np.float32, factor[chosen]
         for one in factors[:1] if (factors == factors[0]).all() else np.unique(factors):
-            kernel(kind, is_bytes, chosen[factors == one], one, images, out)
+            (of_bytes if is_bytes and one == 1 else kernel)(kind, is_bytes, chosen[factors == one], one, images, out)
 
     threads.map(some, which, out[0].size * len(which))
+
+
+def _kernels(plan: Plan, norm: Optional[Norm], out: np.ndarray) -> Tuple[Any, Any]:
+    "Return the kernel for the images of `plan`, and the one for those whose values are the bytes of their sources."
+    if plan.mode != "nearest":
+        return bilinear, bilinear
+    unchanged = out.dtype == np.int64 and out.shape[1] == 1 and norm is None and not plan.lit.any()
+    return nearest, nearest_bytes if unchanged else nearest
 
 
 def prepare() -> None:
@@ -86,7 +95,7 @@ def prepare() -> None:
     for kernel, kind, out in (
         (bilinear, np.uint8, made),
         (bilinear, np.float32, made),  # images that were averaged down first
-        (nearest, np.uint8, np.empty((1, 1, 1, 1), np.int64)),  # masks
+        (nearest_bytes, np.uint8, np.empty((1, 1, 1, 1), np.int64)),  # masks
     ):
         pixel = np.zeros(3, kind)
         where = np.array([pixel.ctypes.data], np.int64), one, one

@@ -6,7 +6,8 @@ normalises them, and writes them once. Each step is a loop that a compiler can v
 four at a time and unpacked later. numba compiles a kernel when a data bunch first needs it, and caches it on disk.
 
 All compiled functions must stay in this file, because numba recompiles a cached function only when the function's own
-file changes. `compiled` calls them. They release the GIL, so threads can share a batch.
+file changes; so `mask_kernels` has to change with what it uses from here. `compiled` calls them. They release the
+GIL, so threads can share a batch.
 """
 
 from __future__ import annotations
