@@ -38,13 +38,14 @@ from .transforms import Unknown
 class Collate:
     """Make batches from indices into a `LabelList`, in the process that calls it.
 
-    - `norm`: applied to inputs as they are made, if given
+    - `norm`, `norm_y`: applied to inputs and to targets as they are made, if given; to both, if both are given
     - `ahead`: how many batches the loader lets a worker make ahead
     - `memory`, `threads`: used if the main process makes batches; a worker uses its own shared memory
     """
 
     def __init__(self, ds: Any, collate_fn: Any, on_device: bool, norm: Optional[Norm] = None) -> None:
         self.ds, self.collate_fn, self.on_device, self.norm = ds, collate_fn, on_device, norm
+        self.norm_y: Optional[Norm] = None
         self.ahead = 2
         self._forget()
 
@@ -56,7 +57,7 @@ class Collate:
         self._stock: Optional[str] = None  # in a worker, why stock code makes the batches
 
     def __getstate__(self) -> Dict[str, Any]:
-        return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "ahead")}
+        return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "norm_y", "ahead")}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         vars(self).update(state)
@@ -72,7 +73,10 @@ class Collate:
         stores = [il.store for il in in_memory_lists(self.ds.x, self.ds.y)]
         before = [store.generation for store in stores]
         x, y = self._opened(indices, *found)
-        sides = [_Side(x, self.norm), _Side(y)]
+        sides = [_Side(x, self.norm), _Side(y, self.norm_y)]
+        if not all(side.normalised for side in sides if side.norm is not None):
+            for side in sides:
+                side.normalised = False  # fastai normalises both
         self._warn_of_odd(x[0] if len(x) else None)
         maker = self._maker()
         made = _made(sides, maker)

@@ -71,7 +71,9 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             yield from super().__iter__()
             return
         norm, fused = self._norm()
-        collate = Collate(self.dl.dataset, self.dl.collate_fn, self._packs(), norm)
+        do_x, do_y = _both(fused)
+        collate = Collate(self.dl.dataset, self.dl.collate_fn, self._packs(), norm if do_x else None)
+        collate.norm_y = norm if do_y else None
         collate.ahead = getattr(self.dl, "prefetch_factor", None) or collate.ahead
         inner = object.__new__(
             DataLoader
@@ -118,9 +120,9 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         if not isinstance(first, functools.partial) or first.func is not _normalize_batch:
             return None, None
         given = dict(first.keywords)
-        mean, std, do_x, do_y = (given.pop(name, default) for name, default in _NORMALIZE)
+        mean, std, _, _ = (given.pop(name, default) for name, default in _NORMALIZE)
         floats = mean.dtype == std.dtype == torch.float32  # other dtypes would change the batch's dtype
-        if first.args or given or do_y or not do_x or not floats or mean.dim() != 1 or mean.shape != std.shape:
+        if first.args or given or not any(_both(first)) or not floats or mean.dim() != 1 or mean.shape != std.shape:
             return None, None
         return Norm(mean.numpy(), (1 / std).numpy()), first
 
@@ -135,10 +137,17 @@ class BatchDeviceDataLoader(DeviceDataLoader):
                 tfms, made = tfms[1:], (made[0], made[1])
             else:  # the transform was removed after this iteration began: undo it
                 mean, std = (fused.keywords[name].to(made[0].device)[:, None, None] for name in ("mean", "std"))
-                made = [made[0] * std + mean, made[1]]
+                made = [one * std + mean if done else one for one, done in zip(made, _both(fused))]
         for f in tfms:
             made = f(made)
         return made
+
+
+def _both(normalise: Any) -> Tuple[bool, bool]:
+    "Return whether a `_normalize_batch` with its arguments is for inputs, and whether it is for targets."
+    given = normalise.keywords if normalise is not None else {"do_x": False}
+    do_x, do_y = (given.get(name, default) for name, default in _NORMALIZE[2:])
+    return bool(do_x), bool(do_y)
 
 
 def batched(data: DataBunch) -> DataBunch:
