@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import List, NamedTuple, Optional, Sequence, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -46,14 +46,18 @@ class Maker(NamedTuple):
         self, plan: Plan, pixels: Sequence[Pixels], dtype: torch.dtype, norm: Optional[Norm] = None
     ) -> Union[Tensor, Packed]:
         "Return the images of one `Job`."
-        return self.make_all([Job(plan, pixels, dtype, norm)])[0]
+        return self._made([Job(plan, pixels, dtype, norm)])[0]
 
-    def make_all(self, jobs: Sequence[Job]) -> List[Union[Tensor, Packed]]:
-        """Return the images of each job as (B, channels, height, width), or packed for a device.
+    def make_all(self, parts: Sequence[Any]) -> List[Any]:
+        """Return `parts` with the images of each `Job` among them, as (B, channels, height, width), or packed.
 
         On the CPU, jobs for equally many images, such as inputs and targets, are one piece of work for the threads:
         each thread makes its images of all jobs, and none waits in between.
         """
+        made = iter(self._made([one for one in parts if isinstance(one, Job)]))
+        return [next(made) if isinstance(one, Job) else one for one in parts]
+
+    def _made(self, jobs: Sequence[Job]) -> List[Union[Tensor, Packed]]:
         if self.on_device:
             return [pack(*job, self.memory, self.threads) for job in jobs]
         outs = [

@@ -25,7 +25,7 @@ from ..batch.sending import Batch
 from ..batch.threads import ONE_THREAD, Threads
 from ..cache.messages import warn_user
 from .draws import Pipeline
-from .images import ImageTask, as_item, make_image, make_sides, pixels_of
+from .images import ImageTask, as_item, make_image, part_of, pixels_of
 from .lists import in_memory_lists
 from .mixin import InMemory
 from .pipelines import resolving
@@ -79,14 +79,14 @@ class Collate:
                 side.normalised = False  # fastai normalises both
         self._warn_of_odd(x[0] if len(x) else None)
         maker = self._maker()
-        made = _made(sides, maker)
+        made = maker.make_all([side.part(maker) for side in sides])
         if before != [store.generation for store in stores]:
             # A store was purged meanwhile, so some bytes may have been overwritten: read them into our own memory.
             for side, il in zip(sides, (self.ds.x, self.ds.y)):
                 side.read_again(il, indices)
             self._shared = None  # its blocks in use will never be sent, so never be freed
             maker = self._maker()
-            made = _made(sides, maker)
+            made = maker.make_all([side.part(maker) for side in sides])
         return self._collated(sides, made)
 
     def _left_to_stock(self) -> bool:
@@ -226,6 +226,12 @@ class _Side:
             self.whole and not tasks[0].mask and norm is not None and len(norm[0]) == tasks[0].pixels.array.shape[2]
         )
 
+    def part(self, maker: Maker) -> Any:
+        "Return what is to be made, see `Maker.make_all`: images, the batch that it is already, or None for stock."
+        if isinstance(self.items, Tensor):
+            return self.items
+        return part_of(self.items, maker, self.norm if self.normalised else None) if self.whole else None
+
     def plain(self) -> List[Any]:
         "Return the items for stock code to collate."
         return [make_image(one) if isinstance(one, ImageTask) else one for one in self.items]
@@ -242,13 +248,6 @@ class _Side:
                     if pixels.shape != task.pixels.shape:
                         sized = task.pipeline.draw_for_size(task.draws, pixels.shape)
                     self.items[k] = task._replace(pixels=pixels, sized=sized)
-
-
-def _made(sides: Sequence[_Side], maker: Maker) -> List[Any]:
-    "Return the batch of each side, if it is collated or consists of images; None where stock code has to collate."
-    whole: List[Any] = [(side.items, side.norm if side.normalised else None) for side in sides if side.whole]
-    made = iter(make_sides(whole, maker))
-    return [next(made) if side.whole else side.items if isinstance(side.items, Tensor) else None for side in sides]
 
 
 def _reader(il: Any, plain: bool) -> Callable[[int], Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any, List, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 import torch
@@ -88,20 +88,11 @@ def make_images(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm] =
 
     They are float32, or int64 for masks. If their final sizes differ, raises what stock fastai raises.
     """
-    return make_sides([(tasks, norm)], maker)[0]
+    return maker.make_all([part_of(tasks, maker, norm)])[0]  # type: ignore[no-any-return]
 
 
-def make_sides(
-    sides: Sequence[Tuple[Sequence[ImageTask], Optional[Norm]]], maker: Maker
-) -> List[Union[Tensor, Packed]]:
-    "Make several batches, such as inputs and targets, as `make_images` does, in one piece of work for the threads."
-    found: List[Union[Tensor, Packed, Job]] = [_job(tasks, maker, norm) for tasks, norm in sides]
-    made = iter(maker.make_all([one for one in found if isinstance(one, Job)]))
-    return [next(made) if isinstance(one, Job) else one for one in found]
-
-
-def _job(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm]) -> Union[Tensor, Job]:
-    "Return the job of making images with one pipeline; if they have to be padded first, make them."
+def part_of(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm] = None) -> Union[Tensor, Job]:
+    "Return what `Maker.make_all` makes of `tasks`; their images, if they had to be padded first."
     first, dtype = tasks[0], torch.int64 if tasks[0].mask else torch.float32
     with np.errstate(all="ignore"):  # stock has its numbers in torch, which never raises for their values
         drawn = first.pipeline.drawn([task.draws for task in tasks], [task.sized for task in tasks])
