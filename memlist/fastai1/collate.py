@@ -23,11 +23,13 @@ from ..batch.plan import Norm
 from ..batch.sending import Batch
 from ..batch.threads import ONE_THREAD, Threads
 from ..cache.messages import warn_user
+from .at_once import AtOnce
 from .draws import Pipeline
 from .images import ImageTask, as_item, make_image, make_images, pixels_of
 from .lists import in_memory_lists
 from .mixin import InMemory
 from .reader import Reader
+from .stored import StoredSide
 from .supported import not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
 from .transforms import Unknown
 
@@ -50,6 +52,7 @@ class Collate:
         self.threads: Threads = ONE_THREAD
         self._shared: Optional[SharedBuffers] = None
         self._memo: Tuple[List[Any], Any] = ([], None)
+        self._at_once = AtOnce()
         self._stock: Optional[str] = None  # in a worker, why stock code makes the batches
 
     def __getstate__(self) -> Dict[str, Any]:
@@ -68,13 +71,12 @@ class Collate:
             return self.collate_fn([self.ds[i] for i in indices])
         stores = [il.store for il in in_memory_lists(self.ds.x, self.ds.y)]
         before = [store.generation for store in stores]
-        x, y = self._opened(indices, *found)
-        sides = [_Side(x, self.norm), _Side(y)]
-        self._warn_of_odd(x[0] if x else None)
+        sides = self._sides(indices, *found)
         maker = self._maker()
         made = [side.make(maker) for side in sides]
         if before != [store.generation for store in stores]:
             # A store was purged meanwhile, so some bytes may have been overwritten: read them into our own memory.
+            sides = [one if isinstance(one, _Side) else _Side(one.items, one.norm) for one in sides]
             for side, il in zip(sides, (self.ds.x, self.ds.y)):
                 side.read_again(il, indices)
             self._shared = None  # its blocks in use will never be sent, so never be freed
@@ -120,13 +122,40 @@ class Collate:
             self._memo = (seen or [], found)
         return found  # type: ignore[no-any-return]
 
-    def _opened(
+    def _sides(
         self, indices: Sequence[int], x_pipeline: Optional[Pipeline], y_pipeline: Optional[Pipeline]
+    ) -> List[Any]:
+        "Open inputs and targets and draw for them, at once if all inputs are hits; return a side of each, see `_Side`."
+        plain = set(map(type, indices)) == {int}
+        readers = [_reader(il, plain) for il in (self.ds.x, self.ds.y)]
+        ours, made = [one for one in readers if isinstance(one, Reader)], None
+        if plain:
+            for one in ours:
+                one.look(indices)
+            made = self._at_once.open(self.ds, readers, indices, (x_pipeline, y_pipeline), self.norm)
+        if made is not None:
+            sides = [made.x, made.y if isinstance(made.y, StoredSide) else _Side(made.y)]
+            if made.last is not None:
+                _leave_drawn(x_pipeline, made.last)
+        else:
+            for one in ours:
+                one.in_turn(indices)
+            x, y = self._opened(indices, readers, x_pipeline, y_pipeline)
+            sides = [_Side(x, self.norm), _Side(y)]
+            self._warn_of_odd(x[0] if x else None)
+        for one in ours:
+            one.close()
+        return sides
+
+    def _opened(
+        self,
+        indices: Sequence[int],
+        readers: Sequence[Callable[[int], Any]],
+        x_pipeline: Optional[Pipeline],
+        y_pipeline: Optional[Pipeline],
     ) -> Tuple[List[Any], List[Any]]:
         "Open and draw for each index in turn; return an `ImageTask` per image to make, else the item made by stock."
         ds = self.ds
-        plain = all(type(i) is int for i in indices)
-        readers = [_reader(il, plain) for il in (ds.x, ds.y)]
         read_x, read_y = readers
         reduces = getattr(ds.x, "max_size", None) is not None
         transformed, tfm_y = bool(ds.tfms or ds.tfmargs), bool(hasattr(ds, "tfms_y") and ds.tfm_y)
@@ -161,16 +190,13 @@ class Collate:
                 y = as_item(y) if pixels is None else ImageTask(pixels)
             xs.append(x)
             ys.append(0 if y is None else y)
-        for one in readers:
-            if isinstance(one, Reader):
-                one.close()
         if draws is not None:
             _leave_drawn(x_pipeline, draws)
         return xs, ys
 
-    def _collated(self, sides: Sequence[_Side], made: List[Any]) -> Any:
+    def _collated(self, sides: Sequence[Any], made: List[Any]) -> Any:
         "Have stock code collate the rest, and put the images into the result."
-        rest = [[_ABSENT] * len(side.items) if one is not None else side.plain() for side, one in zip(sides, made)]
+        rest = [[_ABSENT] * len(side) if one is not None else side.plain() for side, one in zip(sides, made)]
         plain = getattr(self.collate_fn, "func", self.collate_fn)
         if plain is data_collate:
             x, y = (one if one is not None else data_collate(items) for one, items in zip(made, rest))
@@ -204,6 +230,9 @@ class _Side:
         self.normalised = (
             self.whole and not tasks[0].mask and norm is not None and len(norm[0]) == tasks[0].pixels.array.shape[2]
         )
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     def make(self, maker: Maker) -> Any:
         "Return the batch of images; None if stock code has to collate."

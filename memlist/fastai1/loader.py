@@ -18,12 +18,13 @@ from fastai.torch_core import data_collate, to_device
 from fastai.vision.data import _normalize_batch
 from torch.utils.data import DataLoader
 
-from ..batch import cpu
+from ..batch import cpu, gather
 from ..batch.buffers import Buffers
 from ..batch.plan import Norm
 from ..batch.sending import Batch, Indices, WorkerStart
 from ..batch.threads import Threads
 from ..cache.messages import warn_user
+from ..store import prepare_lookup
 from .collate import Collate
 from .supported import not_batched, of_list, reason
 
@@ -81,6 +82,8 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, worker_init_fn=start, _iterator=None
         )
         cpu.prepare()  # before workers are forked, else each would compile
+        gather.prepare()
+        prepare_lookup()
         threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
         if inner.num_workers == 0:
             collate.memory = self.buffers = self.buffers or Buffers()
@@ -150,6 +153,8 @@ def batched(data: DataBunch) -> DataBunch:
         if dl is not None:
             setattr(data, name, BatchDeviceDataLoader.of(dl, warned, buffers))
     missing = cpu.prepare()
+    gather.prepare()
+    prepare_lookup()
     why = data.train_dl.reason()
     if why:
         data.train_dl.warn(why)

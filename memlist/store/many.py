@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple, Tuple
+from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -35,11 +35,24 @@ class Records(NamedTuple):
         head = self.found.heads[k]
         return DTYPES[head["dtype"]], tuple(head["shape"][: head["ndim"]].tolist())
 
-    def array(self, k: int) -> np.ndarray:
-        "Return array `k`, which must be there: a view into shared memory, writable because torch wraps no other."
-        dtype, shape = self.form(k)
-        segment, at = self.mapped.place(int(self.found.offsets[k]) + BLOCK_BYTES)
-        return np.ndarray(shape, dtype, self.mapped.maps[segment], at)
+    @property
+    def tags(self) -> np.ndarray:
+        "Return the tag of each record, (n,) uint32, see `Record`."
+        return self.found.heads["tag"]  # type: ignore[no-any-return]
+
+    def arrays(self) -> List[Optional[np.ndarray]]:
+        "Return each array, None if it is not there: a view into shared memory, writable because torch wraps no other."
+        there, maps = self.there.tolist(), self.mapped.maps
+        form = self.form() if self.alike else None
+        made: List[Optional[np.ndarray]] = []
+        for k, offset in enumerate(self.found.offsets.tolist()):
+            if there[k]:
+                dtype, shape = form or self.form(k)
+                segment, at = self.mapped.place(offset + BLOCK_BYTES) if len(maps) > 1 else (0, offset + BLOCK_BYTES)
+                made.append(np.ndarray(shape, dtype, maps[segment], at))
+            else:
+                made.append(None)
+        return made
 
     def without(self, chosen: np.ndarray) -> Records:
         "Return these records without those that are `chosen`, (n,) bool."

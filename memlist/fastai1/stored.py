@@ -1,0 +1,104 @@
+"""Make the inputs or the targets of a batch at once where all of them lie in a store.
+
+Without an object per image where all are copied from one window of their sources, and with one otherwise.
+"""
+
+from __future__ import annotations
+
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import torch
+from fastai.vision.image import ImageSegment
+
+from ..batch.gather import Window, gather, window_of
+from ..batch.maker import Maker
+from ..batch.plan import Norm, Plan
+from .draws import Pipeline
+from .images import ImageTask, make_images
+from .planner import aligned, plan_batch
+from .reader import Hits
+
+
+class Drawn(NamedTuple):
+    "Hold what a pipeline has drawn for each image of a batch: see `Pipeline.draw` and `Pipeline.draw_for_size`."
+
+    draws: Sequence[Sequence[Any]]
+    sized: Sequence[Optional[List[Any]]]
+
+
+class Plans:
+    """Keep the last plan of a pipeline that treats all images alike: the next batch has the same.
+
+    A plan depends on the pipeline, on the number and the shape of the images, and on how fastai samples.
+    """
+
+    def __init__(self) -> None:
+        self._of: Optional[Pipeline] = None
+        self._with: Tuple[Any, ...] = ()
+        self._known: Tuple[Optional[Plan], Optional[Window]] = (None, None)
+
+    def of(
+        self, pipeline: Pipeline, shape: Tuple[int, ...], mask: bool, draws: Sequence[Sequence[Any]]
+    ) -> Tuple[Optional[Plan], Optional[Window]]:
+        """Return the plan for images of `shape` (height, width, channels), and the window that they are copies of.
+
+        Returns None for the window if they are no copies, and for both if the images differ.
+        """
+        n, given = len(draws), (len(draws), shape, mask, aligned())
+        if self._of is not pipeline or self._with != given:
+            plan = window = None
+            if is_fixed(pipeline):
+                with np.errstate(all="ignore"):
+                    drawn = pipeline.drawn(draws, [None] * n)
+                    plan = plan_batch(pipeline, drawn, [(shape[2], shape[0], shape[1])] * n, mask)
+                    window = window_of(plan)
+            self._of, self._with, self._known = pipeline, given, (plan, window)
+        return self._known
+
+
+def is_fixed(pipeline: Pipeline) -> bool:
+    "Return whether a pipeline treats all images of one shape alike, whatever random numbers it draws."
+    return not pipeline.size_dependent and all(
+        not step.draws and step.p is not None and step.p >= 1 and step.name != "pad" for step in pipeline.steps
+    )
+
+
+class StoredSide:
+    """Hold the inputs or the targets of a batch, all of which are hits, and what their pipeline has drawn for them.
+
+    `items` has an `ImageTask` per image. They are made when they are first asked for.
+    """
+
+    whole = True
+
+    def __init__(self, hits: Hits, pipeline: Pipeline, drawn: Drawn, plans: Plans, norm: Optional[Norm] = None) -> None:
+        self.hits, self.pipeline, self.drawn, self.plans, self.norm = hits, pipeline, drawn, plans, norm
+        self.mask = hits.cls is ImageSegment
+        self.normalised = not self.mask and norm is not None and len(norm[0]) == hits.shape[2]
+        self._items: Optional[List[ImageTask]] = None
+
+    def __len__(self) -> int:
+        return len(self.drawn.draws)
+
+    @property
+    def items(self) -> List[ImageTask]:
+        "Return the task of making each image."
+        if self._items is None:
+            every = zip(self.hits.pixels(), self.drawn.draws, self.drawn.sized)
+            self._items = [ImageTask(pixels, self.pipeline, draws, sized) for pixels, draws, sized in every]
+        return self._items
+
+    def make(self, maker: Maker) -> Any:
+        "Return the batch of images, float32 or int64 for masks: (B, channels, height, width), or packed for a device."
+        norm, hits = self.norm if self.normalised else None, self.hits
+        if self._items is None and not maker.on_device:
+            plan, window = self.plans.of(self.pipeline, hits.shape, self.mask, self.drawn.draws)
+            if window is not None:
+                addresses = hits.records.addresses
+                made = gather(addresses, hits.shape, window, hits.divisor, norm, self.mask, maker)
+                if made is not None:
+                    return made
+            if plan is not None:
+                return maker.make(plan, hits.pixels(), torch.int64 if self.mask else torch.float32, norm)
+        return make_images(self.items, maker, norm)
