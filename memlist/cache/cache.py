@@ -105,8 +105,8 @@ class ImageCache:
         records = read_many(self.store, self.digests(prefix).of(items, indices))
         if self.since:
             seen, most = self._seen, len(self._seen)
-            looked = [number < most and seen[number] for number in records.numbers.tolist()]
-            records = records if all(looked) else records.without(~np.array(looked, bool))
+            looked = [number < most and seen[number] > 0 for number in records.headers.numbers().tolist()]
+            records = records.only(np.array(looked, bool))
         return records
 
     def fill(self, item: Any, keys: Optional[Keys] = None) -> Fetched:

@@ -12,7 +12,7 @@ from .draws import Pipeline
 from .images import ImageTask, as_item, pixels_of
 from .pipelines import UNTOUCHED
 from .reader import Reader
-from .stored import Drawn, Plans, StoredSide, is_fixed
+from .stored import Drawn, Plans, StoredSide
 
 Pipelines = Tuple[Optional[Pipeline], Optional[Pipeline]]  # of inputs and targets
 
@@ -64,8 +64,9 @@ class AtOnce:
                 return None
             read_x.serve(hits, indices)
             read_y.serve(targets, indices)
-            drawn = drawn_at_once(x_pipeline, n, hits.shape)
-            ys = StoredSide(targets, y_pipeline, drawn if tfm_y else drawn_at_once(None, n, ()), self._plans[1])
+            drawn = drawn_at_once(x_pipeline, n, hits.shape, self._plans[0])
+            y_drawn = drawn if tfm_y else drawn_at_once(None, n, hits.shape, self._plans[1])
+            ys = StoredSide(targets, y_pipeline, y_drawn, self._plans[1])
         x = StoredSide(hits, x_pipeline or UNTOUCHED, drawn, self._plans[0], norm)
         return Opened(x, ys, None if x_pipeline is None else drawn.draws[-1])
 
@@ -104,14 +105,12 @@ def untransformed(item: Any) -> Any:
     return 0 if item is None else as_item(item)
 
 
-def drawn_at_once(pipeline: Optional[Pipeline], n: int, shape: Tuple[int, ...]) -> Drawn:
+def drawn_at_once(pipeline: Optional[Pipeline], n: int, shape: Tuple[int, ...], plans: Plans) -> Drawn:
     "Draw for n images of `shape` (height, width, channels); without a pipeline, draw nothing."
     if pipeline is None:
         return Drawn([()] * n, [None] * n)
-    if is_fixed(pipeline):  # what was drawn does not matter, but it has to be drawn
-        for _ in range(n - 1):
-            for call in pipeline.calls:
-                call()
+    if plans.fixed(pipeline):  # what is drawn does not matter, but it has to be drawn
+        pipeline.skip(n - 1)
         return Drawn([pipeline.draw()] * n, [None] * n)
     draws, sized = [], []
     for _ in range(n):

@@ -82,7 +82,7 @@ class Reader:
         if self.raw.most is None:
             self.sizes.update(dict.fromkeys(indices, size))
         else:
-            originals = map(original_size, hits.records.tags.tolist())
+            originals = map(original_size, hits.records.headers.tags().tolist())
             self.sizes.update((i, size if one is None else torch.Size(one)) for i, one in zip(indices, originals))
         self.hits += len(indices)
 
@@ -90,7 +90,7 @@ class Reader:
         "Prepare to be called for each of the items that were looked up, in their order."
         if self.found is not None:
             items = taken(self.items, np.array(indices, np.intp))
-            self._in_turn = iter(list(zip(items, self.found.arrays(), self.found.tags.tolist())))
+            self._in_turn = iter(list(zip(items, self.found.arrays(), self.found.headers.tags().tolist())))
 
     def __call__(self, i: int) -> Any:
         images = self.images

@@ -28,15 +28,25 @@ class Drawn(NamedTuple):
 
 
 class Plans:
-    """Keep the last plan of a pipeline that treats all images alike: the next batch has the same.
+    """Keep the plan of the last batch, if its pipeline treats all images alike: the next batch has the same.
 
     A plan depends on the pipeline, on the number and the shape of the images, and on how fastai samples.
     """
 
     def __init__(self) -> None:
         self._of: Optional[Pipeline] = None
+        self._fixed = False
         self._with: Tuple[Any, ...] = ()
         self._known: Tuple[Optional[Plan], Optional[Window]] = (None, None)
+
+    def fixed(self, pipeline: Pipeline) -> bool:
+        "Return whether a pipeline treats all images of one shape alike, whatever random numbers it draws."
+        if self._of is not pipeline:
+            self._of, self._with = pipeline, ()
+            self._fixed = not pipeline.size_dependent and all(
+                not step.draws and step.p is not None and step.p >= 1 and step.name != "pad" for step in pipeline.steps
+            )
+        return self._fixed
 
     def of(
         self, pipeline: Pipeline, shape: Tuple[int, ...], mask: bool, draws: Sequence[Sequence[Any]]
@@ -45,23 +55,15 @@ class Plans:
 
         Returns None for the window if they are no copies, and for both if the images differ.
         """
+        if not self.fixed(pipeline):
+            return None, None
         n, given = len(draws), (len(draws), shape, mask, aligned())
-        if self._of is not pipeline or self._with != given:
-            plan = window = None
-            if is_fixed(pipeline):
-                with np.errstate(all="ignore"):
-                    drawn = pipeline.drawn(draws, [None] * n)
-                    plan = plan_batch(pipeline, drawn, [(shape[2], shape[0], shape[1])] * n, mask)
-                    window = window_of(plan)
-            self._of, self._with, self._known = pipeline, given, (plan, window)
+        if self._with != given:
+            with np.errstate(all="ignore"):  # as in `make_images`
+                drawn = pipeline.drawn(draws, [None] * n)
+                plan = plan_batch(pipeline, drawn, [(shape[2], shape[0], shape[1])] * n, mask)
+                self._with, self._known = given, (plan, window_of(plan))
         return self._known
-
-
-def is_fixed(pipeline: Pipeline) -> bool:
-    "Return whether a pipeline treats all images of one shape alike, whatever random numbers it draws."
-    return not pipeline.size_dependent and all(
-        not step.draws and step.p is not None and step.p >= 1 and step.name != "pad" for step in pipeline.steps
-    )
 
 
 class StoredSide:

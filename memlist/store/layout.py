@@ -279,15 +279,6 @@ _NUMBER, _SUM = struct.Struct("<64xI12x"), struct.Struct("<72xI4x")
 # The CRC-32 of any bytes followed by their own CRC-32.
 _RESIDUE = zlib.crc32(_CHECKSUM.pack(zlib.crc32(b"")))
 
-# The fields of a header that a read needs, to be read from many headers at once.
-BLOCK_FIELDS = np.dtype(
-    {
-        "names": ["dtype", "ndim", "digest", "shape", "number", "tag"],
-        "formats": ["u1", "u1", ("<u8", 2), ("<u4", MAX_NDIM), "<u4", "<u4"],
-        "offsets": [5, 6, 8, 32, 64, 68],
-        "itemsize": BLOCK_BYTES,
-    }
-)
 # dtype, ndim, four extents, number and tag of a record: all that a read needs, in one call.
 unpack_record = struct.Struct("<5xBB25x4I16xII8x").unpack
 
@@ -376,6 +367,25 @@ def pack_block(
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
+class Headers(NamedTuple):
+    "Hold copies of the headers of n blocks, as 64-bit words."
+
+    words: np.ndarray  # (n, words) uint64
+
+    def numbers(self) -> np.ndarray:
+        "Return the number of each block, (n,) uint64."
+        return self.words[:, 8] & np.uint64(NUMBERS - 1)  # type: ignore[no-any-return]
+
+    def tags(self) -> np.ndarray:
+        "Return the tag of each record, (n,) uint64."
+        return self.words[:, 8] >> np.uint64(32)  # type: ignore[no-any-return]
+
+    def form(self, k: int) -> Tuple[int, Tuple[int, ...]]:
+        "Return the position in `DTYPES` of the dtype of record `k`, and its shape."
+        code, ndim, *extents = unpack_record(self.words[k])
+        return code, (*extents[: min(ndim, MAX_NDIM)],)
+
+
 def storable(array: Any) -> np.ndarray:
     "Return `array` as an array; raises TypeError for a dtype, and ValueError for a shape, that can't be stored."
     array = np.asarray(array)
@@ -423,12 +433,8 @@ TAG_SHIFT = 48
 _OFFSET = (1 << TAG_SHIFT) - 1
 
 
-#: What probing the index needs to know of the format: where the tag of a slot begins, in bits; the unit of its offset;
-#: the bytes of a block's header; the word of the header with which its digest begins; `_RESIDUE`; at which bits of the
-#: first word dtype and number of dimensions begin; and the word with which the extents begin, two per word.
+#: The numbers of the format that `probing` needs, in the order that it describes.
 FORM = np.array([TAG_SHIFT, BLOCK_ALIGN, BLOCK_BYTES, 1, _RESIDUE, 40, 48, 4], np.uint64)
-#: The bytes of one item of each of `DTYPES`.
-ITEM_BYTES = np.array([one.itemsize for one in DTYPES], np.uint64)
 
 
 def digest_of(key: bytes) -> bytes:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import bisect
 import functools
 import sys
 from types import ModuleType
@@ -12,9 +13,10 @@ from typing import Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from .layout import BLOCK_ALIGN, BLOCK_BYTES, BLOCK_FIELDS, DTYPES, FORM, ITEM_BYTES, MAX_NDIM, Block
+from .layout import BLOCK_ALIGN, BLOCK_BYTES, DTYPES, FORM, Block, Headers
 from .region import Region
 
+_ITEM_BYTES = np.array([one.itemsize for one in DTYPES], np.uint64)
 Find = Callable[[bytes], Optional[Tuple[int, Block]]]
 
 
@@ -24,13 +26,13 @@ class Found(NamedTuple):
     - `offsets`, (n,) uint64: where they lie in the store; 0 for a digest that has none
     - `addresses`, (n,) uint64: where their arrays lie in the memory of this process; 0 for those that don't, because
       there is no block, or its array lies beyond what is mapped
-    - `heads`, (n,) of `layout.BLOCK_FIELDS`: copies of their headers
+    - `headers`: copies of their headers
     - `alike`: whether there is an array for each digest, and all have the same dtype and shape
     """
 
     offsets: np.ndarray
     addresses: np.ndarray
-    heads: np.ndarray
+    headers: Headers
     alike: bool
 
 
@@ -42,10 +44,10 @@ class Mapped:
     """
 
     def __init__(self, region: Region) -> None:
-        ends = list(region.ends)
-        self.maps = region.maps[: len(ends)]  # another thread may be adding one at the moment
-        addresses = [np.frombuffer(one, np.uint8).__array_interface__["data"][0] for one in self.maps]
-        self.segments = np.array([ends, addresses], np.uint64).T.copy()
+        self.ends = list(region.ends)
+        self.maps = region.maps[: len(self.ends)]  # another thread may be adding one at the moment
+        self.starts = [np.frombuffer(one, np.uint8).__array_interface__["data"][0] for one in self.maps]
+        self.segments = np.array([self.ends, self.starts], np.uint64).T.copy()
 
     def holds(self, region: Region) -> bool:
         "Return whether the region is still mapped as it was."
@@ -54,16 +56,13 @@ class Mapped:
 
     def place(self, offset: int) -> Tuple[int, int]:
         "Return `(segment, offset inside it)` of a byte."
-        ends = self.segments[:, 0]
-        k = int(np.searchsorted(ends, np.uint64(offset), "right"))
-        return k, offset - (int(ends[k - 1]) if k else 0)
+        k = bisect.bisect_right(self.ends, offset)
+        return k, offset - self.ends[k - 1] if k else offset
 
     def address(self, offset: int, nbytes: int) -> int:
         "Return the address of the `nbytes` at `offset`; 0 if they do not lie in one segment."
         k, at = self.place(offset)
-        if k == len(self.maps) or offset + nbytes > int(self.segments[k, 0]):
-            return 0
-        return int(self.segments[k, 1]) + at
+        return self.starts[k] + at if k < len(self.maps) and offset + nbytes <= self.ends[k] else 0
 
 
 def look_up(digests: np.ndarray, first_slot: int, mask: int, tail: int, mapped: Mapped) -> Optional[Found]:
@@ -75,33 +74,38 @@ def look_up(digests: np.ndarray, first_slot: int, mask: int, tail: int, mapped: 
     if compiled is None:
         return None
     n = len(digests)
-    wanted, slots = np.ascontiguousarray(digests).view(np.uint64), np.uint64(first_slot)
-    offsets, addresses = np.empty(n, np.uint64), np.empty(n, np.uint64)
-    heads = np.empty((n, BLOCK_BYTES // 8), np.uint64)
-    known = mapped.segments, FORM, ITEM_BYTES, crc_tables()
-    end = np.uint64(tail // BLOCK_ALIGN)
-    alike = compiled.probe(wanted, slots, np.uint64(mask), end, *known, offsets, addresses, heads)
-    return Found(offsets, addresses, heads.view(BLOCK_FIELDS)[:, 0], alike)
+    offsets, addresses, headers = (
+        np.empty(n, np.uint64),
+        np.empty(n, np.uint64),
+        Headers(np.empty((n, BLOCK_BYTES // 8), np.uint64)),
+    )
+    wanted = np.ascontiguousarray(digests).view(np.uint64)
+    end, known = tail // BLOCK_ALIGN, (mapped.segments, FORM, _ITEM_BYTES, crc_tables())
+    alike = compiled.probe(wanted, first_slot, mask, end, *known, offsets, addresses, headers.words)
+    return Found(offsets, addresses, headers, alike)
 
 
 def one_by_one(digests: np.ndarray, find: Find, mapped: Optional[Mapped]) -> Found:
     "Return the blocks that `find` finds for `digests`, (n, 16) uint8. Without `mapped`, no array has an address."
     n = len(digests)
-    offsets, addresses = np.zeros(n, np.uint64), np.zeros(n, np.uint64)
-    heads, forms = np.zeros(n, BLOCK_FIELDS), set()
+    offsets, addresses, headers = (
+        np.zeros(n, np.uint64),
+        np.zeros(n, np.uint64),
+        Headers(np.zeros((n, BLOCK_BYTES // 8), np.uint64)),
+    )
     for k, digest in enumerate(digests):
         found = find(digest.tobytes())
         if found is None:
             continue
-        offsets[k], heads[k] = found[0], np.frombuffer(found[1], BLOCK_FIELDS)[0]
-        code, ndim, shape = int(heads[k]["dtype"]), int(heads[k]["ndim"]), heads[k]["shape"].tolist()
-        forms.add((code, ndim, *shape))
-        if mapped is not None and code < len(DTYPES) and ndim <= MAX_NDIM:
+        offsets[k], headers.words[k] = found[0], np.frombuffer(found[1], np.uint64)
+        code, shape = headers.form(k)
+        if mapped is not None and code < len(DTYPES):
             nbytes = DTYPES[code].itemsize
-            for extent in shape[:ndim]:
+            for extent in shape:
                 nbytes *= extent
             addresses[k] = mapped.address(found[0] + BLOCK_BYTES, nbytes)
-    return Found(offsets, addresses, heads, len(forms) == 1 and bool(addresses.all()))
+    alike = n > 0 and bool(addresses.all()) and len({headers.form(k) for k in range(n)}) == 1
+    return Found(offsets, addresses, headers, alike)
 
 
 @functools.lru_cache(maxsize=1)
@@ -117,8 +121,8 @@ def _compiled() -> Optional[ModuleType]:
         if config.DISABLE_JIT:
             return None
         none, empty = np.zeros((0, 2), np.uint64), np.zeros(0, np.uint64)
-        known = none, FORM, ITEM_BYTES, crc_tables()
-        probing.probe(none, *np.zeros(3, np.uint64), *known, empty, empty, none)
+        known = none, FORM, _ITEM_BYTES, crc_tables()
+        probing.probe(none, 0, 0, 0, *known, empty, empty, none)
     except Exception:  # from numba, LLVM, or the files of numba's cache
         return None
     return probing
@@ -131,11 +135,11 @@ def prepare() -> None:
 
 @functools.lru_cache(maxsize=1)
 def crc_tables() -> np.ndarray:
-    "Return the tables of CRC-32 for eight bytes at a time, (8, 256) uint64: [k, b] is that of `b` before k zeros."
-    table = np.arange(256, dtype=np.uint64)
+    "Return the tables of CRC-32 for eight bytes at a time, (8, 256) uint32: [k, b] is that of `b` before k zeros."
+    table = np.arange(256, dtype=np.uint32)
     for _ in range(8):
-        table = np.where(table & np.uint64(1), table >> np.uint64(1) ^ np.uint64(0xEDB88320), table >> np.uint64(1))
+        table = np.where(table & np.uint32(1), table >> np.uint32(1) ^ np.uint32(0xEDB88320), table >> np.uint32(1))
     tables = [table]
     for _ in range(7):
-        tables.append(tables[-1] >> np.uint64(8) ^ table[(tables[-1] & np.uint64(255)).astype(np.intp)])
+        tables.append(tables[-1] >> np.uint32(8) ^ table[(tables[-1] & np.uint32(255)).astype(np.intp)])
     return np.array(tables)

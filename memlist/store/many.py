@@ -6,46 +6,41 @@ from typing import List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from .layout import BLOCK_BYTES, DTYPES
-from .lookup import Found, Mapped
+from .layout import BLOCK_BYTES, DTYPES, Headers
+from .lookup import Mapped
 from .store import ImageStore
 
 
 class Records(NamedTuple):
     """Hold what a store has for n digests, as it was read.
 
-    - `there`, (n,) bool: whether the record may be served. Where it is False, ask item by item
+    - `there`, (n,) bool: whether the record may be served; where it is False, ask item by item. None: all are there
     - `addresses`, (n,) uint64: where the arrays lie in the memory of this process
-    - `numbers`, (n,) uint32: see `Record`
+    - `headers`: copies of their headers, with numbers, tags, dtypes and shapes
     - `alike`: whether all are there, and all arrays have the same dtype and shape
     - `generation`: the store's generation before they were read, see `ImageStore.current`
-    - `found`, `mapped`: what was read, and the memory, which stays mapped for as long as this object refers to it
+    - `offsets`, `mapped`: where they lie in the store, and the memory, mapped for as long as this object refers to it
     """
 
-    there: np.ndarray
+    there: Optional[np.ndarray]
     addresses: np.ndarray
-    numbers: np.ndarray
+    headers: Headers
     alike: bool
     generation: int
-    found: Found
+    offsets: np.ndarray
     mapped: Mapped
 
     def form(self, k: int = 0) -> Tuple[np.dtype, Tuple[int, ...]]:
         "Return dtype and shape of array `k`, which must be there."
-        head = self.found.heads[k]
-        return DTYPES[head["dtype"]], tuple(head["shape"][: head["ndim"]].tolist())
-
-    @property
-    def tags(self) -> np.ndarray:
-        "Return the tag of each record, (n,) uint32, see `Record`."
-        return self.found.heads["tag"]  # type: ignore[no-any-return]
+        code, shape = self.headers.form(k)
+        return DTYPES[code], shape
 
     def arrays(self) -> List[Optional[np.ndarray]]:
         "Return each array, None if it is not there: a view into shared memory, writable because torch wraps no other."
-        there, maps = self.there.tolist(), self.mapped.maps
-        form = self.form() if self.alike else None
+        maps, form = self.mapped.maps, self.form() if self.alike else None
+        there = [True] * len(self.offsets) if self.there is None else self.there.tolist()
         made: List[Optional[np.ndarray]] = []
-        for k, offset in enumerate(self.found.offsets.tolist()):
+        for k, offset in enumerate(self.offsets.tolist()):
             if there[k]:
                 dtype, shape = form or self.form(k)
                 segment, at = self.mapped.place(offset + BLOCK_BYTES) if len(maps) > 1 else (0, offset + BLOCK_BYTES)
@@ -54,20 +49,23 @@ class Records(NamedTuple):
                 made.append(None)
         return made
 
-    def without(self, chosen: np.ndarray) -> Records:
-        "Return these records without those that are `chosen`, (n,) bool."
-        return self._replace(there=self.there & ~chosen, alike=self.alike and not chosen.any())
+    def only(self, chosen: np.ndarray) -> Records:
+        "Return these records, of which only the `chosen`, (n,) bool, may be served."
+        if chosen.all():
+            return self
+        return self._replace(there=chosen if self.there is None else self.there & chosen, alike=False)
 
 
 def read_many(store: ImageStore, digests: np.ndarray) -> Records:
     """Return the records of `digests`, (n, 16) uint8: where they lie, without an object per record.
 
-    Only what needs no verifying and is mapped is `there`. Does not count hits. Costs some microseconds, and 0.3 per
+    Only what needs no verifying and is mapped is there. Does not count hits. Costs some microseconds, and 0.3 per
     record where numba is installed; in a named file a system call per record, too.
     """
-    parts = store.parts
-    generation = store.generation
+    parts, generation = store.parts, store.generation
     found, mapped = parts.index.find_many(digests)
-    there, numbers = found.addresses > 0, found.heads["number"]
-    records = Records(there, found.addresses, numbers, found.alike, generation, found, mapped)
-    return records.without(~parts.trust.known_many(found.offsets, numbers))
+    there = None if found.alike else found.addresses > 0
+    records = Records(there, found.addresses, found.headers, found.alike, generation, found.offsets, mapped)
+    if parts.trust.verifies:
+        records = records.only(parts.trust.known_many(found.offsets, found.headers.numbers()))
+    return records

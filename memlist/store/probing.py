@@ -63,7 +63,7 @@ def _intact(words: Any, residue: Any, crc: Any) -> Any:
         word = words[k] ^ state
         state = _U(0)
         for n in range(8):
-            state ^= crc[7 - n, np.intp(word >> _U(8 * n) & _BYTE)]
+            state ^= _U(crc[7 - n, np.intp(word >> _U(8 * n) & _BYTE)])
     return state ^ _HALF == residue
 
 
@@ -99,12 +99,16 @@ def probe(
 
     - `table`, `mask`: the address of the first slot, and the number of slots less one
     - `tail`: the end of the log, in units of a slot; `segments`: see `lookup.Mapped`
-    - `form`, `item_bytes`: see `layout.FORM` and `layout.ITEM_BYTES`; `crc`: see `lookup.crc_tables`
+    - `form`, of the format: the bit of a slot where its tag begins, the unit of its offset, the bytes of a header, the
+      word of it where the digest begins, the CRC-32 of an intact one, the bits of its first word where dtype and number
+      of dimensions begin, and the word where the extents begin, two per word
+    - `item_bytes`: the bytes of an item of each dtype; `crc`: see `lookup.crc_tables`
     - `offsets` (n,), `addresses` (n,), `heads` (n, words of a header), uint64: the results, see `lookup.Found`
 
     Each loop reads memory for all digests before the next one needs it, so that the processor waits for many words at
     the same time and not for one after another: in a large store each of them is far from its caches.
     """
+    table, mask, tail = _U(table), _U(mask), _U(tail)
     shift, align, nbytes, at, residue = form[0], form[1], form[2], np.intp(form[3]), form[4]
     low, n_words, n = (_U(1) << shift) - _U(1), heads.shape[1], len(digests)
     for i in range(n):

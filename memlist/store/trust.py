@@ -86,6 +86,9 @@ class Trust:
     `maker` is the name of the caller's decoder; an anonymous store only passes it on.
     """
 
+    #: Whether a record may have to be verified before it is served.
+    verifies = False
+
     def __init__(self, looks: Looks, maker: bytes) -> None:
         self.looks, self.maker = looks, maker
 
@@ -136,6 +139,8 @@ class FileTrust(Trust):
 
     Records that this process or its children wrote count as verified.
     """
+
+    verifies = True
 
     def __init__(self, looks: Looks, maker: bytes, header: Header, region: Region) -> None:
         super().__init__(looks, maker)
