@@ -13,7 +13,6 @@ from . import keys
 # Items of these types never change, so that one and the same object always names the same file.
 _NAMES = (str, np.str_, *keys.PATHS)
 _NOTHING = object()
-_NO_DIGEST = np.zeros(16, np.uint8)
 
 
 class Digests:
@@ -30,7 +29,7 @@ class Digests:
         self.prefix = prefix
         self._made_of: List[Any] = []
         self._pointers = np.zeros(0, np.intp)  # of the objects in `_made_of`
-        self._digests = np.zeros((0, 16), np.uint8)
+        self._digests = np.zeros((0, 2), np.uint64)  # two words each: rows of bytes are copied slowly
         self._folder: Optional[str] = None  # from which relative names were taken
 
     def of(self, items: Any, indices: Sequence[int]) -> np.ndarray:
@@ -41,16 +40,16 @@ class Digests:
         n = len(items)
         if len(self._made_of) != n or (self._folder is not None and self._folder != os.getcwd()):
             self._made_of, self._folder = [_NOTHING] * n, None
-            self._pointers, self._digests = np.zeros(n, np.intp), np.zeros((n, 16), np.uint8)
+            self._pointers, self._digests = np.zeros(n, np.intp), np.zeros((n, 2), np.uint64)
         which = np.array(indices, np.intp)
-        objects = isinstance(items, np.ndarray) and items.dtype == object and items.ndim == 1
-        if not objects or (_pointers(items)[which] != self._pointers[which]).any():
+        now, then = _pointers(items), self._pointers.take(which)
+        if now is None or now.take(which).tobytes() != then.tobytes():
             texts = isinstance(items, np.ndarray) and items.dtype.kind == "U"  # its items are made when they are taken
             known = [self._made_of[i] for i in indices]
-            for i, item, then in zip(indices, taken(items, which), known):
-                if item is not then and not (texts and item == then):
+            for i, item, made_of in zip(indices, taken(items, which), known):
+                if item is not made_of and not (texts and item == made_of):
                     self._make(i, item)
-        return self._digests[which]  # type: ignore[no-any-return]
+        return self._digests.take(which, 0).view(np.uint8)  # type: ignore[no-any-return]
 
     def make_all(self, items: Any) -> None:
         "Make all digests, for instance before processes are forked that need them. Costs 2 µs per new item."
@@ -59,33 +58,26 @@ class Digests:
 
     def _make(self, i: int, item: Any) -> None:
         "Make the digest of item `i`, and remember the item if its digest depends on nothing else."
-        self._made_of[i], self._pointers[i], self._digests[i] = _NOTHING, 0, _NO_DIGEST
+        self._made_of[i], self._pointers[i], self._digests[i] = _NOTHING, 0, 0
         try:
             name, key = os.fspath(item), keys.file_key(item)
         except Exception:  # whoever opens the item raises what that raises
             return
-        self._digests[i] = np.frombuffer(digest_of(self.prefix + key), np.uint8)
+        self._digests[i] = np.frombuffer(digest_of(self.prefix + key), np.uint64)
         if type(item) in _NAMES and ".." not in name:
             if not os.path.isabs(name):
                 self._folder = os.getcwd()
             self._made_of[i], self._pointers[i] = item, id(item)
 
 
-class _Memory:
-    "Describe memory to NumPy."
-
-    def __init__(self, interface: Any) -> None:
-        self.__array_interface__ = interface
-
-
-def _pointers(items: np.ndarray) -> np.ndarray:
-    """Return the addresses of the objects in `items`, (n,): a view, without touching the objects.
+def _pointers(items: Any) -> Optional[np.ndarray]:
+    """Return the addresses of the objects in `items`, (n,): a view, without touching the objects; None if it has none.
 
     An object at the address of another one that is still alive is that one.
     """
-    given = items.__array_interface__
-    part = {name: given[name] for name in ("data", "shape", "strides", "version")}
-    return np.asarray(_Memory({**part, "typestr": np.dtype(np.intp).str}))
+    if isinstance(items, np.ndarray) and items.dtype == object and items.ndim == 1 and items.flags.c_contiguous:
+        return np.frombuffer(items, np.intp) if len(items) else None
+    return None
 
 
 def taken(items: Any, which: np.ndarray) -> Sequence[Any]:

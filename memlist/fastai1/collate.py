@@ -30,7 +30,7 @@ from .lists import in_memory_lists
 from .mixin import InMemory
 from .reader import Reader
 from .stored import StoredSide
-from .supported import not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
+from .supported import alike, not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
 from .transforms import Unknown
 
 
@@ -54,6 +54,11 @@ class Collate:
         self._memo: Tuple[List[Any], Any] = ([], None)
         self._at_once = AtOnce()
         self._stock: Optional[str] = None  # in a worker, why stock code makes the batches
+
+    def go_on(self, last: Collate) -> None:
+        "Use the plans of `last`, if it has made batches of the same dataset, for as long as its pipelines are the same."
+        if last.ds is self.ds:
+            self._memo, self._at_once = ([], last._memo[1]), last._at_once
 
     def __getstate__(self) -> Dict[str, Any]:
         return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "ahead")}
@@ -118,7 +123,8 @@ class Collate:
         seen = parts_of_pipelines(self.ds)
         known, found = self._memo
         if seen is None or len(seen) != len(known) or not all(a is b for a, b in zip(seen, known)):
-            found = pipelines(self.ds)
+            made = pipelines(self.ds)
+            found = found if alike(made, found) else made
             self._memo = (seen or [], found)
         return found  # type: ignore[no-any-return]
 

@@ -45,6 +45,8 @@ class BatchDeviceDataLoader(DeviceDataLoader):
     on_device: Optional[bool] = None
     #: Reasons that have been shown in a warning; the loaders of one data bunch share them.
     warned: Optional[Set[str]] = None
+    #: What made the batches of the last epoch in this process.
+    last: Optional[Collate] = None
     #: Memory for batches that are made in this process: the next epoch reuses that of the last one.
     buffers: Optional[Buffers] = None
 
@@ -88,6 +90,9 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         if inner.num_workers == 0:
             collate.memory = self.buffers = self.buffers or Buffers()
             collate.threads = threads
+            if self.last is not None:
+                collate.go_on(self.last)
+            self.last = collate
         try:
             for b in inner:
                 yield self._processed(b, fused)

@@ -34,19 +34,19 @@ class Plans:
     """
 
     def __init__(self) -> None:
-        self._of: Optional[Pipeline] = None
-        self._fixed = False
-        self._with: Tuple[Any, ...] = ()
-        self._known: Tuple[Optional[Plan], Optional[Window]] = (None, None)
+        # Each is replaced as a whole, because other threads may use them.
+        self._fixed: Tuple[Optional[Pipeline], bool] = (None, False)
+        self._known: Tuple[Optional[Pipeline], Any, Optional[Plan], Optional[Window]] = (None, (), None, None)
 
     def fixed(self, pipeline: Pipeline) -> bool:
         "Return whether a pipeline treats all images of one shape alike, whatever random numbers it draws."
-        if self._of is not pipeline:
-            self._of, self._with = pipeline, ()
-            self._fixed = not pipeline.size_dependent and all(
+        known, found = self._fixed
+        if known is not pipeline:
+            found = not pipeline.size_dependent and all(
                 not step.draws and step.p is not None and step.p >= 1 and step.name != "pad" for step in pipeline.steps
             )
-        return self._fixed
+            self._fixed = pipeline, found
+        return found
 
     def of(
         self, pipeline: Pipeline, shape: Tuple[int, ...], mask: bool, draws: Sequence[Sequence[Any]]
@@ -58,12 +58,14 @@ class Plans:
         if not self.fixed(pipeline):
             return None, None
         n, given = len(draws), (len(draws), shape, mask, aligned())
-        if self._with != given:
+        of, known, plan, window = self._known
+        if of is not pipeline or known != given:
             with np.errstate(all="ignore"):  # as in `make_images`
                 drawn = pipeline.drawn(draws, [None] * n)
                 plan = plan_batch(pipeline, drawn, [(shape[2], shape[0], shape[1])] * n, mask)
-                self._with, self._known = given, (plan, window_of(plan))
-        return self._known
+                window = window_of(plan)
+            self._known = pipeline, given, plan, window
+        return plan, window
 
 
 class StoredSide:

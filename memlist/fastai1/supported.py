@@ -68,6 +68,14 @@ def parts_of_pipelines(ds: Any) -> Optional[List[Any]]:
     return seen + values if all(isinstance(value, _FIXED) for value in values) else None
 
 
+def alike(one: Any, other: Any) -> bool:
+    "Return whether two results of `pipelines` are equal. Pipelines that draw parameters by functions are not."
+    try:
+        return bool(one == other)
+    except Exception:  # a parameter is an array, or something else that can't be compared
+        return False
+
+
 def reason(ds: Any, collate_fn: Any) -> str:
     "Return why the batches of `ds` cannot be made at once; an empty string if they can."
     if getattr(collate_fn, "func", collate_fn) not in COLLATES:
