@@ -51,14 +51,15 @@ class Collate:
         self.memory: Memory = NewMemory()
         self.threads: Threads = ONE_THREAD
         self._shared: Optional[SharedBuffers] = None
-        self._memo: Tuple[List[Any], Any] = ([], None)
+        # What the pipelines were made of, the pipelines, and whether they were compared with new ones in this epoch.
+        self._memo: Tuple[List[Any], Any, bool] = ([], None, False)
         self._at_once = AtOnce()
         self._stock: Optional[str] = None  # in a worker, why stock code makes the batches
 
     def go_on(self, last: Collate) -> None:
-        "Use the plans of `last`, if it has made batches of the same dataset, for as long as its pipelines are the same."
+        "Use the plans of `last` if it has made batches of the same dataset, for as long as its pipelines are the same."
         if last.ds is self.ds:
-            self._memo, self._at_once = ([], last._memo[1]), last._at_once
+            self._memo, self._at_once = (*last._memo[:2], False), last._at_once
 
     def __getstate__(self) -> Dict[str, Any]:
         return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "ahead")}
@@ -121,11 +122,12 @@ class Collate:
     def _pipelines(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
         "Return the pipelines of the dataset, rebuilt if anything that they depend on has changed."
         seen = parts_of_pipelines(self.ds)
-        known, found = self._memo
-        if seen is None or len(seen) != len(known) or not all(a is b for a, b in zip(seen, known)):
+        known, found, checked = self._memo
+        same = seen is not None and len(seen) == len(known) and all(a is b for a, b in zip(seen, known))
+        if not (same and checked):
             made = pipelines(self.ds)
-            found = found if alike(made, found) else made
-            self._memo = (seen or [], found)
+            found = found if same and alike(made, found) else made
+            self._memo = (seen or [], found, True)
         return found  # type: ignore[no-any-return]
 
     def _sides(
