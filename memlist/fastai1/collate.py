@@ -24,13 +24,14 @@ from ..batch.plan import Norm
 from ..batch.sending import Batch
 from ..batch.threads import ONE_THREAD, Threads
 from ..cache.messages import warn_user
+from .at_once import AtOnce, Known
 from .draws import Pipeline
 from .images import ImageTask, as_item, make_image, part_of, pixels_of
 from .lists import in_memory_lists
 from .mixin import InMemory
-from .pipelines import resolving
 from .reader import Reader
-from .supported import not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
+from .stored import StoredSide
+from .supported import alike, not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
 from .targets import collated, noise_rows
 from .transforms import Unknown
 
@@ -53,8 +54,15 @@ class Collate:
         self.memory: Memory = NewMemory()
         self.threads: Threads = ONE_THREAD
         self._shared: Optional[SharedBuffers] = None
-        self._memo: Tuple[List[Any], Any] = ([], None)
+        # What the pipelines were made of, the pipelines, and whether they were compared with new ones in this epoch.
+        self._memo: Tuple[List[Any], Any, bool] = ([], None, False)
+        self._at_once = AtOnce()
         self._stock: Optional[str] = None  # in a worker, why stock code makes the batches
+
+    def go_on(self, last: Collate) -> None:
+        "Use the plans of `last` if it has made batches of the same dataset, for as long as its pipelines are the same."
+        if last.ds is self.ds:
+            self._memo, self._at_once = (*last._memo[:2], False), last._at_once
 
     def __getstate__(self) -> Dict[str, Any]:
         return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "norm_y", "ahead")}
@@ -72,16 +80,15 @@ class Collate:
             return self.collate_fn([self.ds[i] for i in indices])
         stores = [il.store for il in in_memory_lists(self.ds.x, self.ds.y)]
         before = [store.generation for store in stores]
-        x, y = self._opened(indices, *found)
-        sides = [_Side(x, self.norm), _Side(y, self.norm_y)]
+        sides = self._sides(indices, *found)
         if not all(side.normalised for side in sides if side.norm is not None):
             for side in sides:
                 side.normalised = False  # fastai normalises both
-        self._warn_of_odd(x[0] if len(x) else None)
         maker = self._maker()
         made = maker.make_all([side.part(maker) for side in sides])
         if before != [store.generation for store in stores]:
             # A store was purged meanwhile, so some bytes may have been overwritten: read them into our own memory.
+            sides = [one if isinstance(one, _Side) else _Side(one.items, one.norm) for one in sides]
             for side, il in zip(sides, (self.ds.x, self.ds.y)):
                 side.read_again(il, indices)
             self._shared = None  # its blocks in use will never be sent, so never be freed
@@ -121,30 +128,64 @@ class Collate:
     def _pipelines(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
         "Return the pipelines of the dataset, rebuilt if anything that they depend on has changed."
         seen = parts_of_pipelines(self.ds)
-        known, found = self._memo
-        if seen is None or len(seen) != len(known) or not all(a is b for a, b in zip(seen, known)):
-            found = pipelines(self.ds)
-            self._memo = (seen or [], found)
+        known, found, checked = self._memo
+        same = seen is not None and len(seen) == len(known) and all(a is b for a, b in zip(seen, known))
+        if not (same and checked):
+            made = pipelines(self.ds)
+            found = found if same and alike(made, found) else made
+            self._memo = (seen or [], found, True)
         return found  # type: ignore[no-any-return]
 
-    def _opened(
+    def _sides(
         self, indices: Sequence[int], x_pipeline: Optional[Pipeline], y_pipeline: Optional[Pipeline]
+    ) -> List[Any]:
+        "Open inputs and targets and draw for them, at once if all images are hits; return a side of each, see `_Side`."
+        plain, ds = set(map(type, indices)) == {int}, self.ds
+        readers = [_reader(il, plain) for il in (ds.x, ds.y)]
+        ours, made, known = [one for one in readers if isinstance(one, Reader)], None, Known()
+        if self._collates_plainly():
+            tfm_y = hasattr(ds, "tfms_y") and ds.tfm_y
+            known = Known(None if tfm_y else collated(ds.y, indices), noise_rows(ds.x, len(indices)))
+        if known.noise is not None and x_pipeline is not None:
+            x_pipeline = self._at_once.resolving(x_pipeline, ds.tfms)
+        given, norms = (x_pipeline, y_pipeline), (self.norm, self.norm_y)
+        if plain:
+            for one in ours:
+                one.look(indices)
+            made = self._at_once.open(ds, readers, indices, given, norms, known)
+        if made is not None:
+            sides = [
+                one if isinstance(one, StoredSide) else _Side(one, norm) for one, norm in zip((made.x, made.y), norms)
+            ]
+            if made.last is not None:
+                _leave_drawn(x_pipeline, made.last)
+        else:
+            for one in ours:
+                one.in_turn(indices)
+            x, y = self._opened(indices, readers, *given, known)
+            sides = [_Side(x, self.norm), _Side(y, self.norm_y)]
+            self._warn_of_odd(x[0] if len(x) else None)
+        for one in ours:
+            one.close()
+        return sides
+
+    def _opened(
+        self,
+        indices: Sequence[int],
+        readers: Sequence[Callable[[int], Any]],
+        x_pipeline: Optional[Pipeline],
+        y_pipeline: Optional[Pipeline],
+        known: Known,
     ) -> Tuple[Items, Items]:
         """Open and draw for each index in turn; return an `ImageTask` per image to make, else the item made by stock.
 
         Labels and noise come as the tensor that stock collates of them.
         """
-        ds, labels, noise = self.ds, None, None
-        plain = all(type(i) is int for i in indices)
-        readers = [_reader(il, plain) for il in (ds.x, ds.y)]
+        ds, (labels, noise) = self.ds, known
         read_x, read_y = readers
         reduces = getattr(ds.x, "max_size", None) is not None
         transformed, tfm_y = bool(ds.tfms or ds.tfmargs), bool(hasattr(ds, "tfms_y") and ds.tfm_y)
         # Targets repeat the draws of their inputs; or those of stock code, if it makes the inputs.
-        if self._collates_plainly():
-            labels, noise = None if tfm_y else collated(ds.y, indices), noise_rows(ds.x, len(indices))
-        if noise is not None and x_pipeline is not None:
-            x_pipeline = resolving(x_pipeline, ds.tfms)
         y_pipelines = {own: y_pipeline and y_pipeline.for_targets(x_pipeline if own else None) for own in (True, False)}
         xs: List[Any] = []
         ys: List[Any] = []
@@ -178,9 +219,6 @@ class Collate:
                 y = as_item(y) if pixels is None else ImageTask(pixels)
             xs.append(x)
             ys.append(0 if y is None else y)
-        for one in readers:
-            if isinstance(one, Reader):
-                one.close()
         if draws is not None:
             _leave_drawn(x_pipeline, draws)
         return xs if noise is None else noise[0], ys if labels is None else labels
@@ -188,9 +226,9 @@ class Collate:
     def _collates_plainly(self) -> bool:
         return getattr(self.collate_fn, "func", self.collate_fn) is data_collate
 
-    def _collated(self, sides: Sequence[_Side], made: List[Any]) -> Any:
+    def _collated(self, sides: Sequence[Any], made: List[Any]) -> Any:
         "Have stock code collate the rest, and put the images into the result."
-        rest = [[_ABSENT] * len(side.items) if one is not None else side.plain() for side, one in zip(sides, made)]
+        rest = [[_ABSENT] * len(side) if one is not None else side.plain() for side, one in zip(sides, made)]
         if self._collates_plainly():
             x, y = (one if one is not None else data_collate(items) for one, items in zip(made, rest))
         else:
@@ -225,6 +263,9 @@ class _Side:
         self.normalised = (
             self.whole and not tasks[0].mask and norm is not None and len(norm[0]) == tasks[0].pixels.array.shape[2]
         )
+
+    def __len__(self) -> int:
+        return len(self.items)
 
     def part(self, maker: Maker) -> Any:
         "Return what is to be made, see `Maker.make_all`: images, the batch that it is already, or None for stock."

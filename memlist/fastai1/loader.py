@@ -18,12 +18,13 @@ from fastai.torch_core import data_collate, to_device
 from fastai.vision.data import _normalize_batch
 from torch.utils.data import DataLoader
 
-from ..batch import cpu
+from ..batch import cpu, gather
 from ..batch.buffers import Buffers
 from ..batch.plan import Norm
 from ..batch.sending import Batch, Indices, WorkerStart
 from ..batch.threads import Threads
 from ..cache.messages import warn_user
+from ..store import prepare_lookup
 from .collate import Collate
 from .supported import not_batched, of_list, reason
 
@@ -44,6 +45,8 @@ class BatchDeviceDataLoader(DeviceDataLoader):
     on_device: Optional[bool] = None
     #: Reasons that have been shown in a warning; the loaders of one data bunch share them.
     warned: Optional[Set[str]] = None
+    #: What made the batches of the last epoch in this process.
+    last: Optional[Collate] = None
     #: Memory for batches that are made in this process: the next epoch reuses that of the last one.
     buffers: Optional[Buffers] = None
 
@@ -83,10 +86,15 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, worker_init_fn=start, _iterator=None
         )
         cpu.prepare()  # before workers are forked, else each would compile
+        gather.prepare()
+        prepare_lookup()
         threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
         if inner.num_workers == 0:
             collate.memory = self.buffers = self.buffers or Buffers()
             collate.threads = threads
+            if self.last is not None:
+                collate.go_on(self.last)
+            self.last = collate
         try:
             for b in inner:
                 yield self._processed(b, fused)
@@ -159,6 +167,8 @@ def batched(data: DataBunch) -> DataBunch:
         if dl is not None:
             setattr(data, name, BatchDeviceDataLoader.of(dl, warned, buffers))
     missing = cpu.prepare()
+    gather.prepare()
+    prepare_lookup()
     why = data.train_dl.reason()
     if why:
         data.train_dl.warn(why)
