@@ -13,7 +13,7 @@ from fastai import data_block
 from fastai.core import Category, FloatItem, MultiCategory
 from fastai.data_block import CategoryList, CategoryListBase, EmptyLabelList, FloatList, ItemList, MultiCategoryList
 from fastai.torch_core import data_collate
-from fastai.vision import ImageList, get_transforms, jitter, noop
+from fastai.vision import ImageList, bb_pad_collate, get_transforms, jitter, noop
 from fastai.vision import gan as vision_gan
 from fastai.vision.gan import GANItemList, NoisyItem
 from torch.utils.data._utils import collate as torch_collate
@@ -261,6 +261,21 @@ def test_a_loader_with_its_own_collate_function_gets_items(photos: Any) -> None:
     with pytest.warns(UserWarning, match="collate_fn"):
         list(data.databunch(bs=4, num_workers=0, batch_tfms=True, collate_fn=own).train_dl)
     assert set(seen) == {Category}
+
+
+@pytest.mark.parametrize("change", ["targets are transformed", "boxes are collated"])
+def test_what_stock_raises_for_labels_is_raised(photos: Any, change: str) -> None:
+    raised: List[Any] = []
+    for cls in (m.MemoryImageList, ImageList):
+        lists = cls.from_folder(photos).split_none().label_from_folder().transform(get_transforms(), size=24)
+        given = {"batch_tfms": True} if cls is m.MemoryImageList else {}
+        collate_fn = bb_pad_collate if change == "boxes are collated" else data_collate
+        data = lists.databunch(bs=4, num_workers=0, collate_fn=collate_fn, no_check=True, **given)
+        data.train_ds.tfm_y = change == "targets are transformed"
+        with pytest.raises(Exception) as caught:
+            list(data.train_dl)
+        raised.append((caught.type, str(caught.value)))
+    assert raised[0] == raised[1]
 
 
 REPLACED = [
