@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numba import carray, njit
 
-from .kernels import _OPTIONS, _at, _points
+from .bits import at
+from .compiling import OPTIONS, kernel
+from .kernels import _points
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _nearest(x: Any, y: Any, h: int, w: int, out: Any) -> None:
     "Write to `out` the positions of the pixels nearest to the points (x, y) of a source (h, w), or -1 outside of it."
     for j in range(len(x)):
@@ -23,7 +25,7 @@ def _nearest(x: Any, y: Any, h: int, w: int, out: Any) -> None:
         out[j] = np.int64(yi) * w + np.int64(xi) if inside else -1
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _adjacent(at: Any) -> bool:
     "Return whether positions follow one another, from the first to the last, all inside the source."
     found = at[0] >= 0
@@ -32,7 +34,7 @@ def _adjacent(at: Any) -> bool:
     return found
 
 
-@njit(**_OPTIONS)
+@njit(**OPTIONS)
 def _take(source: Any, at: Any, adjacent: bool, taken: Any, out: Any) -> None:
     "Write the pixels of `source` at the positions `at` to `out`, 0 for -1. `taken` is scratch memory, bytes of a row."
     n = len(out)
@@ -50,34 +52,43 @@ def _take(source: Any, at: Any, adjacent: bool, taken: Any, out: Any) -> None:
             out[j] = source[at[j]] if at[j] >= 0 else 0
 
 
-@njit(**_OPTIONS)
-def nearest_bytes(source_type: Any, is_bytes: bool, which: Any, factor: Any, images: Any, out: Any) -> None:
+@kernel
+def nearest_bytes(
+    which: Any,
+    factor: Any,
+    sources: Any,
+    maps: Any,
+    columns: Any,
+    rows: Any,
+    low: Any,
+    padding: int,
+    out: Any,
+) -> None:
     """Take each value of masks with one channel from the pixel nearest to its point.
 
-    This is `kernels.nearest` for bytes that are neither lit nor divided nor normalised, and has the same arguments.
+    This is `kernels.nearest` for bytes that are neither lit nor divided nor normalised, and has its arguments.
     """
     out_height, out_width = out.shape[2], out.shape[3]
     x, y = np.zeros(out_width, np.float32), np.zeros(out_width, np.float32)
-    at, taken = np.empty(out_width, np.int64), np.empty(out_width, np.uint8)
-    columns, rows, scale, low, padding = images.columns, images.rows, images.scale, images.low, images.padding
+    places, taken = np.empty(out_width, np.int64), np.empty(out_width, np.uint8)
     for b in which:
-        h, w, m = images.height[b], images.width[b], images.matrix[b]
-        source = carray(_at(images.address[b]), (h * w,), source_type)
+        h, w, m = sources[b, 1], sources[b, 2], maps[b]
+        source = carray(at(sources[b, 0]), (h * w,), np.uint8)
         if m[0, 1] == 0.0 and m[1, 0] == 0.0 and m[2, 0] == 0.0 and m[2, 1] == 0.0:
             y[:] = 0
-            _points(m, 0, scale[b], columns[b], rows[b, 0], w, low, padding, x)
-            _nearest(x, y, 1, w, at)
-            adjacent = _adjacent(at)
+            _points(m, 0, columns[b], rows[b, 0], w, low, padding, x)
+            _nearest(x, y, 1, w, places)
+            adjacent = _adjacent(places)
             for i in range(out_height):
-                _points(m, 1, scale[b], columns[b, :1], rows[b, i], h, low, padding, y[:1])
+                _points(m, 1, columns[b], rows[b, i], h, low, padding, y[:1])
                 line = np.int64(np.rint(y[0]))
                 if 0 <= line < h:
-                    _take(source[line * w : (line + 1) * w], at, adjacent, taken, out[b, 0, i])
+                    _take(source[line * w : (line + 1) * w], places, adjacent, taken, out[b, 0, i])
                 else:
                     out[b, 0, i, :] = 0
         else:
             for i in range(out_height):
-                _points(m, 0, scale[b], columns[b], rows[b, i], w, low, padding, x)
-                _points(m, 1, scale[b], columns[b], rows[b, i], h, low, padding, y)
-                _nearest(x, y, h, w, at)
-                _take(source, at, False, taken, out[b, 0, i])
+                _points(m, 0, columns[b], rows[b, i], w, low, padding, x)
+                _points(m, 1, columns[b], rows[b, i], h, low, padding, y)
+                _nearest(x, y, h, w, places)
+                _take(source, places, False, taken, out[b, 0, i])

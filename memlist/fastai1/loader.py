@@ -8,7 +8,7 @@ image by image, and a message says why (see `supported`).
 from __future__ import annotations
 
 import functools
-from typing import Any, Iterator, Optional, Set, Tuple
+from typing import Any, Iterator, List, Optional, Set, Tuple
 
 import torch
 from fastai.basic_data import DataBunch, DeviceDataLoader
@@ -26,7 +26,10 @@ from ..batch.threads import Threads
 from ..cache.messages import warn_user
 from ..store import prepare_lookup
 from .collate import Collate
-from .supported import not_batched, of_list, reason
+from .matrices import MATRICES
+from .pipelines import UNTOUCHED
+from .supported import not_batched, of_list, pipelines, reason
+from .transforms import Unknown
 
 LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data bunch
 _NORMALIZE = (("mean", torch.empty(0, 0)), ("std", torch.empty(0, 0)), ("do_x", True), ("do_y", False))
@@ -85,8 +88,9 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         vars(inner).update(
             vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, worker_init_fn=start, _iterator=None
         )
-        cpu.prepare()  # before workers are forked, else each would compile
-        gather.prepare()
+        if not self._packs():  # before workers are forked, else each would load or compile
+            cpu.prepare(*_kernels(self.dl.dataset))
+            gather.prepare()
         prepare_lookup()
         threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
         if inner.num_workers == 0:
@@ -166,18 +170,33 @@ def batched(data: DataBunch) -> DataBunch:
         dl = getattr(data, name, None)
         if dl is not None:
             setattr(data, name, BatchDeviceDataLoader.of(dl, warned, buffers))
-    missing = cpu.prepare()
     gather.prepare()
     prepare_lookup()
     why = data.train_dl.reason()
+    on_cpu = not why and torch.device(data.device).type == "cpu"
+    missing = cpu.prepare(*_kernels(data.train_ds)) if on_cpu else ""
     if why:
         data.train_dl.warn(why)
-    elif missing and torch.device(data.device).type == "cpu":
+    elif missing:
         warn_user(
             f"batch_tfms{of_list(data.train_ds)}: on a CPU it needs numba to be faster than image by image, but numba "
             f"can't be used ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
         )
     return data
+
+
+def _kernels(ds: Any) -> List[str]:
+    "Return the names of the kernels that the inputs of a dataset will need, if they are images of three channels."
+    try:
+        pipeline = pipelines(ds)[0] or UNTOUCHED
+    except Unknown:
+        return []
+    if pipeline.mode != "bilinear" or pipeline.sampling == "zeros":
+        return []  # another kernel, compiled with the first batch
+    names = {step.name for step in pipeline.steps}
+    if names & {"brightness", "contrast"}:
+        return ["lit"]
+    return ["mixed"] if names & set(MATRICES) else ["mixed", "copied"]
 
 
 def release(data: DataBunch) -> None:
