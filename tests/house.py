@@ -25,7 +25,7 @@ FOLDERS: Dict[str, Set[str]] = {
 }
 # Which packages besides the standard library a folder may import.
 PACKAGES: Dict[str, Set[str]] = {
-    "store": {"numpy", "psutil"},
+    "store": {"numpy", "psutil", "numba", "llvmlite"},
     "cache": {"numpy", "psutil", "PIL"},
     "batch": {"numpy", "torch", "numba", "llvmlite"},
     "timing": {"torch", "matplotlib"},

@@ -4,7 +4,8 @@ A front end describes with a `Plan` where each output pixel comes from; this fol
 library's transforms and may import NumPy, torch and numba, but no other folder of memlist.
 
 - `pixels`: the pixels of one image; `plan`: what to do to the images of a batch
-- `kernels`: the formulas compiled for a CPU by numba; `render`: the same formulas in torch, for any device
+- `kernels` and, for masks, `mask_kernels`: the formulas compiled for a CPU by numba; `render`: the same formulas in
+  torch, for any device
 - `cpu`: chooses between the two on a CPU; `maker`: makes a batch from images and a plan
 - `buffers`, `threads`: the memory and the threads of a process that makes batches
 - `packed`, `table`, `regions`: what a device needs to make a batch, in one block of bytes

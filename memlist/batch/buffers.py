@@ -10,6 +10,7 @@ take as long as making the batch.
 
 from __future__ import annotations
 
+import math
 import os
 from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Tuple
 from weakref import finalize, ref
@@ -66,10 +67,11 @@ class Buffers:
 
     def empty(self, shape: Tuple[int, ...], dtype: Any) -> Tensor:
         "Return an uninitialised tensor; its memory is aligned to 64 bytes if it is reused."
-        kind = torch.empty(0, dtype=dtype).numpy().dtype
-        nbytes = int(np.prod(shape)) * kind.itemsize
+        empty = torch.empty(0, dtype=dtype)
+        nbytes = math.prod(shape) * empty.element_size()
         if nbytes < LEAST:
             return torch.empty(shape, dtype=dtype)
+        kind = empty.numpy().dtype
         block = self._taken(nbytes + _ALIGN)
         if block is None:
             block = np.empty(nbytes + _ALIGN, np.uint8)

@@ -17,13 +17,21 @@ from .render import finish, sample
 from .threads import Threads
 
 
-def prepare() -> str:
-    """Compile the kernels: some seconds, once per machine, because numba caches them on disk.
+def prepare(*names: str) -> str:
+    """Compile the kernels `names`, some seconds for each that no process on this machine has compiled before.
 
-    Return why batches will be made without them, for instance since numba is not installed; else an empty string.
+    The names are those of `compiled.prepare`. Other kernels are compiled when a batch first needs them; those that are
+    compiled in time are inherited by forked workers. Return why batches will be made without kernels, for instance
+    since numba is not installed; else an empty string.
     """
     found = _prepared()
-    return "" if isinstance(found, ModuleType) else _reason(found)
+    if not isinstance(found, ModuleType):
+        return _reason(found)
+    try:
+        found.prepare(*names)
+    except found.FAILURES as error:
+        return _reason(error)
+    return ""
 
 
 def without_kernels() -> str:
@@ -51,11 +59,11 @@ def _imported() -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _prepared() -> Any:
-    "Return the module `compiled` once it has compiled the usual kernels, or the error that this raises."
+    "Return the module `compiled` once it has compiled its smallest kernel, or the error that this raises."
     found = _imported()
     try:
         if isinstance(found, ModuleType):
-            found.prepare()
+            found.prepare(found.SMALLEST)
     except Exception as error:  # from numba, LLVM, or the files of numba's cache
         return error
     return found
@@ -65,6 +73,12 @@ def _reason(error: Exception) -> str:
     "Return an error as one line."
     lines = str(error).split("\n")
     return f"{type(error).__name__}: {lines[0]}"
+
+
+def by_kernels_alone(plan: Plan, norm: Optional[Norm]) -> bool:
+    "Return whether the kernels make the whole batch, so that any thread may make any part of it."
+    finite = norm is None or all(np.isfinite(one).all() for one in norm)
+    return finite and plan.blank is None and not plan.extras and _kernels() is not None
 
 
 def on_cpu(plan: Plan, pixels: Sequence[Pixels], out: Tensor, norm: Optional[Norm], threads: Threads) -> None:

@@ -41,7 +41,12 @@ class Batch:
     def on(self, device: torch.device, move: Callable[[Any, torch.device], Any]) -> Any:
         "Return the pair on `device`, as a list; `move` transfers everything that is not packed."
         self._lease()
-        return [one.make(device) if isinstance(one, Packed) else move(one, device) for one in (self.x, self.y)]
+        return [one.make(device) if isinstance(one, Packed) else _moved(one, device, move) for one in (self.x, self.y)]
+
+
+def _moved(one: Any, device: torch.device, move: Callable[[Any, torch.device], Any]) -> Any:
+    "Return `one` on `device`. A tensor that is there already needs no walk over what might be nested."
+    return one if type(one) is torch.Tensor and one.device == device else move(one, device)
 
 
 def _leased(one: Any) -> Any:
@@ -61,6 +66,10 @@ class Indices(Dataset):  # type: ignore[type-arg]
 
     def __getitem__(self, i: Any) -> Any:
         return i
+
+    def __getitems__(self, indices: Any) -> Any:
+        "Return the indices of a batch, as torch 2 asks for them: all at once."
+        return indices
 
     def __getattr__(self, name: str) -> Any:
         if name[:2] == "__" or name == "dataset":  # while being unpickled, it lacks `dataset`

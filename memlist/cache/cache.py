@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from typing import Any, List, NamedTuple, Optional, Sequence, Set, Tuple
 
-from ..store import ImageStore, Record, Source
+import numpy as np
+
+from ..store import ImageStore, Record, Records, Source, read_many
 from .decode import Decoded, Decoder, Keys, Size, UnknownClass
+from .digests import Digests
 
 # Outcomes. HIT: served from the store. KEPT: decoded, and stored if asked to. NEVER: it can't be stored. FULL: there is
 # no room. LATER: another process is decoding it. THERE: there was nothing to do.
@@ -41,11 +44,12 @@ class ImageCache:
         self.store, self.decoder, self.since = store, decoder, since
         self.stale: Set[Keys] = set() if stale is None else stale
         self._seen = bytearray()
+        self._digests: Optional[Digests] = None
 
     def with_decoder(self, decoder: Decoder) -> ImageCache:
         "Return a cache of the same records with another decoder."
         made = ImageCache(self.store, decoder, self.since, self.stale)
-        made._seen = self._seen
+        made._seen, made._digests = self._seen, self._digests
         return made
 
     def fetch(self, item: Any, keep: bool = True, count: bool = True, keys: Optional[Keys] = None) -> Fetched:
@@ -82,6 +86,28 @@ class ImageCache:
             if n:
                 self.store.count(hit, n)
         return found
+
+    def digests(self, prefix: bytes) -> Digests:
+        "Return the digests of a list's items under `prefix`. A cache keeps those of one list and one prefix."
+        known = self._digests
+        if known is None or known.prefix != prefix:
+            known = self._digests = Digests(prefix)
+        return known
+
+    def read_many(self, items: Any, indices: Sequence[int], prefix: bytes) -> Optional[Records]:
+        """Return the records of the files `items` at `indices`, under keys that begin with `prefix`, as far as known.
+
+        What is not `there` has to be fetched, and so has everything if the result is None. Ask `store.current` after
+        reading, and then count the hits. Costs what `store.many.read_many` costs, and some comparisons per item.
+        """
+        if self.stale:
+            return None
+        records = read_many(self.store, self.digests(prefix).of(items, indices))
+        if self.since:
+            seen, most = self._seen, len(self._seen)
+            looked = [number < most and seen[number] > 0 for number in records.headers.numbers().tolist()]
+            records = records.only(np.array(looked, bool))
+        return records
 
     def fill(self, item: Any, keys: Optional[Keys] = None) -> Fetched:
         "Decode `item` and store its records, without making an image. Raises whatever decoding raises."

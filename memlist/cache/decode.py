@@ -95,6 +95,11 @@ def reduced(size: Size, most: Optional[int]) -> Size:
     return width, height
 
 
+def original_size(tag: int) -> Optional[Size]:
+    "Return the height and width that the tag of a reduced image holds; None for any other image's tag."
+    return (tag >> 16, tag & 0xFFFF) if tag else None
+
+
 class PillowDecoder:
     """Decode with Pillow into `mode`.
 
@@ -122,8 +127,7 @@ class PillowDecoder:
         return True
 
     def original(self, records: Sequence[Any]) -> Optional[Size]:
-        tag = records[0].tag
-        return (tag >> 16, tag & 0xFFFF) if tag else None
+        return original_size(records[0].tag)
 
     def nbytes(self, item: Any) -> Optional[int]:
         with PIL.Image.open(item) as image:

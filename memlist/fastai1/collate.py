@@ -6,13 +6,14 @@ stock fastai; then all images are made together. Images or datasets that do not 
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
 import torch
 from fastai.core import ItemBase
 from fastai.data_block import ItemList
 from fastai.torch_core import data_collate
 from fastai.vision.image import Image, ImagePoints, ImageSegment
+from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..batch.buffers import SHARED, Memory, NewMemory, SharedBuffers
@@ -23,25 +24,29 @@ from ..batch.plan import Norm
 from ..batch.sending import Batch
 from ..batch.threads import ONE_THREAD, Threads
 from ..cache.messages import warn_user
+from .at_once import AtOnce, Known
 from .draws import Pipeline
-from .images import ImageTask, as_item, make_image, make_images, pixels_of
+from .images import ImageTask, as_item, make_image, part_of, pixels_of
 from .lists import in_memory_lists
 from .mixin import InMemory
 from .reader import Reader
-from .supported import not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
+from .stored import StoredSide
+from .supported import alike, not_batched, parts_of_pipelines, pipelines, reason, reason_of_item
+from .targets import collated, noise_rows
 from .transforms import Unknown
 
 
 class Collate:
     """Make batches from indices into a `LabelList`, in the process that calls it.
 
-    - `norm`: applied to inputs as they are made, if given
+    - `norm`, `norm_y`: applied to inputs and to targets as they are made, if given; to both, if both are given
     - `ahead`: how many batches the loader lets a worker make ahead
     - `memory`, `threads`: used if the main process makes batches; a worker uses its own shared memory
     """
 
     def __init__(self, ds: Any, collate_fn: Any, on_device: bool, norm: Optional[Norm] = None) -> None:
         self.ds, self.collate_fn, self.on_device, self.norm = ds, collate_fn, on_device, norm
+        self.norm_y: Optional[Norm] = None
         self.ahead = 2
         self._forget()
 
@@ -49,11 +54,18 @@ class Collate:
         self.memory: Memory = NewMemory()
         self.threads: Threads = ONE_THREAD
         self._shared: Optional[SharedBuffers] = None
-        self._memo: Tuple[List[Any], Any] = ([], None)
+        # What the pipelines were made of, the pipelines, and whether they were compared with new ones in this epoch.
+        self._memo: Tuple[List[Any], Any, bool] = ([], None, False)
+        self._at_once = AtOnce()
         self._stock: Optional[str] = None  # in a worker, why stock code makes the batches
 
+    def go_on(self, last: Collate) -> None:
+        "Use the plans of `last` if it has made batches of the same dataset, for as long as its pipelines are the same."
+        if last.ds is self.ds:
+            self._memo, self._at_once = (*last._memo[:2], False), last._at_once
+
     def __getstate__(self) -> Dict[str, Any]:
-        return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "ahead")}
+        return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "norm_y", "ahead")}
 
     def __setstate__(self, state: Dict[str, Any]) -> None:
         vars(self).update(state)
@@ -68,18 +80,20 @@ class Collate:
             return self.collate_fn([self.ds[i] for i in indices])
         stores = [il.store for il in in_memory_lists(self.ds.x, self.ds.y)]
         before = [store.generation for store in stores]
-        x, y = self._opened(indices, *found)
-        sides = [_Side(x, self.norm), _Side(y)]
-        self._warn_of_odd(x[0] if x else None)
+        sides = self._sides(indices, *found)
+        if not all(side.normalised for side in sides if side.norm is not None):
+            for side in sides:
+                side.normalised = False  # fastai normalises both
         maker = self._maker()
-        made = [side.make(maker) for side in sides]
+        made = maker.make_all([side.part(maker) for side in sides])
         if before != [store.generation for store in stores]:
             # A store was purged meanwhile, so some bytes may have been overwritten: read them into our own memory.
+            sides = [one if isinstance(one, _Side) else _Side(one.items, one.norm) for one in sides]
             for side, il in zip(sides, (self.ds.x, self.ds.y)):
                 side.read_again(il, indices)
             self._shared = None  # its blocks in use will never be sent, so never be freed
             maker = self._maker()
-            made = [side.make(maker) for side in sides]
+            made = maker.make_all([side.part(maker) for side in sides])
         return self._collated(sides, made)
 
     def _left_to_stock(self) -> bool:
@@ -114,19 +128,60 @@ class Collate:
     def _pipelines(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
         "Return the pipelines of the dataset, rebuilt if anything that they depend on has changed."
         seen = parts_of_pipelines(self.ds)
-        known, found = self._memo
-        if seen is None or len(seen) != len(known) or not all(a is b for a, b in zip(seen, known)):
-            found = pipelines(self.ds)
-            self._memo = (seen or [], found)
+        known, found, checked = self._memo
+        same = seen is not None and len(seen) == len(known) and all(a is b for a, b in zip(seen, known))
+        if not (same and checked):
+            made = pipelines(self.ds)
+            found = found if same and alike(made, found) else made
+            self._memo = (seen or [], found, True)
         return found  # type: ignore[no-any-return]
 
-    def _opened(
+    def _sides(
         self, indices: Sequence[int], x_pipeline: Optional[Pipeline], y_pipeline: Optional[Pipeline]
-    ) -> Tuple[List[Any], List[Any]]:
-        "Open and draw for each index in turn; return an `ImageTask` per image to make, else the item made by stock."
-        ds = self.ds
-        plain = all(type(i) is int for i in indices)
+    ) -> List[Any]:
+        "Open inputs and targets and draw for them, at once if all images are hits; return a side of each, see `_Side`."
+        plain, ds = set(map(type, indices)) == {int}, self.ds
         readers = [_reader(il, plain) for il in (ds.x, ds.y)]
+        ours, made, known = [one for one in readers if isinstance(one, Reader)], None, Known()
+        if self._collates_plainly():
+            tfm_y = hasattr(ds, "tfms_y") and ds.tfm_y
+            known = Known(None if tfm_y else collated(ds.y, indices), noise_rows(ds.x, len(indices)))
+        if known.noise is not None and x_pipeline is not None:
+            x_pipeline = self._at_once.resolving(x_pipeline, ds.tfms)
+        given, norms = (x_pipeline, y_pipeline), (self.norm, self.norm_y)
+        if plain:
+            for one in ours:
+                one.look(indices)
+            made = self._at_once.open(ds, readers, indices, given, norms, known)
+        if made is not None:
+            sides = [
+                one if isinstance(one, StoredSide) else _Side(one, norm) for one, norm in zip((made.x, made.y), norms)
+            ]
+            if made.last is not None:
+                _leave_drawn(x_pipeline, made.last)
+        else:
+            for one in ours:
+                one.in_turn(indices)
+            x, y = self._opened(indices, readers, *given, known)
+            sides = [_Side(x, self.norm), _Side(y, self.norm_y)]
+            self._warn_of_odd(x[0] if len(x) else None)
+        for one in ours:
+            one.close()
+        return sides
+
+    def _opened(
+        self,
+        indices: Sequence[int],
+        readers: Sequence[Callable[[int], Any]],
+        x_pipeline: Optional[Pipeline],
+        y_pipeline: Optional[Pipeline],
+        known: Known,
+    ) -> Tuple[Items, Items]:
+        """Open and draw for each index in turn; return an `ImageTask` per image to make, else the item made by stock.
+
+        Labels and noise come as the tensor that stock collates of them.
+        """
+        ds, (labels, noise) = self.ds, known
         read_x, read_y = readers
         reduces = getattr(ds.x, "max_size", None) is not None
         transformed, tfm_y = bool(ds.tfms or ds.tfmargs), bool(hasattr(ds, "tfms_y") and ds.tfm_y)
@@ -135,8 +190,9 @@ class Collate:
         xs: List[Any] = []
         ys: List[Any] = []
         draws: Any = None
-        for i in indices:
-            x, y = read_x(i), read_y(i)
+        for k, i in enumerate(indices):
+            x = read_x(i) if noise is None else noise[1][k].normal_()
+            y = read_y(i) if labels is None else None
             if reduces and isinstance(y, ImagePoints):
                 y.flow.size = x.size
             pixels, draws = pixels_of(x), None
@@ -146,6 +202,8 @@ class Collate:
                     x = ImageTask(pixels, x_pipeline, draws, x_pipeline.draw_for_size(draws, pixels.shape))
                 else:
                     x = ImageTask(pixels)
+            elif noise is not None:
+                draws = x_pipeline.draw() if transformed and x_pipeline is not None else None
             else:
                 x = as_item(x)
                 x = x.apply_tfms(ds.tfms, **ds.tfmargs) if transformed else x
@@ -161,30 +219,31 @@ class Collate:
                 y = as_item(y) if pixels is None else ImageTask(pixels)
             xs.append(x)
             ys.append(0 if y is None else y)
-        for one in readers:
-            if isinstance(one, Reader):
-                one.close()
         if draws is not None:
             _leave_drawn(x_pipeline, draws)
-        return xs, ys
+        return xs if noise is None else noise[0], ys if labels is None else labels
 
-    def _collated(self, sides: Sequence[_Side], made: List[Any]) -> Any:
+    def _collates_plainly(self) -> bool:
+        return getattr(self.collate_fn, "func", self.collate_fn) is data_collate
+
+    def _collated(self, sides: Sequence[Any], made: List[Any]) -> Any:
         "Have stock code collate the rest, and put the images into the result."
-        rest = [[_ABSENT] * len(side.items) if one is not None else side.plain() for side, one in zip(sides, made)]
-        plain = getattr(self.collate_fn, "func", self.collate_fn)
-        if plain is data_collate:
+        rest = [[_ABSENT] * len(side) if one is not None else side.plain() for side, one in zip(sides, made)]
+        if self._collates_plainly():
             x, y = (one if one is not None else data_collate(items) for one, items in zip(made, rest))
         else:
             pair = self.collate_fn(list(zip(*rest)))
             x, y = (one if one is not None else other for one, other in zip(made, pair))
         normalised = any(side.normalised for side in sides)
-        lent = (made[0] is not None, made[1] is not None) if self._shared is not None else (False, False)
+        lent = (sides[0].whole, sides[1].whole) if self._shared is not None else (False, False)
         if not normalised and not any(lent) and not any(isinstance(one, Packed) for one in (x, y)):
             return [x, y]
         # On its way to a device, stock makes a list of any pair.
         return Batch(x, y, normalised, lent)
 
 
+#: Inputs or targets of a batch: an `ImageTask` or an item of stock's per index, or all of them, collated.
+Items = Union[List[Any], Tensor]
 # A placeholder for images that are already made, while stock code collates the other half of the pairs.
 _ABSENT = ItemBase(torch.empty(0))
 
@@ -196,18 +255,23 @@ class _Side:
     - `normalised`: whether `norm` is applied as they are made
     """
 
-    def __init__(self, items: List[Any], norm: Optional[Norm] = None) -> None:
+    def __init__(self, items: Items, norm: Optional[Norm] = None) -> None:
         self.items, self.norm = items, norm
-        tasks = [one for one in items if isinstance(one, ImageTask)]
+        tasks = [] if isinstance(items, Tensor) else [one for one in items if isinstance(one, ImageTask)]
         kinds = {(id(task.pipeline), task.pixels.cls is ImageSegment, task.pixels.array.shape[2]) for task in tasks}
         self.whole = len(kinds) == 1 and len(tasks) == len(items)
         self.normalised = (
             self.whole and not tasks[0].mask and norm is not None and len(norm[0]) == tasks[0].pixels.array.shape[2]
         )
 
-    def make(self, maker: Maker) -> Any:
-        "Return the batch of images; None if stock code has to collate."
-        return make_images(self.items, maker, self.norm if self.normalised else None) if self.whole else None
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def part(self, maker: Maker) -> Any:
+        "Return what is to be made, see `Maker.make_all`: images, the batch that it is already, or None for stock."
+        if isinstance(self.items, Tensor):
+            return self.items
+        return part_of(self.items, maker, self.norm if self.normalised else None) if self.whole else None
 
     def plain(self) -> List[Any]:
         "Return the items for stock code to collate."
@@ -215,6 +279,8 @@ class _Side:
 
     def read_again(self, il: Any, indices: Sequence[int]) -> None:
         "Replace pixels that lie in a store with copies, which are read through the list."
+        if isinstance(self.items, Tensor):
+            return
         for k, (i, task) in enumerate(zip(indices, self.items)):
             if isinstance(task, ImageTask) and task.pixels.viewed:
                 pixels = pixels_of(il[i])

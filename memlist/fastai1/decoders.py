@@ -99,12 +99,19 @@ class Raw(Stock):
         pixels = records[0].array
         if self.whole or pixels.dtype != np.uint8:
             return super().restore(records)
-        return Pixels(pixels if pixels.ndim == 3 else pixels[..., None], 255 if self.div else 1, self.cls, True)
+        return self.pixels(pixels, True)
 
     def image(self, pixels: np.ndarray) -> Any:
-        if pixels.dtype != np.uint8:
-            return super().image(pixels)
-        return Pixels(pixels if pixels.ndim == 3 else pixels[..., None], 255 if self.div else 1, self.cls)
+        return super().image(pixels) if pixels.dtype != np.uint8 else self.pixels(pixels, False)
+
+    @property
+    def divisor(self) -> int:
+        "Return the divisor of `Pixels`."
+        return 255 if self.div else 1
+
+    def pixels(self, array: np.ndarray, viewed: bool) -> Pixels:
+        "Return the `Pixels` of bytes, (height, width) or (height, width, channels); `viewed`: they lie in a store."
+        return Pixels(array if array.ndim == 3 else array[..., None], self.divisor, self.cls, viewed)
 
     def after(self, image: PIL.Image.Image) -> Any:
         made = self.after_open(image)  # type: ignore[misc]

@@ -139,6 +139,11 @@ class Pipeline(NamedTuple):
         "Draw for one image the numbers that `apply_tfms` draws when it resolves its transforms."
         return [call() for call in self.calls]
 
+    def skip(self, n: int) -> None:
+        "Draw for n images numbers that nobody needs."
+        for call in self.calls * n:
+            call()
+
     def draw_for_size(self, draws: Sequence[Any], shape: Sequence[int]) -> Optional[List[Any]]:
         """Draw what the transforms draw when they are applied to an image of `shape` (channels, height, width).
 

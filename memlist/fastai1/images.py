@@ -11,7 +11,7 @@ from fastai.vision.image import Image, ImageSegment
 from torch import Tensor
 
 from ..batch.cpu import on_cpu
-from ..batch.maker import PLAIN_MAKER, Maker
+from ..batch.maker import PLAIN_MAKER, Job, Maker
 from ..batch.packed import Packed
 from ..batch.pixels import Pixels
 from ..batch.plan import Norm
@@ -88,13 +88,18 @@ def make_images(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm] =
 
     They are float32, or int64 for masks. If their final sizes differ, raises what stock fastai raises.
     """
+    return maker.make_all([part_of(tasks, maker, norm)])[0]  # type: ignore[no-any-return]
+
+
+def part_of(tasks: Sequence[ImageTask], maker: Maker, norm: Optional[Norm] = None) -> Union[Tensor, Job]:
+    "Return what `Maker.make_all` makes of `tasks`; their images, if they had to be padded first."
     first, dtype = tasks[0], torch.int64 if tasks[0].mask else torch.float32
     with np.errstate(all="ignore"):  # stock has its numbers in torch, which never raises for their values
         drawn = first.pipeline.drawn([task.draws for task in tasks], [task.sized for task in tasks])
         if any(step.name == "pad" for step in first.pipeline.steps):
             return _make_padded(tasks, drawn, maker, norm, dtype)
         plan = plan_batch(first.pipeline, drawn, [task.pixels.shape for task in tasks], first.mask)
-    return maker.make(plan, [task.pixels for task in tasks], dtype, norm)
+    return Job(plan, [task.pixels for task in tasks], dtype, norm)
 
 
 def _make_padded(

@@ -8,7 +8,7 @@ image by image, and a message says why (see `supported`).
 from __future__ import annotations
 
 import functools
-from typing import Any, Iterator, Optional, Set, Tuple
+from typing import Any, Iterator, List, Optional, Set, Tuple
 
 import torch
 from fastai.basic_data import DataBunch, DeviceDataLoader
@@ -18,14 +18,18 @@ from fastai.torch_core import data_collate, to_device
 from fastai.vision.data import _normalize_batch
 from torch.utils.data import DataLoader
 
-from ..batch import cpu
+from ..batch import cpu, gather
 from ..batch.buffers import Buffers
 from ..batch.plan import Norm
 from ..batch.sending import Batch, Indices, WorkerStart
 from ..batch.threads import Threads
 from ..cache.messages import warn_user
+from ..store import prepare_lookup
 from .collate import Collate
-from .supported import not_batched, of_list, reason
+from .matrices import MATRICES
+from .pipelines import UNTOUCHED
+from .supported import not_batched, of_list, pipelines, reason
+from .transforms import Unknown
 
 LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data bunch
 _NORMALIZE = (("mean", torch.empty(0, 0)), ("std", torch.empty(0, 0)), ("do_x", True), ("do_y", False))
@@ -44,6 +48,8 @@ class BatchDeviceDataLoader(DeviceDataLoader):
     on_device: Optional[bool] = None
     #: Reasons that have been shown in a warning; the loaders of one data bunch share them.
     warned: Optional[Set[str]] = None
+    #: What made the batches of the last epoch in this process.
+    last: Optional[Collate] = None
     #: Memory for batches that are made in this process: the next epoch reuses that of the last one.
     buffers: Optional[Buffers] = None
 
@@ -71,7 +77,9 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             yield from super().__iter__()
             return
         norm, fused = self._norm()
-        collate = Collate(self.dl.dataset, self.dl.collate_fn, self._packs(), norm)
+        do_x, do_y = _both(fused)
+        collate = Collate(self.dl.dataset, self.dl.collate_fn, self._packs(), norm if do_x else None)
+        collate.norm_y = norm if do_y else None
         collate.ahead = getattr(self.dl, "prefetch_factor", None) or collate.ahead
         inner = object.__new__(
             DataLoader
@@ -80,11 +88,17 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         vars(inner).update(
             vars(self.dl), dataset=Indices(self.dl.dataset), collate_fn=collate, worker_init_fn=start, _iterator=None
         )
-        cpu.prepare()  # before workers are forked, else each would compile
+        if not self._packs():  # before workers are forked, else each would load or compile
+            cpu.prepare(*_kernels(self.dl.dataset))
+            gather.prepare()
+        prepare_lookup()
         threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
         if inner.num_workers == 0:
             collate.memory = self.buffers = self.buffers or Buffers()
             collate.threads = threads
+            if self.last is not None:
+                collate.go_on(self.last)
+            self.last = collate
         try:
             for b in inner:
                 yield self._processed(b, fused)
@@ -118,9 +132,9 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         if not isinstance(first, functools.partial) or first.func is not _normalize_batch:
             return None, None
         given = dict(first.keywords)
-        mean, std, do_x, do_y = (given.pop(name, default) for name, default in _NORMALIZE)
+        mean, std, _, _ = (given.pop(name, default) for name, default in _NORMALIZE)
         floats = mean.dtype == std.dtype == torch.float32  # other dtypes would change the batch's dtype
-        if first.args or given or do_y or not do_x or not floats or mean.dim() != 1 or mean.shape != std.shape:
+        if first.args or given or not any(_both(first)) or not floats or mean.dim() != 1 or mean.shape != std.shape:
             return None, None
         return Norm(mean.numpy(), (1 / std).numpy()), first
 
@@ -135,10 +149,17 @@ class BatchDeviceDataLoader(DeviceDataLoader):
                 tfms, made = tfms[1:], (made[0], made[1])
             else:  # the transform was removed after this iteration began: undo it
                 mean, std = (fused.keywords[name].to(made[0].device)[:, None, None] for name in ("mean", "std"))
-                made = [made[0] * std + mean, made[1]]
+                made = [one * std + mean if done else one for one, done in zip(made, _both(fused))]
         for f in tfms:
             made = f(made)
         return made
+
+
+def _both(normalise: Any) -> Tuple[bool, bool]:
+    "Return whether a `_normalize_batch` with its arguments is for inputs, and whether it is for targets."
+    given = normalise.keywords if normalise is not None else {"do_x": False}
+    do_x, do_y = (given.get(name, default) for name, default in _NORMALIZE[2:])
+    return bool(do_x), bool(do_y)
 
 
 def batched(data: DataBunch) -> DataBunch:
@@ -149,16 +170,33 @@ def batched(data: DataBunch) -> DataBunch:
         dl = getattr(data, name, None)
         if dl is not None:
             setattr(data, name, BatchDeviceDataLoader.of(dl, warned, buffers))
-    missing = cpu.prepare()
+    gather.prepare()
+    prepare_lookup()
     why = data.train_dl.reason()
+    on_cpu = not why and torch.device(data.device).type == "cpu"
+    missing = cpu.prepare(*_kernels(data.train_ds)) if on_cpu else ""
     if why:
         data.train_dl.warn(why)
-    elif missing and torch.device(data.device).type == "cpu":
+    elif missing:
         warn_user(
             f"batch_tfms{of_list(data.train_ds)}: on a CPU it needs numba to be faster than image by image, but numba "
             f"can't be used ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
         )
     return data
+
+
+def _kernels(ds: Any) -> List[str]:
+    "Return the names of the kernels that the inputs of a dataset will need, if they are images of three channels."
+    try:
+        pipeline = pipelines(ds)[0] or UNTOUCHED
+    except Unknown:
+        return []
+    if pipeline.mode != "bilinear" or pipeline.sampling == "zeros":
+        return []  # another kernel, compiled with the first batch
+    names = {step.name for step in pipeline.steps}
+    if names & {"brightness", "contrast"}:
+        return ["lit"]
+    return ["mixed"] if names & set(MATRICES) else ["mixed", "copied"]
 
 
 def release(data: DataBunch) -> None:

@@ -19,10 +19,12 @@ import types
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from fastai.basic_data import DeviceDataLoader
-from fastai.data_block import ItemList, LabelList
+from fastai.core import Category, FloatItem, MultiCategory
+from fastai.data_block import CategoryList, CategoryListBase, FloatList, ItemList, LabelList, MultiCategoryList
 from fastai.torch_core import data_collate, log_uniform, rand_bool, uniform, uniform_int
 from fastai.vision import image as fastai_image
 from fastai.vision.data import _normalize_batch, bb_pad_collate
+from fastai.vision.gan import GANItemList
 from fastai.vision.image import Image, ImagePoints, ImageSegment, RandTransform, Transform
 
 from .transforms import KNOWN
@@ -38,6 +40,10 @@ _FUNCTIONS = data_collate, bb_pad_collate, _normalize_batch, uniform, log_unifor
 _METHODS = (
     (LabelList, "__getitem__"),
     (ItemList, "__getitem__"),
+    (ItemList, "get"),
+    (CategoryListBase, "c"),
+    *((cls, "get") for cls in (CategoryList, MultiCategoryList, FloatList, GANItemList)),
+    *((cls, "__init__") for cls in (Category, MultiCategory, FloatItem)),
     (DeviceDataLoader, "__iter__"),
     (DeviceDataLoader, "proc_batch"),
 )

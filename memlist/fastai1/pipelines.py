@@ -77,6 +77,16 @@ def pipeline_of(tfms: Any, arguments: Dict[str, Any]) -> Optional[Pipeline]:
     return Pipeline(tuple(placed), target, method, mult, padding, padding, mode, fit, size_dependent, tuple(calls))
 
 
+def resolving(pipeline: Pipeline, tfms: Any) -> Pipeline:
+    """Return what `tfms`, those of `pipeline`, draw for an item that only resolves them, one after another.
+
+    fastai's noise does so: it has no order of transforms, and adds none.
+    """
+    known = {id(step.transform): step for step in pipeline.steps}
+    placed, calls = _placed([known[id(one)] for one in listify(tfms)])
+    return pipeline._replace(steps=tuple(placed), size_dependent=False, calls=tuple(calls))
+
+
 def _placed(steps: List[TransformStep]) -> Tuple[List[TransformStep], List[Callable[[], Any]]]:
     "Return the steps, each with the position of its draws, and the calls that draw them."
     placed: List[TransformStep] = []

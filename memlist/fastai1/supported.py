@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from typing import Any, List, Optional, Tuple
+from typing import Any, List, Optional, Sequence, Tuple
 
 import torch
 from fastai.core import listify
@@ -66,6 +66,23 @@ def parts_of_pipelines(ds: Any) -> Optional[List[Any]]:
         values += one.kwargs.values()
         seen += (one, one.tfm, one.p, one.is_random, *one.kwargs)
     return seen + values if all(isinstance(value, _FIXED) for value in values) else None
+
+
+def alike(some: Sequence[Optional[Pipeline]], others: Sequence[Optional[Pipeline]]) -> bool:
+    """Return whether two results of `pipelines`, made of the same transforms, are equal.
+
+    Only what fastai itself has added, a `crop_pad`, may be another object. Pipelines that draw by functions of their
+    own are never equal.
+    """
+    try:
+        return all(_without_transforms(one) == _without_transforms(other) for one, other in zip(some, others))
+    except Exception:  # a parameter is an array, or something else that can't be compared
+        return False
+
+
+def _without_transforms(pipeline: Optional[Pipeline]) -> Any:
+    steps = () if pipeline is None else tuple(step._replace(transform=None) for step in pipeline.steps)
+    return pipeline and pipeline._replace(steps=steps)
 
 
 def reason(ds: Any, collate_fn: Any) -> str:

@@ -12,7 +12,9 @@ times of files; it knows nothing of images, decoders or training libraries.
 from .budget import DEFAULT_SHARE, MaxRam, format_size, parse_max_ram
 from .cachefile import CacheFileError
 from .checking import Problem
-from .layout import DTYPES
+from .layout import DTYPES, digest_of
+from .lookup import prepare as prepare_lookup
+from .many import Records, read_many
 from .names import shown
 from .record import Record
 from .sharing import _rejoined, store_for
@@ -28,11 +30,15 @@ __all__ = [
     "MaxRam",
     "Problem",
     "Record",
+    "Records",
     "Source",
     "StoreInfo",
     "_rejoined",
+    "digest_of",
     "format_size",
     "parse_max_ram",
+    "prepare_lookup",
+    "read_many",
     "shown",
     "store_for",
     "usable_cpus",

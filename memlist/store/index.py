@@ -36,6 +36,7 @@ from .layout import (
     whole_pages,
 )
 from .log import Entry, Log
+from .lookup import Found, Mapped, look_up, one_by_one
 from .system import PAGE
 
 
@@ -55,7 +56,7 @@ class Plan(NamedTuple):
 
 
 # `Header.index`, the words in which its table lies, the number of the table's first word, and the mask for slots.
-Mapped = Tuple[int, memoryview, int, int]
+Table = Tuple[int, memoryview, int, int]
 
 
 class Index:
@@ -63,7 +64,8 @@ class Index:
 
     def __init__(self, log: Log) -> None:
         self.log, self.header, self.region = log, log.header, log.region
-        self._table: Optional[Mapped] = None
+        self._table: Optional[Table] = None
+        self._mapped: Optional[Mapped] = None
 
     def find(self, digest: bytes) -> Optional[Tuple[int, Block]]:
         "Return offset and header of the block that the index has for `digest`; None if it has none."
@@ -94,7 +96,31 @@ class Index:
             if header.index == index:
                 return None
 
-    def _map(self, index: int) -> Optional[Mapped]:
+    def find_many(self, digests: np.ndarray) -> Tuple[Found, Mapped]:
+        """Return the blocks that the index has for `digests`, (n, 16) uint8, and where the region is mapped.
+
+        The answers are those of `find`, but a block that is published while this runs may be missing. In a region that
+        is read by system calls no array has an address.
+        """
+        header, region = self.header, self.region
+        while True:
+            index, tail = header.index, header.tail
+            self.log.reach(tail - 1)  # what can't be mapped is not found
+            table, mapped = self._table, self._mapped
+            if table is None or table[0] != index:
+                table = self._map(index)
+            if mapped is None or not mapped.holds(region):
+                mapped = self._mapped = Mapped(region)
+            found = None
+            if region.mapped and table is not None:
+                first_slot = mapped.address(table_offset(index) + BLOCK_BYTES, 8 << table_bits(index))
+                found = look_up(digests, first_slot, table[3], tail, mapped)
+            if found is None:
+                return one_by_one(digests, self.find, mapped if region.mapped else None), mapped
+            if header.index == index:
+                return found, mapped
+
+    def _map(self, index: int) -> Optional[Table]:
         "Map the table that `index` (see `Header.index`) refers to, and cache it; return None if there is none."
         offset, bits = table_offset(index), table_bits(index)
         if not index or bits > MAX_TABLE_BITS or not self.log.reach(offset):

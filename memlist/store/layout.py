@@ -367,6 +367,25 @@ def pack_block(
     return body + _CHECKSUM.pack(zlib.crc32(body))
 
 
+class Headers(NamedTuple):
+    "Hold copies of the headers of n blocks, as 64-bit words."
+
+    words: np.ndarray  # (n, words) uint64
+
+    def numbers(self) -> np.ndarray:
+        "Return the number of each block, (n,) uint64."
+        return self.words[:, 8] & np.uint64(NUMBERS - 1)  # type: ignore[no-any-return]
+
+    def tags(self) -> np.ndarray:
+        "Return the tag of each record, (n,) uint64."
+        return self.words[:, 8] >> np.uint64(32)  # type: ignore[no-any-return]
+
+    def form(self, k: int) -> Tuple[int, Tuple[int, ...]]:
+        "Return the position in `DTYPES` of the dtype of record `k`, and its shape."
+        code, ndim, *extents = unpack_record(self.words[k])
+        return code, (*extents[: min(ndim, MAX_NDIM)],)
+
+
 def storable(array: Any) -> np.ndarray:
     "Return `array` as an array; raises TypeError for a dtype, and ValueError for a shape, that can't be stored."
     array = np.asarray(array)
@@ -412,6 +431,10 @@ def whole_pages(offset: int, nbytes: int) -> int:
 FIRST_TABLE_BITS, MAX_TABLE_BITS = 9, 40
 TAG_SHIFT = 48
 _OFFSET = (1 << TAG_SHIFT) - 1
+
+
+#: The numbers of the format that `probing` needs, in the order that it describes.
+FORM = np.array([TAG_SHIFT, BLOCK_ALIGN, BLOCK_BYTES, 1, _RESIDUE, 40, 48, 4], np.uint64)
 
 
 def digest_of(key: bytes) -> bytes:

@@ -50,6 +50,10 @@ class Looks:
         entry = int.from_bytes(os.pread(self.fd, 8, PAGE + 8 * number), sys.byteorder) if _HAS_PREAD else 0
         return entry > _TAG and entry & _TAG == offset // BLOCK_ALIGN & _TAG
 
+    def know(self, offsets: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        "Return for each of n offsets and numbers what `knows` returns, (n,) bool. Costs a system call per record."
+        return np.array([self.knows(number, at) for number, at in zip(numbers.tolist(), offsets.tolist())], bool)
+
     def add(self, number: int, when: int = 0, offset: Optional[int] = None) -> None:
         """Remember that record `number` was valid at the time `when`; 0 means that the time is unknown, but past.
 
@@ -82,12 +86,19 @@ class Trust:
     `maker` is the name of the caller's decoder; an anonymous store only passes it on.
     """
 
+    #: Whether a record may have to be verified before it is served.
+    verifies = False
+
     def __init__(self, looks: Looks, maker: bytes) -> None:
         self.looks, self.maker = looks, maker
 
     def known(self, offset: int, block: Block) -> bool:
         "Return whether the record at `offset` may be served without verifying it."
         return True
+
+    def known_many(self, offsets: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        "Return for each record, by its offset and its number, what `known` returns, (n,) bool."
+        return np.ones(len(offsets), bool)
 
     def trailer(self, source: Source) -> bytes:
         "Return the bytes stored after an array. In a named file: the path of its source and the name of the decoder."
@@ -129,6 +140,8 @@ class FileTrust(Trust):
     Records that this process or its children wrote count as verified.
     """
 
+    verifies = True
+
     def __init__(self, looks: Looks, maker: bytes, header: Header, region: Region) -> None:
         super().__init__(looks, maker)
         self.header, self.region = header, region
@@ -136,10 +149,17 @@ class FileTrust(Trust):
 
     def known(self, offset: int, block: Block) -> bool:
         "Return whether a record was verified. If another process has purged the file, first drop our pages, too."
+        self._follow_release()
+        return self.looks.knows(block.number, offset)
+
+    def known_many(self, offsets: np.ndarray, numbers: np.ndarray) -> np.ndarray:
+        self._follow_release()
+        return self.looks.know(offsets, numbers)
+
+    def _follow_release(self) -> None:
         if self.released != self.header.releases:
             self.released = self.header.releases
             self.region.release(write=False)
-        return self.looks.knows(block.number, offset)
 
     def trailer(self, source: Source) -> bytes:
         return source.path + b"\0" + self.maker if self.maker else source.path

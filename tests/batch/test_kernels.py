@@ -15,7 +15,7 @@ def test_kernel_lighting_is_the_sigmoid_of_the_logit() -> None:
     for gain in (0.5, 0.8, 1.0, 1.25, 3.0):
         for bias in (-3.0, -0.2, 0.0, 0.4, 3.0):
             ours = values.copy()
-            kernels._light(ours, np.float32(gain), np.float32(bias))
+            kernels._light(ours, len(ours), np.float32(gain), np.float32(bias))
             # fastai's 1 / v - 1 has few digits where v is near 1, and it is fastai's that we are after.
             odds = torch.from_numpy(values).clamp(1e-7, 1 - 1e-7).reciprocal().sub(1).double()
             wanted = torch.sigmoid(bias - gain * torch.log(odds)).numpy()
@@ -27,5 +27,5 @@ def test_nan_stays_nan() -> None:
     from memlist.batch import kernels
 
     values = np.array([0.3, np.nan, 0.7], np.float32)
-    kernels._light(values, np.float32(1.2), np.float32(0.1))
+    kernels._light(values, len(values), np.float32(1.2), np.float32(0.1))
     assert np.isnan(values).tolist() == [False, True, False]

@@ -340,14 +340,14 @@ def test_images_purged_while_a_batch_is_made_are_read_again(photos: Path, schedu
     "The store is purged each time between reading images and making a batch of them."
     ours, stock = bunches(*(classification(cls, photos) for cls in (m.MemoryImageList, ImageList)))
     ours.load_data(progress=False)
-    make_images, purged = collate.make_images, []
+    part_of, purged = collate.part_of, []
 
     def purging(*args: Any) -> Any:
         if ours.train_ds.x.store.info().records:
             purged.append(1)
             ours.purge()
-        return make_images(*args)
+        return part_of(*args)
 
-    monkeypatch.setattr(collate, "make_images", purging)
+    monkeypatch.setattr(collate, "part_of", purging)
     assert_same_epochs(ours, stock, epochs=1)
     assert purged

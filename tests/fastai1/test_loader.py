@@ -16,14 +16,18 @@ import PIL.Image
 import pytest
 import torch
 from batch_helpers import (
+    TRAIN,
+    VALID,
     assert_close,
     assert_near,
     assert_same_epochs,
     bunches,
     classification,
     labelled_images,
+    same_mask,
     small_learner,
 )
+from batch_helpers import masks as masks
 from batch_helpers import schedule as schedule
 from conftest import in_child, photo, seed
 from fastai.data_block import LabelList
@@ -153,7 +157,7 @@ def test_spawned_workers_equal_stock(photos: Path) -> None:
 
 @pytest.mark.parametrize("moment", ["before", "after", "never", "targets too"])
 def test_normalised_batches_equal_stock(photos: Path, moment: str, schedule: str) -> None:
-    "Batches are normalised as they are made, unless a transform comes before that or targets are normalised too."
+    "Batches are normalised as they are made, targets too if so asked, unless a transform comes before that."
 
     def halved(b: Any) -> Any:
         return b[0] / 2, b[1]
@@ -169,6 +173,42 @@ def test_normalised_batches_equal_stock(photos: Path, moment: str, schedule: str
         if moment == "before":
             data.add_tfm(halved)
     assert_same_epochs(*made)
+
+
+@pytest.mark.parametrize("do_x", [True, False])
+@pytest.mark.parametrize("kind", ["masks", "labels"])
+def test_targets_other_than_images_are_normalised_by_fastai(masks: Path, kind: str, do_x: bool) -> None:
+    "If one side can't be normalised as it is made, fastai normalises both."
+
+    def of(cls: Any) -> Any:
+        lists = cls.from_folder(masks).split_by_rand_pct(0.3, seed=1)
+        if kind == "labels":
+            return lambda: lists.label_from_folder().transform((TRAIN, VALID), size=24)
+        labelled = lists.label_from_func(same_mask, classes=list(range(4)))
+        return lambda: labelled.transform((TRAIN, VALID), size=24, tfm_y=True)
+
+    ours = m.MemorySegmentationItemList if kind == "masks" else m.MemoryImageList
+    made = bunches(of(ours), of(fv.SegmentationItemList if kind == "masks" else ImageList), normalise=False)
+    for data in made:
+        data.normalize(imagenet_stats, do_x=do_x, do_y=True)
+    assert_same_epochs(*made)
+
+
+def test_the_normalisation_of_targets_may_be_removed_within_an_epoch(photos: Path) -> None:
+    made = bunches(
+        labelled_images(m.MemoryImageImageList, photos), labelled_images(ImageImageList, photos), normalise=False
+    )
+    seen: List[List[Any]] = [[], []]
+    for data, batches in zip(made, seen):
+        data.normalize(imagenet_stats, do_x=False, do_y=True)
+        seed(0)
+        for k, b in enumerate(data.train_dl):
+            batches.append(b)
+            if k == 1:
+                data.train_dl.remove_tfm(data.train_dl.tfms[0])
+    for one, other in zip(*seen):
+        assert_near(one[0], other[0], 1e-3)
+        assert_near(one[1], other[1], 5e-3)
 
 
 def test_a_transform_may_be_removed_within_an_epoch(photos: Path) -> None:
