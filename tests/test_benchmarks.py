@@ -246,24 +246,59 @@ def test_every_comparison_in_turns_is_of_settings_that_exist(benchmarks: None) -
     assert {f"swap_{work}_{workers}" for work in WORKS for workers in (0, 2)} <= set(planned)
 
 
-def test_systems_take_turns_and_a_broken_one_is_left_out(
-    benchmarks: None, photographs: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+#: Systems that need no library: each image has a colour of its own.
+SYSTEMS_OF_A_TEST = """
+import numpy as np
+from harness import BATCH, System
+
+class Array(np.ndarray):
+    def numpy(self):
+        return np.asarray(self)
+
+class Good(System):
+    size = 224
+    epochs = 0
+
+    def epoch(self):
+        self.epochs += 1
+        x = np.ones((BATCH, 3, self.size, self.size), np.float32) * np.linspace(-1, 1, BATCH)[:, None, None, None]
+        yield x.astype(np.float32).view(Array), np.arange(BATCH).view(Array)
+
+class Small(Good):
+    size = 223
+
+class Broken(Good):
+    def epoch(self):
+        if self.epochs == 2:
+            raise OSError("the disk is full")
+        return super().epoch()
+"""
+
+
+def test_systems_take_turns_and_what_is_wrong_or_broken_is_reported(
+    benchmarks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import beside
-    import systems
+    from systems import QUICK, Entry, Turns
 
-    monkeypatch.setattr(beside, "python_of", lambda _: sys.executable)
-    monkeypatch.setitem(beside.SYSTEMS, "ffcv", systems.SYSTEMS["memlist"]._replace(cls="NoSuchClass"))
-    session = beside.Session(systems.QUICK, tmp_path / "raw.json", {"rows": [], "turns": {}, "sets": {}}, str(tmp_path))
-    monkeypatch.setattr(session, "pictures", lambda work, n: photographs)
-    monkeypatch.setattr(session, "can", lambda key: True)
-    contenders = ("stock", 0), ("memlist", 0), ("ffcv", 2)
-    found = session.compared(systems.Turns("x", "common", 70, contenders, 2))
-    assert [len(found[name]["samples"]) for name in ("stock 0", "memlist 0")] == [2, 2]
-    assert found["stock 0"]["wrong"] is found["memlist 0"]["wrong"] is None
-    assert "NoSuchClass" in found["ffcv 2"]["failed"]
-    first = session.compared(systems.Turns("x", "common", 70, contenders[1:], 1, True))
-    assert len(first["memlist 0"]["samples"]) == 1 and "NoSuchClass" in first["ffcv 2"]["failed"]
+    (tmp_path / "of_a_test.py").write_text(SYSTEMS_OF_A_TEST)
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for cls in ("Good", "Small", "Broken", "Missing"):
+        monkeypatch.setitem(beside.SYSTEMS, cls, Entry(cls, "", "of_a_test", cls))
+    results: Dict[str, Any] = {"rows": [], "turns": {}, "sets": {}, "versions": {}}
+    session = beside.Session(QUICK, tmp_path / "raw.json", results, str(tmp_path))
+    monkeypatch.setattr(session, "pictures", lambda work, n: str(tmp_path))
+    contenders = tuple((cls, 0) for cls in ("Good", "Small", "Broken", "Missing"))
+    found = session.compared(Turns("x", "crops", 64, contenders, 3))
+    assert len(found["Good 0"]["samples"]) == 3 and found["Good 0"]["wrong"] is None
+    assert "images of" in found["Small 0"]["wrong"]
+    assert "the disk is full" in found["Broken 0"]["failed"] and "Missing" in found["Missing 0"]["failed"]
+    assert not {"samples"} & {*found["Broken 0"], *found["Missing 0"]}
+    first = session.compared(Turns("x", "crops", 64, contenders, 2, first=True))
+    assert len(first["Good 0"]["samples"]) == 2 and "images of" in first["Small 0"]["wrong"]
+    assert "Missing" in first["Missing 0"]["failed"]
 
 
 def test_the_plots_show_the_committed_figures(benchmarks: None, tmp_path: Path) -> None:
