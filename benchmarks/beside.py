@@ -181,7 +181,7 @@ class Session:
                 begun, speed = time.perf_counter(), probe()
                 found = self.compared(asked)
                 facts = {"work": asked.work, "n": asked.n, "first": asked.first, "probe": speed, **stamp(begun)}
-                self.results["turns"][asked.name] = {**facts, "contenders": found}
+                self.results.setdefault("turns", {})[asked.name] = {**facts, "contenders": found}
                 self.keep(f"{asked.name}: {', '.join(brief_turns(name, one) for name, one in found.items())}")
 
     def compared(self, asked: Turns) -> Dict[str, Any]:

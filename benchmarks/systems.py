@@ -86,10 +86,12 @@ class Scale(NamedTuple):
     small: int
     slow: int
     quick: int
+    #: Rounds of first batches.
+    first: int
 
 
-FULL = Scale(2560, 2560, 8192, 640, 1280, 1280, 512, (1000, 16000), 8000, 5, 2560, 16384, 4, 12)
-QUICK = Scale(192, 64, 256, 64, 64, 64, 128, (100, 400), 192, 1, 128, 256, 1, 2)
+FULL = Scale(2560, 1280, 8192, 640, 1280, 1280, 512, (1000, 16000), 8000, 5, 2560, 16384, 4, 12, 5)
+QUICK = Scale(192, 64, 256, 64, 64, 64, 128, (100, 400), 192, 1, 128, 256, 1, 2, 1)
 SHARES = (0.0, 0.5, 1.0)
 OF_SHARES = ("memlist", "batches", "stocaching", "monai")
 OF_COUNTS = ("stock", "memlist", "batches")
@@ -170,4 +172,6 @@ def in_turns(scale: Scale) -> Iterator[Turns]:
             swap = ("stock", workers), ("memlist", workers)
             yield Turns(f"swap_{work}_{workers}", work, size[work], swap, scale.slow)
     for work in FIRST:
-        yield Turns(f"first_{work}", work, getattr(scale, work), (("memlist", 0), ("torchvision", 0)), scale.slow, True)
+        yield Turns(
+            f"first_{work}", work, getattr(scale, work), (("memlist", 0), ("torchvision", 0)), scale.first, True
+        )
