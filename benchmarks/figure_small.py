@@ -8,7 +8,7 @@ from typing import Any, Dict, List, Tuple
 import numpy as np
 import torch
 from bunches import BATCH, CPU, Contender, bunch, epoch
-from fastai.vision import crop_pad, noop, open_image
+from fastai.vision import crop_pad, imagenet_stats, noop, open_image
 from inputs import Inputs
 from measure import case, in_child, interleave, ratio
 
@@ -94,21 +94,20 @@ TIMED, SKIPPED = 12, 2
 
 def lookup(inputs: Inputs) -> Dict[str, Any]:
     "Figure 22: time an image of a batch of 64 among few records and among many."
-    counts = inputs.scale.records[0], inputs.scale.many
-    lists = {f"{n:,} records": inputs.links(inputs.tiny(200), n) for n in counts}
-    first, last = lists
-    cases = []
-    for name, batch_tfms in (("batch_tfms", True), ("the swap alone", False)):
-        bunches = {
-            label: bunch(MemoryImageList, files, None, 0, size=8, batch_tfms=batch_tfms)
-            for label, files in lists.items()
-        }
-        for data in bunches.values():
-            _fill(data.train_ds.x)
-        contenders = {label: _batches(data) for label, data in bunches.items()}
+    lists = {}
+    for n in (inputs.scale.records[0], inputs.scale.many):
+        files = inputs.links(inputs.tiny(200), n)
+        labelled = MemoryImageList(files, path=files[0].parent).split_none().label_const(0)
+        _fill(labelled.train.x)
+        lists[f"{n:,} records"] = labelled.transform(None, size=8)
+    (first, last), cases = lists, []
+    for name, given, bound in (("batch_tfms", {"batch_tfms": True}, ("<=", 1.2)), ("the swap alone", {}, None)):
+        contenders = {}
+        for label, labelled in lists.items():
+            data = labelled.databunch(bs=BATCH, num_workers=0, no_check=True, device=CPU, **given)
+            contenders[label] = _batches(data.normalize(imagenet_stats))
         samples = interleave(contenders, 5 * inputs.scale.epochs)
-        ratios = [ratio(f"time among {last} over {first}", last, first, ("<=", 1.2))]
-        cases.append(case(name, samples, ratios))
+        cases.append(case(name, samples, [ratio(f"time among {last} over {first}", last, first, bound)]))
     note = f"Pictures of 8x8, each a file of its own name; no workers; {TIMED} batches in the middle of an epoch."
     return {"cases": cases, "notes": [note]}
 

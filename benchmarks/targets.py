@@ -111,13 +111,13 @@ def memory(found: Measured) -> List[Number]:
 
 
 def figure(key: str, what: str) -> Callable[[Measured], List[Number]]:
-    "Read the ratios of a figure whose name is `what`, or any, in every case."
+    "Read the ratios of a figure that have a target, in every case: those named `what`, or all."
 
     def read(found: Measured) -> List[Number]:
         numbers: List[Number] = []
         for case in found.figures.get(key, {}).get("cases", ()):
             for wanted in case["ratios"]:
-                if what in ("", wanted["what"]):
+                if wanted["bound"] and what in ("", wanted["what"]):
                     above, below = (float(np.median(case["samples"][wanted[side]])) for side in ("above", "below"))
                     name = f"{case['name']}, {wanted['what']}" if what != wanted["what"] else case["name"]
                     numbers.append((name, above / below))

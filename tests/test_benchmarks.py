@@ -195,7 +195,11 @@ def test_targets_are_judged_from_the_raw_figures(benchmarks: None) -> None:
         "swap_default_0": turns_of(stock_0=1.7, memlist_0=1.0),
         "swap_default_2": turns_of(stock_2=1.2, memlist_2=1.0),
     }
-    case = {"name": "a", "samples": {"x": [1.3], "y": [1.0]}, "ratios": [{"what": "w", "above": "x", "below": "y"}]}
+    case = {
+        "name": "a",
+        "samples": {"x": [1.3], "y": [1.0]},
+        "ratios": [{"what": "w", "above": "x", "below": "y", "bound": ["<=", 1.3]}],
+    }
     row = {
         "table": "memory",
         "system": "memlist",
