@@ -156,6 +156,11 @@ TARGETS: Tuple[Target, ...] = (
     Target("first batch, cold, against torchvision", (">=", 0.9), first_batches),
     Target("peak memory of the common job (PSS), over the decoded bytes", ("<=", 1.1), memory),
     Target(
+        "workers on small images: the default against the fastest ([figure 21](figures.md))",
+        (">=", 0.9),
+        figure("workers", ""),
+    ),
+    Target(
         "an image of a batch of 64, among many records over few ([figure 22](figures.md))",
         ("<=", 1.2),
         figure("lookup", ""),

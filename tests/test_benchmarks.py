@@ -143,6 +143,15 @@ def test_every_setting_is_compared_in_every_figure(benchmarks: None) -> None:
     assert len(re.findall(r"\d: \*\*", to_stock)) == lost
 
 
+def test_no_text_about_losses_states_a_figure(benchmarks: None) -> None:
+    from page import template
+
+    text = template("beside")
+    text = text[text.index("## Where memlist is slower") : text.index("## Warm epochs")]
+    words = re.sub(r"\d+x\d+|\d+th\b|\$\w+|<!--.*?-->", "", text)
+    assert not re.search(r"\d", words)
+
+
 def _part(page: str, heading: str) -> str:
     "Return the text below a heading, up to the next of any level."
     return re.split(r"^#+ .*$", page[page.index(f"\n{heading}\n") + len(heading) + 2 :], maxsplit=1, flags=re.M)[0]
