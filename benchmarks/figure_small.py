@@ -60,7 +60,7 @@ def workers(inputs: Inputs) -> Dict[str, Any]:
         bunches = {label: make(files, count) for label, count in WORKERS.items()}
         bunches["no workers"].load_data(progress=False)
         chosen[name] = bunches["by default"].num_workers
-        samples = interleave({label: epoch(data) for label, data in bunches.items()}, 3 * scale.epochs)
+        samples = interleave({label: epoch(data) for label, data in bunches.items()}, 2 * scale.epochs)
         ratios = [
             ratio(f"no workers, images/s over {label}", label, "no workers")
             for label, count in WORKERS.items()

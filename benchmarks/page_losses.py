@@ -150,12 +150,21 @@ def turned(turns: Dict[str, Row]) -> Dict[str, str]:
         if best and share:
             limit = _rate(samples["limit", 0])
             shares.append([SHORT[work], f"{name_of(*best)}: {_rate(samples[best])}", limit, f"{share:.0%}"])
-    found = {}
+    found = {"turns_failed": "\n".join(_failed(turns))}
     if lines:
         found["turned"] = table(head, lines, 4)
     if shares:
         found["shares_of_limit"] = table(("job", "memlist's fastest, images/s", "limit", "of the limit"), shares, 2)
     return found
+
+
+def _failed(turns: Dict[str, Row]) -> Iterator[str]:
+    "List the contenders that made no batches, or wrong ones."
+    for name, row in turns.items():
+        for one in row["contenders"].values():
+            why = one.get("failed") or (one["wrong"] and f"wrong: {one['wrong']}")
+            if why:
+                yield f"- `{name}`, {name_of(one['system'], one['workers'])}: {' '.join(why.split())}"
 
 
 def _rate(samples: Sequence[float]) -> str:

@@ -109,6 +109,8 @@ def test_every_figure_in_which_memlist_is_behind_is_listed_first(benchmarks: Non
     assert not results["quick"]
     for row in results["rows"]:
         assert row.get("wrong") is None, row
+    for turn in results.get("turns", {}).values():
+        assert not any(one.get("wrong") for one in turn["contenders"].values()), turn
     for key, entry in SYSTEMS.items():
         assert entry.environment in results["absent"] or key in results["versions"], key
     assert page.index("## The targets") < page.index("## Where memlist is slower") < page.index("## Warm epochs")
@@ -245,6 +247,7 @@ def test_pairs_in_turns_are_listed_worst_first(benchmarks: None) -> None:
     turns["digits"]["contenders"]["broken"] = {"system": "ffcv", "workers": 2, "samples": [0.1], "wrong": "images of 3"}
     lines = page_losses.turned(turns)["turned"].splitlines()[2:]
     assert [line.split(" | ")[-2] for line in lines] == ["**0.50**", "3.00"]
+    assert page_losses.turned(turns)["turns_failed"] == "- `digits`, FFCV, raw, 2 threads: wrong: images of 3"
     assert "| 50% |" in page_losses.turned(turns)["shares_of_limit"]
 
 
