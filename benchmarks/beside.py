@@ -243,7 +243,8 @@ def arguments() -> argparse.Namespace:
     names = [*TABLES, *TURNS, "turns"]
     parser.add_argument("--quick", action="store_true", help="few images, into a temporary folder")
     parser.add_argument("--into", type=Path, help="the folder for the page and for results/")
-    parser.add_argument("--only", choices=names, action="append", help="a table; may be given several times")
+    said = "a table, or a comparison in turns; may be given several times"
+    parser.add_argument("--only", choices=names, action="append", help=said)
     parser.add_argument("--system", choices=list(SYSTEMS), action="append", help="a system; may be given several times")
     parser.add_argument("--render", action="store_true", help="make the page from the raw results")
     return parser.parse_args()

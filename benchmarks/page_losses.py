@@ -144,7 +144,7 @@ def turned(turns: Dict[str, Row]) -> Dict[str, str]:
     head = ("job", "figure", "memlist", "the other", "times as good", "in the rounds")
     shares = []
     for work in IN_TURNS:
-        samples = in_turns(turns, work)
+        samples = in_turns(turns, f"fast_{work}")
         best = fastest(samples, True)
         share = times_as_fast(samples, best, ("limit", 0))
         if best and share:
@@ -235,9 +235,8 @@ def took(results: Dict[str, Any], figures: Dict[str, Any]) -> Dict[str, str]:
     for row in results["rows"]:
         parts[f"table `{row['table']}`"] = parts.get(f"table `{row['table']}`", 0) + row.get("took", 0)
     for name, row in results.get("turns", {}).items():
-        kind = name.split("_")[0] if "_" in name else "fast settings"
-        kind = {"swap": "the swap alone against fastai", "first": "first batches"}.get(kind, kind)
-        parts[f"in turns, {kind}"] = parts.get(f"in turns, {kind}", 0) + row["took"]
+        kind = f"in turns, `{name.split('_')[0]}_...`"
+        parts[kind] = parts.get(kind, 0) + row["took"]
     for name, spent in figures.get("took", {}).items():
         parts[f"figure `{name}`"] = spent
     lines = [[name, f"{spent / 60:.1f}"] for name, spent in sorted(parts.items(), key=lambda item: -item[1]) if spent]

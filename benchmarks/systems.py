@@ -166,7 +166,7 @@ def in_turns(scale: Scale) -> Iterator[Turns]:
     "List every comparison in turns: the fast settings, the swap alone against stock, first batches."
     size = {work: scale.small if work == "digits" else scale.photographs for work in WORKS}
     for work, contenders in IN_TURNS.items():
-        yield Turns(work, work, size[work], contenders, scale.quick)
+        yield Turns(f"fast_{work}", work, size[work], contenders, scale.quick)
     for work in WORKS:
         for workers in (0, 2):
             swap = ("stock", workers), ("memlist", workers)

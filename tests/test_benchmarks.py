@@ -202,7 +202,7 @@ def test_targets_are_judged_from_the_raw_figures(benchmarks: None) -> None:
     import targets
 
     turns = {
-        "digits": turns_of(limit_0=1.0, batches_0=2.0, batches_2=4.0, tensordict_0=2.0, ffcv_1=1.0, ffcv_2=5.0),
+        "fast_digits": turns_of(limit_0=1.0, batches_0=2.0, batches_2=4.0, tensordict_0=2.0, ffcv_1=1.0, ffcv_2=5.0),
         "swap_default_0": turns_of(stock_0=1.7, memlist_0=1.0),
         "swap_default_2": turns_of(stock_2=1.2, memlist_2=1.0),
     }
@@ -237,28 +237,45 @@ def test_targets_are_judged_from_the_raw_figures(benchmarks: None) -> None:
     assert len(table.splitlines()) == len(targets.TARGETS) + 2
 
 
+def test_every_target_is_measured_by_a_run(benchmarks: None) -> None:
+    import targets
+    from systems import FULL, in_turns
+
+    turns = {one.name: turns_of(**{f"{key}_{k}": 1.0 for key, k in one.contenders}) for one in in_turns(FULL)}
+    for verdict in targets.verdicts(targets.Measured([], turns, {})):
+        figure = verdict.target.figure
+        if "[figure" not in figure and "peak memory" not in figure:  # those are taken from other measurements
+            assert all(number == 1.0 for _, number in verdict.numbers), figure
+
+
 def test_pairs_in_turns_are_listed_worst_first(benchmarks: None) -> None:
     import page_losses
 
     turns = {
-        "digits": turns_of(limit_0=1.0, batches_0=2.0, tensordict_0=1.0),
+        "fast_digits": turns_of(limit_0=1.0, batches_0=2.0, tensordict_0=1.0),
         "x": turns_of(True, memlist_0=1, torchvision_0=3),
     }
-    turns["digits"]["contenders"]["broken"] = {"system": "ffcv", "workers": 2, "samples": [0.1], "wrong": "images of 3"}
+    turns["fast_digits"]["contenders"]["broken"] = {
+        "system": "ffcv",
+        "workers": 2,
+        "samples": [0.1],
+        "wrong": "images of 3",
+    }
     lines = page_losses.turned(turns)["turned"].splitlines()[2:]
     assert [line.split(" | ")[-2] for line in lines] == ["**0.50**", "3.00"]
-    assert page_losses.turned(turns)["turns_failed"] == "- `digits`, FFCV, raw, 2 threads: wrong: images of 3"
+    assert page_losses.turned(turns)["turns_failed"] == "- `fast_digits`, FFCV, raw, 2 threads: wrong: images of 3"
     assert "| 50% |" in page_losses.turned(turns)["shares_of_limit"]
 
 
 def test_every_comparison_in_turns_is_of_settings_that_exist(benchmarks: None) -> None:
-    from systems import BATCH, FULL, SYSTEMS, WORKS, in_turns
+    from systems import BATCH, FULL, SYSTEMS, WORKS, in_turns, plan
 
     planned = {one.name: one for one in in_turns(FULL)}
     for one in planned.values():
         for key, workers in one.contenders:
             assert workers in SYSTEMS[key].workers and one.work in SYSTEMS[key].works
         assert one.first or one.n >= 40 * BATCH  # fewer say little
+    assert not set(planned) & {one.table for one in plan(FULL)}
     assert {f"swap_{work}_{workers}" for work in WORKS for workers in (0, 2)} <= set(planned)
 
 
