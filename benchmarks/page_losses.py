@@ -65,7 +65,8 @@ def _numbers(verdict: targets.Verdict) -> str:
     if not known:
         return "-"
     behind = "; ".join(text for text, missed, _ in shown if missed)
-    return f"{min(known):.3g} to {max(known):.3g} ({len(known)} cases)" + (f", missed by {behind}" if behind else "")
+    cases = f"{len(known)} cases" if len(known) == len(shown) else f"{len(known)} of {len(shown)} cases"
+    return f"{min(known):.3g} to {max(known):.3g} ({cases})" + (f", missed by {behind}" if behind else "")
 
 
 # -- losses ---------------------------------------------------------------------------------------------------
