@@ -16,7 +16,7 @@ OUTSIDE ?= build/outside
 # What `make test-faults` is told besides: FAULTS=--quick makes each fault a few times, and leaves the page as it is.
 FAULTS ?=
 
-.PHONY: demo docs notebooks package test test-full test-faults test-legacy test-latest lint bench bench-ffcv bench-gpu clean
+.PHONY: demo docs notebooks package test test-full test-faults test-legacy test-latest lint bench bench-quick bench-ffcv bench-gpu clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -110,12 +110,19 @@ package: $(VENV)/ready $(VENV)-twine/ready
 	cd $(OUTSIDE)/suite && ../venv/bin/python -W ignore -m memlist --version
 	cd $(OUTSIDE)/suite && ../venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
 
-# All figures, about two hours; their pages and plots.
+# All figures, under two hours on two quiet cores; their pages and plots. The page of the comparison says how long each
+# part took.
 bench: $(VENV)/ready
 	-$(MAKE) --keep-going $(RIVALS:%=$(VENV)-%/ready)
 	$(RUN) -W ignore benchmarks/figures.py
 	$(RUN) -W ignore benchmarks/beside.py
 	$(RUN) benchmarks/plots.py
+
+# The same with few images, which shows that everything runs: pages without meaning, in build/bench.
+bench-quick: $(VENV)/ready
+	-$(MAKE) --keep-going $(RIVALS:%=$(VENV)-%/ready)
+	$(RUN) -W ignore benchmarks/figures.py --quick --into build/bench
+	$(RUN) -W ignore benchmarks/beside.py --quick --into build/bench
 
 # What the figures of FFCV need.
 bench-ffcv: $(VENV)-ffcv/ready

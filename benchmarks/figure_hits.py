@@ -100,7 +100,7 @@ def records(inputs: Inputs) -> Dict[str, Any]:
     counts, rounds = inputs.scale.records, inputs.scale.epochs * 3
     looks, hits = {}, {}
     for n in counts:
-        files = _links(inputs, n)
+        files = inputs.links(inputs.digits(inputs.scale.small), n)
         il = MemoryImageList(files, path=files[0].parent).load_data(progress=False)
         store, keys = ImageStore(1 << 30), [str(file).encode() for file in files]
         pixels = [decoded(file) for file in files[:64]]
@@ -129,16 +129,6 @@ def _in_order(read: Callable[[Any], Any], order: List[List[Any]]) -> Contender:
         return (time.perf_counter() - begun) / READS
 
     return run
-
-
-def _links(inputs: Inputs, n: int) -> List[Path]:
-    "Make `n` links to a few files."
-    made, folder = inputs.digits(inputs.scale.small), inputs.folder / f"records-{n}"
-    folder.mkdir()
-    files = [folder / f"{i:07}.png" for i in range(n)]
-    for i, file in enumerate(files):
-        file.symlink_to(made[i % len(made)])
-    return files
 
 
 def small(inputs: Inputs) -> Dict[str, Any]:

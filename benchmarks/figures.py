@@ -1,4 +1,4 @@
-"""Take every figure of figures.md in one run: `python benchmarks/figures.py`, 15 minutes on two quiet cores.
+"""Take every figure of figures.md in one run: `python benchmarks/figures.py`, 25 minutes on two quiet cores.
 
 Writes the raw samples to results/figures.json and the page figures.md; `python benchmarks/plots.py` then draws.
 
@@ -7,8 +7,9 @@ Measure one figure, small and in seconds, into a temporary folder:
     python benchmarks/figures.py --only hit --quick
 
 Without `--quick` it replaces that figure in results/figures.json and makes the page again. `--only` may be repeated.
-`--render` only makes the page. FFCV needs an environment of its own: `make bench-ffcv` makes it, or MEMLIST_FFCV names
-its Python; without it the figure says so.
+`--render` only makes the page. `--into` names the folder for the page and for results/. Some of the figures are on the
+page of the comparison too: `python benchmarks/beside.py --render` makes that again. FFCV needs an environment of its
+own: `make bench-ffcv` makes it, or MEMLIST_FFCV names its Python; without it the figure says so.
 
 Add a figure:
 
@@ -39,6 +40,7 @@ import figure_ffcv
 import figure_files
 import figure_hits
 import figure_memory
+import figure_small
 import figure_training
 import machine
 import page_figures
@@ -68,6 +70,9 @@ FIGURES: Dict[str, Callable[[Inputs], Dict[str, Any]]] = {
     "own": figure_hits.own,
     "records": figure_hits.records,
     "small": figure_hits.small,
+    "preload": figure_small.preload,
+    "workers": figure_small.workers,
+    "lookup": figure_small.lookup,
     "memory": figure_memory.proportional,
 }
 #: One that takes several figures in the same processes, and returns them by key.
@@ -84,17 +89,19 @@ def run(names: List[str], scale: Scale, results: Dict[str, Any], raw: Path) -> N
             begun = time.perf_counter()
             found = FIGURES[name](inputs)
             results["rows"].update(found if name in SEVERAL else {name: found})
+            results.setdefault("took", {})[name] = seconds = round(time.perf_counter() - begun, 1)
             raw.write_text(json.dumps(results, indent=1) + "\n")
-            say(f"{name} took {time.perf_counter() - begun:.0f} s")
+            say(f"{name} took {seconds:.0f} s")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="small sizes, into a temporary folder")
+    parser.add_argument("--into", type=Path, help="the folder for the page and for results/")
     parser.add_argument("--only", choices=list(FIGURES), action="append", help="one row; may be given several times")
     parser.add_argument("--render", action="store_true", help="make the page from the raw samples")
     given = parser.parse_args()
-    folder = Path(tempfile.mkdtemp(prefix="memlist-quick-")) if given.quick else HERE
+    folder = given.into or (Path(tempfile.mkdtemp(prefix="memlist-quick-")) if given.quick else HERE)
     raw = folder / "results" / "figures.json"
     results: Dict[str, Any] = {"rows": {}}
     if raw.exists() and (given.render or given.only):

@@ -20,10 +20,11 @@ class Scale(NamedTuple):
     reopened: int
     digits: int
     raw: int
+    many: int
 
 
-FULL = Scale(384, 4, 40, 1008, 1, (1_000, 10_000, 100_000), 1000, 3600, 4096, 1024)
-QUICK = Scale(128, 2, 4, 128, 1, (1_000, 2_000, 5_000), 100, 200, 256, 128)
+FULL = Scale(384, 4, 40, 1008, 1, (1_000, 10_000, 100_000), 1000, 3600, 4096, 1024, 1_000_000)
+QUICK = Scale(128, 2, 4, 128, 1, (1_000, 2_000, 5_000), 100, 200, 256, 128, 3_000)
 
 
 class Photographs(NamedTuple):
@@ -40,6 +41,7 @@ class Inputs:
         self.folder, self.scale = folder, scale
         self._photographs: Dict[Tuple[int, int], Photographs] = {}
         self._digits: Dict[int, List[Path]] = {}
+        self._linked: Dict[Tuple[Path, int], List[Path]] = {}
 
     def photographs(self, kilobytes: int, n: int = 0) -> Photographs:
         "Return `n` photographs (by default the scale's number) of so many kilobytes on average."
@@ -63,3 +65,22 @@ class Inputs:
         if n not in self._digits:
             self._digits[n] = pictures.digits(self.folder / f"digits-{n}", n)
         return self._digits[n]
+
+    def tiny(self, n: int) -> List[Path]:
+        "Write `n` PNG files of 8x8."
+        return pictures.reduced(self.folder / "tiny", n, (8, 8))
+
+    def small(self, n: int) -> List[Path]:
+        "Write `n` PNG files of 85x64."
+        return pictures.reduced(self.folder / "small", n, (85, 64))
+
+    def links(self, made: List[Path], n: int) -> List[Path]:
+        "Return `n` links to a few files: each is opened and kept under its own name."
+        key = made[0].parent, n
+        if key not in self._linked:
+            folder = made[0].parent.with_name(f"{made[0].parent.name}-linked-{n}")
+            folder.mkdir()
+            files = self._linked[key] = [folder / f"{i:07}.png" for i in range(n)]
+            for i, file in enumerate(files):
+                file.symlink_to(made[i % len(made)])
+        return self._linked[key]

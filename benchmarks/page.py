@@ -54,6 +54,16 @@ def fill(text: str, values: Dict[str, Any]) -> str:
     return re.sub(r"\n{3,}", "\n\n", filled).strip() + "\n"
 
 
+def number(value: float) -> str:
+    "Write a rate."
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def seconds(value: float) -> str:
+    "Write a time."
+    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+
+
 def table(head: Sequence[str], lines: Sequence[Sequence[str]], words: int = 1) -> str:
     "Return a Markdown table; its first `words` columns are text, the others numbers."
     made = ["| " + " | ".join(head) + " |", "|" + " --- |" * words + " ---: |" * (len(head) - words)]

@@ -3,24 +3,35 @@
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
-from answers import Row, best, cold, contests, decoded, first, first_warm, named, of, ours, peak, preload, rivals, warm
-from page import fill, machine, table, template, titles
-from systems import SHARES, SYSTEMS, WORKS
+import page_losses
+from answers import Row, best, cold, decoded, first, first_warm, named, of, ours, peak, preload, rivals, warm
+from page import fill, machine, number, seconds, table, template
+from page_losses import TITLES
+from systems import SYSTEMS, WORKS
+from targets import Measured
 
-TITLES = {work: title for work, title in titles("beside").items() if work in WORKS}
 
-
-def render(results: Dict[str, Any]) -> str:
-    "Return the whole page."
-    every = results["rows"]
-    rows = [row for row in every if "failed" not in row]
-    values: Dict[str, Any] = {"quick": results["quick"], "best": _best(rows), **_lost(rows), **_machine(results)}
+def render(results: Dict[str, Any], figures: Dict[str, Any]) -> str:
+    "Return the whole page; `figures` is results/figures.json, for the targets that are measured there."
+    every, turns = results["rows"], results.get("turns", {})
+    rows = [row for row in every if "failed" not in row and not row["wrong"]]
+    values: Dict[str, Any] = {
+        "quick": results["quick"],
+        "targets": page_losses.judged(Measured(rows, turns, figures["rows"])),
+        "best": _best(rows),
+        **page_losses.losses(rows),
+        **page_losses.turned(turns),
+        **page_losses.memory(rows),
+        **page_losses.took(results, figures),
+        **_machine(results),
+    }
     for key in SYSTEMS:
         values[f"{key}_versions"] = _versions(results["versions"].get(key, {}))
     for work in WORKS:
         found = of(every, work)
         if found:
             values[work], values[f"{work}_n"] = _work(found), f"{found[0]['n']:,}"
+            values[f"{work}_settings"] = page_losses.every_setting(rows, work)
     shares, counts = of(rows, "shares"), of(rows, "counts")
     if shares:
         values["shares"], values["shares_n"] = _shares(shares), f"{shares[0]['n']:,}"
@@ -30,17 +41,7 @@ def render(results: Dict[str, Any]) -> str:
     return fill(template("beside"), values)
 
 
-# -- how a number is written ----------------------------------------------------------------------------------
-
-
-def number(value: float) -> str:
-    "Write a rate."
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def seconds(value: float) -> str:
-    "Write a time."
-    return f"{value:.3g} s" if value >= 1 else f"{1000 * value:.3g} ms"
+# -- how a name is written ------------------------------------------------------------------------------------
 
 
 def bold(key: str) -> str:
@@ -49,15 +50,6 @@ def bold(key: str) -> str:
 
 
 # -- the sections before the jobs -----------------------------------------------------------------------------
-
-
-def _lost(rows: Sequence[Row]) -> Dict[str, Any]:
-    "Return the table of the figures in which another system is better, and a value for each job that has one."
-    lost = [contest for contest in contests(rows) if contest.ratio < 1]
-    lines = [[TITLES[one.work], one.figure, named(one.ours), named(one.other), f"{one.ratio:.2f}"] for one in lost]
-    head = ("job", "figure", "memlist's best", "who is better", "times as good")
-    values: Dict[str, Any] = {f"lost_{one.work}": True for one in lost}
-    return {**values, "lost": table(head, lines, 4) if lines else "None, on these jobs."}
 
 
 def _best(rows: Sequence[Row]) -> str:
@@ -166,11 +158,11 @@ def _why_not(row: Optional[Row]) -> str:
 
 
 def _shares(found: Sequence[Row]) -> str:
-    lines = []
+    lines, kept = [], sorted({row["share"] for row in found})
     for key in dict.fromkeys(row["system"] for row in found):
         rates = {row["share"]: number(warm(row)) for row in found if row["system"] == key}
-        lines.append([bold(key), *(rates.get(share, "-") for share in SHARES)])
-    return table(("images/s, warm, 2 workers", *(f"{share:.0%}" for share in SHARES)), lines)
+        lines.append([bold(key), *(rates.get(share, "-") for share in kept)])
+    return table(("images/s, warm, 2 workers", *(f"{share:.0%}" for share in kept)), lines)
 
 
 def _counts(found: Sequence[Row]) -> str:

@@ -68,12 +68,12 @@ def _range(key: str, row: Row, found: List[Verdict]) -> str:
     return numbers[0] if len(numbers) == 1 else f"{numbers[0]} to {numbers[-1]} ({len(found)} cases)"
 
 
-def _losses(rows: Dict[str, Row]) -> Dict[str, str]:
+def _losses(rows: Dict[str, Row]) -> Dict[str, Any]:
     "Return the numbers in the section on where memlist is slower."
-    values = {}
+    values: Dict[str, Any] = {}
     tiny = _ratio_of(rows, "small", "il[i]", "images/s over the dict's")
     if tiny:
-        values["tiny_ratio"] = f"{tiny:.2f}"
+        values["tiny_ratio"], values["tiny_lost"] = f"{tiny:.2f}", tiny < 1
         for name, samples in rows["small"]["cases"][0]["samples"].items():
             values[f"tiny_{name}"] = f"{1e6 * spread(samples)[0]:.0f}"
     for workers in (0, 2):

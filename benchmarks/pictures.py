@@ -147,6 +147,15 @@ def digits(folder: Path, n: int) -> List[Path]:
     return files
 
 
+def reduced(folder: Path, n: int, size: Tuple[int, int]) -> List[Path]:
+    "Write `n` PNG files of `size`, width and height: photographs made small."
+    if not folder.exists():
+        folder.mkdir(parents=True)
+        for i, image in enumerate(crops(n, 0.0)):
+            image.resize(size, PIL.Image.BILINEAR).save(folder / f"{i:05}.png")
+    return [folder / f"{i:05}.png" for i in range(n)]
+
+
 def formats(folder: Path) -> Dict[str, List[Path]]:
     "Write two small files, of different content and size, in each format that is compared with stock."
     folder.mkdir(parents=True)

@@ -14,7 +14,7 @@ from typing import Any, Dict, List, NamedTuple, Sequence
 
 from answers import best, named, of
 from measure import spread
-from page_beside import TITLES
+from page_losses import TITLES
 from systems import SYSTEMS, WORKS
 
 RESULTS = Path(__file__).resolve().parent / "results"

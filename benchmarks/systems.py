@@ -1,4 +1,4 @@
-"""List the systems that are compared, and what is asked of them."""
+"""List the systems that are compared, what is asked of each alone, and what they do in turns."""
 
 from typing import Dict, Iterator, NamedTuple, Tuple
 
@@ -17,27 +17,33 @@ class Entry(NamedTuple):
     keeps: bool = True
     #: Whether it loads or writes every image before the first epoch.
     preloads: bool = False
-    workers: Tuple[int, ...] = (0, 1, 2)
+    workers: Tuple[int, ...] = (0, 2)
     works: Tuple[str, ...] = ("common", "digits", "segmentation", "gan")
 
 
+#: What a number of workers is called: of processes, and of a system that has threads instead.
+WORKERS = ("no workers", "1 worker", "2 workers")
+THREADS_OF = ("", "1 thread", "2 threads")
 WORKS = ("common", "crops", "default", "digits", "segmentation", "gan")
 SNIPPETS = ("common", "default", "digits", "segmentation")
 FASTAI, TORCH, FFCV = ("", "fastai_lists"), ("rivals", "torch_caches"), ("ffcv", "ffcv_loader")
-THREADS = (1, 2)
+THREADS, ALL = (1, 2), (0, 1, 2)
+#: Images per batch.
+BATCH = 64
 SYSTEMS: Dict[str, Entry] = {
-    "limit": Entry("memcpy, the limit", *TORCH, "Limit", works=WORKS),
-    "stock": Entry("fastai 1", *FASTAI, "Stock", keeps=False, works=WORKS),
+    "limit": Entry("memcpy, the limit", *TORCH, "Limit", workers=(0,), works=WORKS),
+    "stock": Entry("fastai 1", *FASTAI, "Stock", keeps=False, workers=ALL, works=WORKS),
     "snippet1": Entry("forum: dict in `open`", *FASTAI, "Snippet", works=SNIPPETS),
     "snippet2": Entry("forum: `load_data`", *FASTAI, "LoadSnippet", preloads=True, works=SNIPPETS),
-    "memlist": Entry("memlist", *FASTAI, "Memlist", ours=True, works=WORKS),
-    "batches": Entry("memlist, `batch_tfms`", *FASTAI, "Batches", ours=True, preloads=True, works=WORKS),
+    "memlist": Entry("memlist", *FASTAI, "Memlist", ours=True, workers=ALL, works=WORKS),
+    "batches": Entry("memlist, `batch_tfms`", *FASTAI, "Batches", ours=True, preloads=True, workers=ALL, works=WORKS),
     "reduced": Entry(
         "memlist, `batch_tfms`, `max_size`",
         *FASTAI,
         "Reduced",
         ours=True,
         preloads=True,
+        workers=ALL,
         works=("common", "segmentation", "gan"),
     ),
     "torchvision": Entry(
@@ -72,14 +78,24 @@ class Scale(NamedTuple):
     crops: int
     shares: int
     counts: Tuple[int, ...]
+    #: Photographs of the common job where its memory is measured.
+    memory: int
     warm: int
+    #: In turns: photographs, digits, and rounds where an epoch takes seconds, and where it takes less.
+    photographs: int
+    small: int
+    slow: int
+    quick: int
+    #: Rounds of first batches.
+    first: int
 
 
-FULL = Scale(8000, 256, 4096, 384, 512, 1024, 512, (1000, 8000, 64000), 5)
-QUICK = Scale(192, 64, 256, 64, 64, 64, 128, (100, 400), 1)
-SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
+FULL = Scale(2560, 1280, 8192, 640, 1280, 1280, 512, (1000, 16000), 8000, 5, 2560, 16384, 4, 12, 5)
+QUICK = Scale(192, 64, 256, 64, 64, 64, 128, (100, 400), 192, 1, 128, 256, 1, 2, 1)
+SHARES = (0.0, 0.5, 1.0)
 OF_SHARES = ("memlist", "batches", "stocaching", "monai")
 OF_COUNTS = ("stock", "memlist", "batches")
+OF_MEMORY = ("memlist", "batches")
 
 
 class Run(NamedTuple):
@@ -99,10 +115,13 @@ class Run(NamedTuple):
 def plan(scale: Scale) -> Iterator[Run]:
     "List every run, those of one job together."
     for work in ("crops", "common", "digits", "gan", "segmentation", "default"):
-        for workers in (0, 1, 2):
+        for workers in ALL:
             for key, entry in SYSTEMS.items():
                 if work in entry.works and workers in entry.workers:
                     yield Run(work, work, key, getattr(scale, work), workers, 1.0, scale.warm)
+    for workers in (0, 2):
+        for key in OF_MEMORY:
+            yield Run("memory", "common", key, scale.memory, workers, 1.0, 1)
     for share in SHARES:
         for key in OF_SHARES:
             yield Run("shares", "common", key, scale.shares, 2, share, 2)
@@ -110,3 +129,49 @@ def plan(scale: Scale) -> Iterator[Run]:
         for key in OF_COUNTS:
             for workers in (0, 2):
                 yield Run("counts", "digits", key, n, workers, 1.0, 2)
+
+
+# -- in turns -------------------------------------------------------------------------------------------------
+
+#: A system and its number of workers.
+Contender = Tuple[str, int]
+
+
+class Turns(NamedTuple):
+    "A comparison in turns: every contender prepares in a process of its own, then one epoch of each per round."
+
+    #: A key of the results.
+    name: str
+    work: str
+    n: int
+    contenders: Tuple[Contender, ...]
+    rounds: int
+    #: Not epochs, but first batches of new processes.
+    first: bool = False
+
+
+#: By job: what memlist's settings and the others are compared with in turns, at the settings that are their best.
+IN_TURNS: Dict[str, Tuple[Contender, ...]] = {
+    "digits": (("limit", 0), ("batches", 0), ("batches", 2), ("tensordict", 0), ("ffcv", 1), ("ffcv", 2)),
+    "gan": (("limit", 0), ("reduced", 0), ("reduced", 2), ("tensordict", 0), ("ffcv_reduced", 2)),
+    "segmentation": (("limit", 0), ("batches", 0), ("reduced", 0), ("tensordict", 0)),
+    "common": (("limit", 0), ("reduced", 0), ("reduced", 2), ("ffcv_reduced", 2)),
+    "crops": (("limit", 0), ("batches", 0), ("ffcv", 2)),
+    "default": (("limit", 0), ("batches", 0), ("batches", 2)),
+}
+FIRST = ("common", "crops", "digits", "segmentation", "gan")
+
+
+def in_turns(scale: Scale) -> Iterator[Turns]:
+    "List every comparison in turns: the fast settings, the swap alone against stock, first batches."
+    size = {work: scale.small if work == "digits" else scale.photographs for work in WORKS}
+    for work, contenders in IN_TURNS.items():
+        yield Turns(f"fast_{work}", work, size[work], contenders, scale.quick)
+    for work in WORKS:
+        for workers in (0, 2):
+            swap = ("stock", workers), ("memlist", workers)
+            yield Turns(f"swap_{work}_{workers}", work, size[work], swap, scale.slow)
+    for work in FIRST:
+        yield Turns(
+            f"first_{work}", work, getattr(scale, work), (("memlist", 0), ("torchvision", 0)), scale.first, True
+        )

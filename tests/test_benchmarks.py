@@ -47,10 +47,14 @@ def test_pages_are_rendered_from_the_committed_figures(benchmarks: None) -> None
     import page_figures
     import page_gpu
 
-    pages = {"figures": page_figures, "beside": page_beside, "gpu": page_gpu}
+    pages = {
+        "figures": page_figures.render(raw("figures")),
+        "beside": page_beside.render(raw("beside"), raw("figures")),
+        "gpu": page_gpu.render(raw("gpu")),
+    }
     for name, page in pages.items():
         committed = (BENCHMARKS / f"{'README' if name == 'beside' else name}.md").read_text("utf-8")
-        assert page.render(raw(name)) == committed, f"python benchmarks/{name}.py --render"
+        assert page == committed, f"python benchmarks/{name}.py --render"
         assert "A quick run" not in committed and not re.search(r"\$\w|<!--", committed)
 
 
@@ -96,8 +100,8 @@ def test_a_single_figure_can_be_measured(benchmarks: None, tmp_path: Path) -> No
     assert set(case["samples"]) == {"memlist", "dict", "stock"} and all(map(min, case["samples"].values()))
 
 
-def test_every_case_in_which_memlist_is_slower_is_listed_first(benchmarks: None) -> None:
-    import page_beside
+def test_every_figure_in_which_memlist_is_behind_is_listed_first(benchmarks: None) -> None:
+    import page_losses
     from answers import contests, named
     from systems import SYSTEMS
 
@@ -105,13 +109,229 @@ def test_every_case_in_which_memlist_is_slower_is_listed_first(benchmarks: None)
     assert not results["quick"]
     for row in results["rows"]:
         assert row.get("wrong") is None, row
+    for turn in results.get("turns", {}).values():
+        assert not any(one.get("wrong") for one in turn["contenders"].values()), turn
     for key, entry in SYSTEMS.items():
         assert entry.environment in results["absent"] or key in results["versions"], key
-    assert page.index("## Where memlist is slower") < page.index("## Warm epochs")
-    for one in contests([row for row in results["rows"] if "failed" not in row]):
-        title = page_beside.TITLES[one.work]
-        line = f"| {title} | {one.figure} | {named(one.ours)} | {named(one.other)} | {one.ratio:.2f} |"
-        assert (line in page) == (one.ratio < 1)
+    assert page.index("## The targets") < page.index("## Where memlist is slower") < page.index("## Warm epochs")
+    rows = [row for row in results["rows"] if "failed" not in row]
+    for one in contests(rows):
+        cells = page_losses.SHORT[one.work], one.figure, named(one.ours), named(one.other), page_losses.times(one.ratio)
+        assert (f"| {' | '.join(cells)} |" in page) == (one.ratio < 1)
+    ratios = [one.ratio for one in contests(rows) if one.ratio < 1]
+    listed = re.findall(r"\*\*(.*?)\*\*", _part(page, "### Its best setting"))
+    assert [float(one) for one in listed] == sorted(float(f"{one:.2f}") for one in ratios if one < 0.995)
+
+
+def test_every_setting_is_compared_in_every_figure(benchmarks: None) -> None:
+    import page_losses
+    from answers import FIGURES, named, of, ours, settings
+
+    rows = [row for row in raw("beside")["rows"] if "failed" not in row]
+    page = (BENCHMARKS / "README.md").read_text("utf-8")
+    to_stock = _part(page, "### Settings that fastai beats")
+    lost = 0
+    for work in page_losses.TITLES:
+        section = _part(page, f"## {page_losses.TITLES[work]}")
+        here = list(settings(of(rows, work)))
+        assert len(here) == len(ours(of(rows, work))) * len(FIGURES)
+        for row, _, stock, other in here:
+            (line,) = (line for line in section.splitlines() if line.startswith(f"| {named(row)} |"))
+            assert f"{page_losses.times(stock.ratio) if stock else '-'} / " in line
+            assert f" / {page_losses.times(other.ratio) if other else '-'} |" in line
+            if stock and stock.ratio < 1:
+                lost += 1
+                assert f"{row['workers']}: {page_losses.times(stock.ratio)}" in to_stock
+    assert len(re.findall(r"\d: \*\*", to_stock)) == lost
+
+
+def test_no_text_about_losses_states_a_figure(benchmarks: None) -> None:
+    from page import template
+
+    text = template("beside")
+    text = text[text.index("## Where memlist is slower") : text.index("## Warm epochs")]
+    words = re.sub(r"\d+x\d+|\d+th\b|\$\w+|<!--.*?-->", "", text)
+    assert not re.search(r"\d", words)
+
+
+def _part(page: str, heading: str) -> str:
+    "Return the text below a heading, up to the next of any level."
+    return re.split(r"^#+ .*$", page[page.index(f"\n{heading}\n") + len(heading) + 2 :], maxsplit=1, flags=re.M)[0]
+
+
+def _row(system: str, workers: int, seconds: float, **other: Any) -> Dict[str, Any]:
+    "Return a row of the digits, of which all figures are given by the seconds of an epoch."
+    epoch = {"seconds": seconds, "first": seconds / 10, "images": 100}
+    row = {"table": "digits", "system": system, "workers": workers, "n": 100, "made": 0.0, "prepared": 0.0}
+    return {**row, "cold": epoch, "warm": [epoch], "bare": 0, "peak": seconds * 1e9, "released": seconds * 1e9, **other}
+
+
+def test_a_loss_of_one_setting_is_found(benchmarks: None) -> None:
+    import page_losses
+
+    rows = [_row("stock", 0, 4.0), _row("stock", 2, 2.0), _row("memlist", 0, 3.0), _row("memlist", 2, 2.5)]
+    rows += [_row("batches", 0, 1.0), _row("tensordict", 0, 0.5), _row("torchvision", 0, 0.1), _row("limit", 0, 0.01)]
+    found = page_losses.losses(rows)
+    # The second setting is slower than fastai with two workers, and no other is slower than fastai.
+    (line,) = found["lost_to_stock"].splitlines()[2:]
+    assert line == f"| Digits of 28x28 | memlist |{' 2: **0.80** |' * 6}"
+    # The fastest of all is no limit and, where memory counts, none that keeps nothing.
+    assert (
+        "| Digits of 28x28 | warm | memlist, `batch_tfms`, no workers | torchvision `ImageFolder`, no workers |"
+        in (found["lost"])
+    )
+    assert "| peak memory | memlist, `batch_tfms`, no workers | tensordict, no workers | **0.50** |" in found["lost"]
+    every = page_losses.every_setting(rows, "digits")
+    assert "| memlist, 2 workers | **0.80** / **0.04** |" in every
+
+
+# -- targets and turns ----------------------------------------------------------------------------------------
+
+
+def turns_of(first: bool = False, **samples: float) -> Dict[str, Any]:
+    "Return a comparison in turns, of which each contender has one time in all rounds."
+    contenders = {}
+    for name, seconds in samples.items():
+        system, workers = name.rsplit("_", 1)
+        contenders[name] = {"system": system, "workers": int(workers), "samples": [seconds] * 3, "wrong": None}
+    return {"work": "digits", "n": 64, "first": first, "took": 1.0, "contenders": contenders}
+
+
+def test_targets_are_judged_from_the_raw_figures(benchmarks: None) -> None:
+    import page_losses
+    import targets
+
+    turns = {
+        "fast_digits": turns_of(limit_0=1.0, batches_0=2.0, batches_2=4.0, tensordict_0=2.0, ffcv_1=1.0, ffcv_2=5.0),
+        "swap_default_0": turns_of(stock_0=1.7, memlist_0=1.0),
+        "swap_default_2": turns_of(stock_2=1.2, memlist_2=1.0),
+    }
+    case = {
+        "name": "a",
+        "samples": {"x": [1.3], "y": [1.0]},
+        "ratios": [{"what": "w", "above": "x", "below": "y", "bound": ["<=", 1.3]}],
+    }
+    row = {
+        "table": "memory",
+        "system": "memlist",
+        "workers": 0,
+        "n": 1000,
+        "peak": 1000 * 500 * 375 * 3 * 1.2,
+        "bare": 0,
+    }
+    found = targets.Measured([row], turns, {"hit": {"cases": [case]}})
+    judged = {verdict.target.figure: verdict for verdict in targets.verdicts(found)}
+    said = {name: verdict.met for name, verdict in judged.items()}
+    assert said["digits, no workers, against tensordict"] is True
+    both = judged["digits, 2 workers, against FFCV's 2 threads; each at its best"]
+    assert both.numbers == [("2 workers, 2 threads", 1.25), ("each at its best", 0.5)] and both.met is False
+    assert said["the swap alone, warm, default transforms, no workers, against fastai"] is True
+    assert said["the same with 2 workers"] is False
+    assert said["the swap alone, warm, on every job, against fastai"] is None  # the other jobs are not there
+    assert said["a hit against its conversion alone ([figure 3](figures.md))"] is True
+    assert said["peak memory of the common job (PSS), over the decoded bytes"] is False
+    assert said["crops, of the limit"] is None
+    table = page_losses.judged(found)
+    assert "| digits, no workers, against tensordict | ≥ 1 | 1 | met |" in table
+    assert "| the same with 2 workers | ≥ 1.3 | 1.2 | **missed** |" in table
+    assert len(table.splitlines()) == len(targets.TARGETS) + 2
+
+
+def test_every_target_is_measured_by_a_run(benchmarks: None) -> None:
+    import targets
+    from systems import FULL, in_turns
+
+    turns = {one.name: turns_of(**{f"{key}_{k}": 1.0 for key, k in one.contenders}) for one in in_turns(FULL)}
+    for verdict in targets.verdicts(targets.Measured([], turns, {})):
+        figure = verdict.target.figure
+        if "[figure" not in figure and "peak memory" not in figure:  # those are taken from other measurements
+            assert all(number == 1.0 for _, number in verdict.numbers), figure
+
+
+def test_pairs_in_turns_are_listed_worst_first(benchmarks: None) -> None:
+    import page_losses
+
+    turns = {
+        "fast_digits": turns_of(limit_0=1.0, batches_0=2.0, tensordict_0=1.0),
+        "x": turns_of(True, memlist_0=1, torchvision_0=3),
+    }
+    turns["fast_digits"]["contenders"]["broken"] = {
+        "system": "ffcv",
+        "workers": 2,
+        "samples": [0.1],
+        "wrong": "images of 3",
+    }
+    lines = page_losses.turned(turns)["turned"].splitlines()[2:]
+    assert [line.split(" | ")[-2] for line in lines] == ["**0.50**", "3.00"]
+    assert page_losses.turned(turns)["turns_failed"] == "- `fast_digits`, FFCV, raw, 2 threads: wrong: images of 3"
+    assert "| 50% |" in page_losses.turned(turns)["shares_of_limit"]
+
+
+def test_every_comparison_in_turns_is_of_settings_that_exist(benchmarks: None) -> None:
+    from systems import BATCH, FULL, SYSTEMS, WORKS, in_turns, plan
+
+    planned = {one.name: one for one in in_turns(FULL)}
+    for one in planned.values():
+        for key, workers in one.contenders:
+            assert workers in SYSTEMS[key].workers and one.work in SYSTEMS[key].works
+        assert one.first or one.n >= 40 * BATCH  # fewer say little
+    assert not set(planned) & {one.table for one in plan(FULL)}
+    assert {f"swap_{work}_{workers}" for work in WORKS for workers in (0, 2)} <= set(planned)
+
+
+#: Systems that need no library: each image has a colour of its own.
+SYSTEMS_OF_A_TEST = """
+import numpy as np
+from harness import BATCH, System
+
+class Array(np.ndarray):
+    def numpy(self):
+        return np.asarray(self)
+
+class Good(System):
+    size = 224
+    epochs = 0
+
+    def epoch(self):
+        self.epochs += 1
+        x = np.ones((BATCH, 3, self.size, self.size), np.float32) * np.linspace(-1, 1, BATCH)[:, None, None, None]
+        yield x.astype(np.float32).view(Array), np.arange(BATCH).view(Array)
+
+class Small(Good):
+    size = 223
+
+class Broken(Good):
+    def epoch(self):
+        if self.epochs == 2:
+            raise OSError("the disk is full")
+        return super().epoch()
+"""
+
+
+def test_systems_take_turns_and_what_is_wrong_or_broken_is_reported(
+    benchmarks: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import beside
+    from systems import QUICK, Entry, Turns
+
+    (tmp_path / "of_a_test.py").write_text(SYSTEMS_OF_A_TEST)
+    for kind in ("a", "b"):
+        (tmp_path / kind).mkdir()
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path))
+    for cls in ("Good", "Small", "Broken", "Missing"):
+        monkeypatch.setitem(beside.SYSTEMS, cls, Entry(cls, "", "of_a_test", cls))
+    results: Dict[str, Any] = {"rows": [], "turns": {}, "sets": {}, "versions": {}}
+    session = beside.Session(QUICK, tmp_path / "raw.json", results, str(tmp_path))
+    monkeypatch.setattr(session, "pictures", lambda work, n: str(tmp_path))
+    contenders = tuple((cls, 0) for cls in ("Good", "Small", "Broken", "Missing"))
+    found = session.compared(Turns("x", "crops", 64, contenders, 3))
+    assert len(found["Good 0"]["samples"]) == 3 and found["Good 0"]["wrong"] is None
+    assert "images of" in found["Small 0"]["wrong"]
+    assert "the disk is full" in found["Broken 0"]["failed"] and "Missing" in found["Missing 0"]["failed"]
+    assert not {"samples"} & {*found["Broken 0"], *found["Missing 0"]}
+    first = session.compared(Turns("x", "crops", 64, contenders, 2, first=True))
+    assert len(first["Good 0"]["samples"]) == 2 and "images of" in first["Small 0"]["wrong"]
+    assert "Missing" in first["Missing 0"]["failed"]
 
 
 def test_the_plots_show_the_committed_figures(benchmarks: None, tmp_path: Path) -> None:

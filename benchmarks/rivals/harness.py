@@ -1,7 +1,8 @@
 """Measure one system on one job, in an environment of its own: `python harness.py MODULE CLASS JOB`.
 
-JOB is a `Job` as JSON. Prints one line of JSON: what `measure` returns. Needs only NumPy and what the system's
-module imports; beside.py starts it and keeps the answers.
+JOB is a `Job` as JSON. Prints one line of JSON: what `measure` returns, or `first_batch` where the job has no more than
+that. With `turns` as the last argument it waits for its turns: what `serve` says. Needs only NumPy and what the
+system's module imports; beside.py starts it and keeps the answers.
 """
 
 import gc
@@ -13,12 +14,12 @@ import sys
 import time
 from importlib import metadata
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
 sys.path.append(str(Path(__file__).resolve().parents[1]))
 from measure import pss as of_processes
+from systems import BATCH
 
-BATCH = 64
 IMAGENET = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 HALF = (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)
 
@@ -62,9 +63,10 @@ class Job(NamedTuple):
     workers: int
     #: The share of the images that it may keep.
     share: float = 1.0
+    #: Warm epochs; 0: the job is done with the first batch of all.
     warm: int = 5
-    #: Seconds after which no further warm epoch begins; two run in any case.
-    enough: float = 75.0
+    #: Seconds after which no further warm epoch begins; one runs in any case.
+    enough: float = 10.0
 
 
 class System:
@@ -177,7 +179,7 @@ def measure(make: Any, job: Job) -> Dict[str, Any]:
     peaks.append(peak)
     warm: List[Epoch] = []
     batch: Any = None
-    while len(warm) < job.warm and (len(warm) < 2 or sum(one.seconds for one in warm) < job.enough):
+    while len(warm) < job.warm and sum(one.seconds for one in warm) < job.enough:
         epoch, peak, batch = timed(system, True)
         warm.append(epoch)
         peaks.append(peak)
@@ -198,6 +200,31 @@ def measure(make: Any, job: Job) -> Dict[str, Any]:
         "wrong": problem,
         "shape": shape,
     }
+
+
+def first_batch(make: Any, job: Job) -> Dict[str, Any]:
+    "Return the seconds from the list of files to the first batch, and what is wrong with that batch."
+    begun = time.perf_counter()
+    system = make(job)
+    system.prepare()
+    batch = next(iter(system.epoch()))
+    return {"first": time.perf_counter() - begun, "wrong": wrong(system, batch)}
+
+
+def serve(make: Any, job: Job, answer: Callable[[Dict[str, Any]], None]) -> None:
+    """Take part in a comparison in turns: an epoch for each line of stdin, answered by its `Epoch`.
+
+    The first answer, `ready`, comes when all is prepared. The end of stdin is answered by what is wrong with the last
+    batch.
+    """
+    system = make(job)
+    system.prepare()
+    answer({"ready": True})
+    batch: Any = None
+    for _ in sys.stdin:
+        epoch, _, batch = timed(system, False)
+        answer(epoch._asdict())
+    answer({"wrong": "no batch was made" if batch is None else wrong(system, batch)})
 
 
 def wrong(system: System, batch: Any) -> Optional[str]:
@@ -244,16 +271,23 @@ def versions(packages: Tuple[str, ...]) -> Dict[str, str]:
 
 
 def main() -> None:
-    module, name, job = sys.argv[1], sys.argv[2], Job(**json.loads(sys.argv[3]))
-    # Libraries print to stdout too: only the answer may go there.
-    answer = os.fdopen(os.dup(1), "w")
+    module, name, job, in_turns = sys.argv[1], sys.argv[2], Job(**json.loads(sys.argv[3])), "turns" in sys.argv[4:]
+    # Libraries print to stdout too: only the answers may go there.
+    answers = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
+
+    def answer(found: Dict[str, Any]) -> None:
+        print(json.dumps(found), file=answers, flush=True)
+
     begun = time.perf_counter()
     make = getattr(importlib.import_module(module), name)
     imported = time.perf_counter() - begun
-    found = measure(make, job)
-    print(json.dumps({**found, "imported": imported, "versions": versions(make.packages)}), file=answer, flush=True)
-    answer.close()
+    if in_turns:
+        serve(make, job, answer)
+    else:
+        found = measure(make, job) if job.warm else first_batch(make, job)
+        answer({**found, "imported": imported, "versions": versions(make.packages)})
+    answers.close()
     os._exit(0)  # some libraries leave threads that never end
 
 
