@@ -18,6 +18,7 @@ from conftest import photo, seed
 from fastai.vision import ImageList, SegmentationItemList, crop_pad, dihedral, flip_lr, get_transforms
 
 import memlist as m
+from memlist.cache import keys
 from memlist.fastai1 import stored
 from memlist.fastai1.at_once import AtOnce
 
@@ -245,3 +246,6 @@ def test_workers_open_batches_at_once(tmp_path: Path, monkeypatch: Any) -> None:
 
     monkeypatch.setattr(AtOnce, "open", surely)
     assert_same_epochs(ours, stock, epochs=1)
+    x = ours.train_ds.x
+    monkeypatch.setattr(keys, "file_key", lambda item: pytest.fail("made before the workers were forked"))
+    x.images().digests(x.images().decoder.prefix).of(x.items, list(range(len(x.items))))
