@@ -104,9 +104,7 @@ class ImageCache:
             return None
         records = read_many(self.store, self.digests(prefix).of(items, indices))
         if self.since:
-            seen, most = self._seen, len(self._seen)
-            looked = [number < most and seen[number] > 0 for number in records.headers.numbers().tolist()]
-            records = records.only(np.array(looked, bool))
+            records = records.only(np.array([self._looked(one) for one in records.headers.numbers().tolist()], bool))
         return records
 
     def fill(self, item: Any, keys: Optional[Keys] = None) -> Fetched:
@@ -121,15 +119,26 @@ class ImageCache:
 
     def fresh(self, record: Record, item: Any) -> bool:
         "Return whether `record` matched the file `item` at some time after `since`. Asks the store once per record."
-        number = record.number
-        if number < len(self._seen) and self._seen[number]:
+        if record.number < len(self._seen) and self._seen[record.number]:
             return True
         if not self.store.fresh(record, item, self.since):
             return False
+        self._see(record.number)
+        return True
+
+    def _looked(self, number: int) -> bool:
+        "Return whether the file of record `number` was examined after `since`, in any process, and found unchanged."
+        if number < len(self._seen) and self._seen[number]:
+            return True
+        if self.store.parts.looks.when(number) < self.since:
+            return False
+        self._see(number)
+        return True
+
+    def _see(self, number: int) -> None:
         if number < MOST_SEEN:
             self._seen.extend(bytes(max(0, number + 1 - len(self._seen))))
             self._seen[number] = 1
-        return True
 
     def changed(self, keys: Keys, item: Any) -> bool:
         "Return whether the file `item` has changed since a record under `keys` was made; if so, mark `keys` as stale."

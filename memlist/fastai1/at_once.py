@@ -15,6 +15,7 @@ from .images import ImageTask, as_item, pixels_of
 from .pipelines import UNTOUCHED, resolving
 from .reader import Reader
 from .stored import Drawn, Plans, StoredSide
+from .transforms import Unknown
 
 Pipelines = Tuple[Optional[Pipeline], Optional[Pipeline]]  # of inputs and targets
 
@@ -84,13 +85,17 @@ class AtOnce:
             ys, drawn = self._in_turn(ds, read_y, indices, x_pipeline, hits.shape)
         else:
             targets = read_y.all_hits()
-            y_pipeline = self._of_targets((x_pipeline, pipelines[1])) if tfm_y else UNTOUCHED
-            if targets is None or y_pipeline is None:
+            repeated = self._of_targets((x_pipeline, pipelines[1])) if tfm_y else (UNTOUCHED, [])
+            if targets is None or repeated is None:
                 return None
             read_x.serve(hits, indices)
             read_y.serve(targets, indices)
-            drawn = drawn_at_once(x_pipeline, n, hits.shape, self._plans[0])
-            y_drawn = drawn if tfm_y else drawn_at_once(None, n, hits.shape, self._plans[1])
+            y_pipeline, last = repeated
+            drawn = y_drawn = drawn_at_once(x_pipeline, n, hits.shape, self._plans[0])
+            if not tfm_y:
+                y_drawn = drawn_at_once(None, n, hits.shape, self._plans[1])
+            elif last:
+                y_drawn = Drawn([[*one, *last] for one in drawn.draws], drawn.sized)
             ys = StoredSide(targets, y_pipeline, y_drawn, self._plans[1], norms[1])
         x = StoredSide(hits, x_pipeline or UNTOUCHED, drawn, self._plans[0], norms[0])
         return Opened(x, ys, None if x_pipeline is None else drawn.draws[-1])
@@ -107,16 +112,18 @@ class AtOnce:
         "Return noise, which resolves transforms, and targets that repeat their draws; None if not all are hits."
         tfm_y = hasattr(ds, "tfms_y") and ds.tfm_y
         targets = read_y.all_hits() if isinstance(read_y, Reader) else None
-        y_pipeline = self._of_targets(pipelines) if tfm_y else UNTOUCHED
-        if targets is None or y_pipeline is None:
+        repeated = self._of_targets(pipelines) if tfm_y else (UNTOUCHED, [])
+        if targets is None or repeated is None:
             return None
         read_y.serve(targets, indices)
+        y_pipeline, last = repeated
         draws: List[Any] = []
         for row in noise[1]:  # transforms may draw from torch, too
             row.normal_()
             draws.append(() if pipelines[0] is None else pipelines[0].draw())
         n = len(draws)
-        y = StoredSide(targets, y_pipeline, Drawn(draws if tfm_y else [()] * n, [None] * n), self._plans[1], norm)
+        drawn = Drawn([[*one, *last] for one in draws] if tfm_y else [()] * n, [None] * n)
+        y = StoredSide(targets, y_pipeline, drawn, self._plans[1], norm)
         return Opened(noise[0], y, None if pipelines[0] is None else draws[-1])
 
     def resolving(self, pipeline: Pipeline, tfms: Any) -> Pipeline:
@@ -144,15 +151,23 @@ class AtOnce:
             sized.append(None if pipeline is None else pipeline.draw_for_size(draws[-1], (shape[2], *shape[:2])))
         return ys, Drawn(draws, sized)
 
-    def _of_targets(self, pipelines: Pipelines) -> Optional[Pipeline]:
-        "Return the pipeline of targets that repeat all draws of their inputs, and draw none; None if these don't."
+    def _of_targets(self, pipelines: Pipelines) -> Optional[Tuple[Pipeline, List[Any]]]:
+        """Return the pipeline of targets that repeat the draws of their inputs, and what they add to these draws.
+
+        That is the state of transforms which the inputs do not have: the same for the whole batch. Returns None if such
+        a transform was never drawn, or if targets are drawn for.
+        """
+        x_pipeline, y_pipeline = pipelines
         known, found = self._known
-        if known[0] is not pipelines[0] or known[1] is not pipelines[1]:
-            found = None if None in pipelines else pipelines[1].for_targets(pipelines[0])  # type: ignore[union-attr]
-            if found is not None and (found.size_dependent or any(step.reuses_last_draw for step in found.steps)):
-                found = None
+        if x_pipeline is None or y_pipeline is None:
+            return None
+        if found is None or known[0] is not x_pipeline or known[1] is not y_pipeline:
+            found = y_pipeline.for_targets(x_pipeline)
             self._known = pipelines, found
-        return found
+        try:
+            return None if found.size_dependent else (found, found.last_draws())
+        except Unknown:
+            return None
 
 
 def untransformed(item: Any) -> Any:

@@ -64,6 +64,11 @@ class Collate:
         if last.ds is self.ds:
             self._memo, self._at_once = (*last._memo[:2], False), last._at_once
 
+    def prepare(self) -> None:
+        "Make what all workers need, before they are forked. Costs 2 µs per image in the first epoch."
+        for il in in_memory_lists(self.ds.x, self.ds.y):
+            il._reader().prepare()
+
     def __getstate__(self) -> Dict[str, Any]:
         return {name: getattr(self, name) for name in ("ds", "collate_fn", "on_device", "norm", "norm_y", "ahead")}
 

@@ -99,6 +99,8 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             if self.last is not None:
                 collate.go_on(self.last)
             self.last = collate
+        else:
+            collate.prepare()
         try:
             for b in inner:
                 yield self._processed(b, fused)

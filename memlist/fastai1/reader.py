@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -57,6 +58,12 @@ class Reader:
             if self.straight:
                 images.digests(self.raw.prefix)  # before it is copied: the next batch's copy needs them, too
             self.images = images.with_decoder(self.raw)
+
+    def prepare(self) -> None:
+        "Make what `look` needs for the whole list, before processes are forked that would each make it for themselves."
+        if self.images is not None and self.straight:
+            with suppress(Exception):  # items that are no sequence: the worker raises what stock raises
+                self.images.digests(self.raw.prefix).make_all(self.items)
 
     def look(self, indices: Sequence[int]) -> None:
         "Look up the items at `indices`, which must be ints, if they can be served by that alone."

@@ -46,7 +46,8 @@ class Mapped:
     def __init__(self, region: Region) -> None:
         self.ends = list(region.ends)
         self.maps = region.maps[: len(self.ends)]  # another thread may be adding one at the moment
-        self.starts = [np.frombuffer(one, np.uint8).__array_interface__["data"][0] for one in self.maps]
+        views = [np.frombuffer(one, np.uint8) for one in self.maps] if region.mapped else []
+        self.starts = [one.__array_interface__["data"][0] for one in views] or [0] * len(self.ends)
         self.segments = np.array([self.ends, self.starts], np.uint64).T.copy()
 
     def holds(self, region: Region) -> bool:
