@@ -30,7 +30,7 @@ def proc_of(folder: Path, mount_id: str, *lines: str) -> Path:
     "Make a folder like /proc/self in which all descriptors lie on the mount with this number."
     (folder / "fdinfo").mkdir(parents=True)
     (folder / "mountinfo").write_text("".join(f"{line}\n" for line in lines))
-    for fd in range(200):
+    for fd in range(100 + max(map(int, os.listdir("/dev/fd")))):
         (folder / "fdinfo" / str(fd)).write_text(f"pos:\t0\nflags:\t02\nmnt_id:\t{mount_id}\n")
     return folder
 
