@@ -15,6 +15,7 @@ from .checking import Problem
 from .layout import DTYPES
 from .names import shown
 from .record import Record
+from .several import Put, claiming_all, put_all
 from .sharing import _rejoined, store_for
 from .source import Source
 from .store import ImageStore, StoreInfo
@@ -27,12 +28,15 @@ __all__ = [
     "ImageStore",
     "MaxRam",
     "Problem",
+    "Put",
     "Record",
     "Source",
     "StoreInfo",
     "_rejoined",
+    "claiming_all",
     "format_size",
     "parse_max_ram",
+    "put_all",
     "shown",
     "store_for",
     "usable_cpus",
