@@ -147,7 +147,11 @@ class PillowDecoder:
             warnings.simplefilter("ignore", UserWarning)
             image, original = self._decode(item)
         made = self._pieces(image, original)  # before `after`, which may work in place
-        return made._replace(image=self.after(image) if self.whole else self.image(np.asarray(image)))
+        if self.whole:
+            return made._replace(image=self.after(image))
+        pixels = made.pieces[0].array if made.pieces else np.asarray(image)
+        del image  # so that its memory can be used again
+        return made._replace(image=self.image(pixels))
 
     def pieces(self, item: Any) -> Decoded:
         "Decode into records. The caller has to set warning filters: threads share them, so they are left alone here."

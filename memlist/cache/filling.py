@@ -9,13 +9,13 @@ import warnings
 from collections import Counter
 from contextlib import suppress
 from multiprocessing.connection import wait
-from typing import Any, Callable, Dict, Iterator, List, Optional, Sequence, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
 from ..store import format_size, shown, usable_cpus
 from . import forks
-from .cache import FULL, LATER, NEVER, THERE
+from .cache import FULL, LATER, NEVER, THERE, TOGETHER
 from .info import ImageLoadError
-from .jobs import Job, Work, expected_bytes, stores_of
+from .jobs import Job, Work, expected_bytes, mean_bytes, stores_of
 from .messages import warn_user
 from .progress import print_line, progress
 from .randomness import random_states
@@ -25,6 +25,10 @@ from .randomness import random_states
 SAMPLE = 8
 #: If reading takes longer than decoding, threads mostly wait: start up to this many per CPU.
 MOST_THREADS_PER_CPU = 8
+#: The calling thread alone decodes images of fewer bytes: most of that is Python, for which threads only wait.
+TINY = 1 << 14
+#: This many small images at most are stored together. Where threads work, each has this many groups of them at least.
+MOST_TOGETHER, GROUPS_PER_THREAD = 64, 8
 #: Seconds between two updates of the progress bar.
 BEAT = 0.1
 
@@ -113,21 +117,22 @@ class Fill:
         if self.n_workers and forks.can_fork():
             self._forked(user_jobs, self.n_workers, beat)
         else:
-            self._one_by_one(user_jobs, beat)
+            self._in_turn(([job] for job in user_jobs), beat)
         n_workers, rest = self._sample([job for job in jobs if not job.work.user_code])
+        groups = _groups(rest, 1 + len(rest) // (GROUPS_PER_THREAD * max(1, n_workers)))
         if n_workers:
-            self._parallel(rest, n_workers, beat)
+            self._parallel(groups, n_workers, beat)
         else:
-            self._one_by_one(rest, beat)
+            self._in_turn(groups, beat)
         # Images that other processes were decoding when their turn came: these have finished by now, or ended.
         later, self.later = self.later, []
         for job in later:
             self._do(job, wait=True)
 
-    def _one_by_one(self, jobs: Sequence[Job], beat: Callable[[], None]) -> None:
+    def _in_turn(self, groups: Iterable[List[Job]], beat: Callable[[], None]) -> None:
         when = time.monotonic()
-        for job in jobs:
-            self._do(job)
+        for group in groups:
+            self._do_all(group)
             if time.monotonic() - when > BEAT:
                 when = time.monotonic()
                 beat()
@@ -199,10 +204,13 @@ class Fill:
             return self.n_workers, rest
         cpus = usable_cpus()
         waiting = min(max(1.0, wall / max(cpu, 1e-9)), MOST_THREADS_PER_CPU)
-        return min(len(rest), math.ceil(cpus * waiting if waiting > 1.5 else cpus)), rest
+        if waiting > 1.5:
+            return min(len(rest), math.ceil(cpus * waiting)), rest
+        tiny = {id(work): mean_bytes(work) < TINY for work in self.works}
+        return 0 if all(tiny[id(job.work)] for job in rest) else min(len(rest), cpus), rest
 
-    def _parallel(self, jobs: List[Job], n_workers: int, beat: Callable[[], None]) -> None:
-        queue, lock = iter(jobs), threading.Lock()
+    def _parallel(self, groups: Iterator[List[Job]], n_workers: int, beat: Callable[[], None]) -> None:
+        lock = threading.Lock()
         finished = threading.Event()
         running = [n_workers]
         failure: List[BaseException] = []
@@ -212,10 +220,10 @@ class Fill:
                 # After an interrupt or another thread's failure, do nothing but count down: the caller may be waiting.
                 while not self.stop:
                     with lock:
-                        job = next(queue, None)
-                    if job is None:
+                        group = next(groups, None)
+                    if group is None:
                         break
-                    self._do(job)
+                    self._do_all(group)
             except BaseException as error:  # a bug or an interrupt; errors of images are collected
                 failure.append(error)
                 self.stop = True
@@ -285,6 +293,19 @@ class Fill:
 
         forks.with_children(hand_out_all)  # after Ctrl-C, only the images being decoded are lost
 
+    def _do_all(self, jobs: Sequence[Job]) -> None:
+        "Do `jobs`, which belong to one work: together, then one by one those for which that fails."
+        outcomes: Sequence[Optional[str]] = [None] * len(jobs)
+        if len(jobs) > 1 and all(job.keys for job in jobs):
+            jobs = [job for job in jobs if self._worthwhile(job)]
+            with suppress(Exception):  # each of them raises it again
+                outcomes = jobs[0].work.do_many(jobs) if jobs else ()
+        for job, outcome in zip(jobs, outcomes):
+            if outcome is None:
+                self._do(job)
+            else:
+                self._count(job, outcome, None)
+
     def _do(self, job: Job, wait: bool = False) -> None:
         "Do `job`. If another process is doing it, postpone it, or with `wait` wait for that process."
         try:
@@ -340,6 +361,21 @@ class Fill:
                 raise error
             names = ", ".join(dict.fromkeys(work.name for work in self.works))
             warn_user(f"{names}: {error}\nThe others are loaded. Please repair, replace or leave out what is listed.")
+
+
+def _groups(jobs: Sequence[Job], most: int) -> Iterator[List[Job]]:
+    "Yield `jobs` in groups to be done together: several of one work, at most `most`, if its images are small."
+    group: List[Job] = []
+    size = 1
+    for job in jobs:
+        if group and (job.work is not group[0].work or len(group) >= size):
+            yield group
+            group = []
+        if not group:
+            size = min(most, MOST_TOGETHER, TOGETHER // max(1, mean_bytes(job.work)))
+        group.append(job)
+    if group:
+        yield group
 
 
 def _reason(fault: BaseException) -> str:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from contextlib import suppress
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
-from ..store import ImageStore, shown
+from ..store import ImageStore, claiming_all, shown
 from .cache import LATER, THERE, ImageCache
 from .decode import Keys
 
@@ -78,6 +79,19 @@ class Work:
 
         return images.store.claiming(job.keys[0], decode, wait)
 
+    def do_many(self, jobs: Sequence[Job]) -> List[Optional[str]]:
+        "Decode the images of `jobs`, which have keys; return their outcomes, None for those that `do` has to do."
+        images = self.images
+
+        def decode(mine: List[bool]) -> List[Optional[str]]:
+            todo = [i for i, job in enumerate(jobs) if mine[i] and not images.holds(job.keys)]
+            outcomes: List[Optional[str]] = [None if claimed else LATER for claimed in mine]
+            for i, outcome in zip(todo, images.fill_many([(jobs[i].item, jobs[i].keys) for i in todo])):
+                outcomes[i] = outcome
+            return outcomes
+
+        return claiming_all(images.store, [job.keys[0] for job in jobs], decode)
+
     def decode(self, job: Job, images: ImageCache, say: Say) -> str:
         "Decode the image of `job` and store it; pass messages to `say`, which shows them after the work."
         fetched = images.fill(job.item, job.keys)
@@ -102,6 +116,12 @@ def expected_bytes(jobs: Sequence[Job]) -> Optional[int]:
             found.append(job.work.nbytes(job))
     sizes = [size for size in found if size is not None]
     return round(sum(sizes) / len(sizes) * len(jobs)) if sizes else None
+
+
+def mean_bytes(work: Work) -> int:
+    "Return the mean size of the records in the store of `work`; as much as possible if it is empty."
+    info = work.store.info()
+    return info.nbytes // info.records if info.records else sys.maxsize
 
 
 def stores_of(works: Iterable[Work]) -> List[ImageStore]:

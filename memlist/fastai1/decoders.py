@@ -19,8 +19,8 @@ from ..cache.decode import PillowDecoder
 _LIST_OPEN, _MASK_OPEN = ImageList.open, SegmentationLabelList.open
 _IMAGE, _FILES, _FILE = PIL.Image, PIL.ImageFile, PIL.ImageFile.ImageFile
 _DIVISOR = np.float32(255)
-#: From this many elements on, two threads of torch convert faster than one pass of NumPy.
-SEVERAL_THREADS = 1 << 18
+#: From this many elements on, two passes of torch convert faster than one of NumPy.
+TWO_PASSES = 1 << 17
 
 
 def decoding_functions() -> Tuple[Any, ...]:
@@ -133,12 +133,14 @@ def _floats_as_stock(pixels: np.ndarray, divide: bool) -> torch.Tensor:
 def floats(array: np.ndarray, divide: bool) -> torch.Tensor:
     """Return `array` as float32 in the same memory order, divided by 255 if `divide`.
 
-    Takes one pass of NumPy or, if torch may use several threads and there is enough work, two passes of torch, which
-    give the same bits. NumPy allocates the memory in both cases: torch aligns its blocks, and glibc's heap would grow
-    without bound between aligned blocks of megabytes.
+    Takes one pass of NumPy or, for a large array, two passes of torch, which are faster together and may use several
+    threads. Both give the same bits. NumPy allocates the memory in both cases: torch aligns its blocks, and glibc's
+    heap would grow without bound between aligned blocks of megabytes.
     """
-    if array.size < SEVERAL_THREADS or torch.get_num_threads() == 1 or not array.flags.writeable:
-        converted = np.divide(array, _DIVISOR, dtype=np.float32) if divide else array.astype(np.float32)
-        return torch.from_numpy(converted)
-    px = torch.from_numpy(np.empty_like(array, np.float32)).copy_(torch.from_numpy(array))
+    if array.size < TWO_PASSES:
+        return torch.from_numpy(np.divide(array, _DIVISOR, dtype=np.float32) if divide else array.astype(np.float32))
+    if array.flags.writeable:
+        px = torch.from_numpy(np.empty_like(array, np.float32)).copy_(torch.from_numpy(array))
+    else:  # torch warns of an array that it must not write to
+        px = torch.from_numpy(array.astype(np.float32))
     return px.div_(255) if divide else px

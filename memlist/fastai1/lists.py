@@ -72,7 +72,7 @@ def stock_class(cls: type) -> type:
 def _own_code(cls: type) -> bool:
     # Python itself adds names like `__slotnames__` to a class, but no functions.
     names = {name for name, value in vars(cls).items() if name[:2] != "__" or isinstance(value, types.FunctionType)}
-    return bool(names - {"_label_cls", "_bunch", "_plain_getitem", "cache", "cache_version"})
+    return bool(names - {"_label_cls", "_bunch", "_plain_get", "_plain_getitem", "cache", "cache_version"})
 
 
 def in_memory_lists(*lists: Any) -> List[InMemory]:

@@ -28,6 +28,11 @@ from .serving import Serving
 from .wrapping import building, cached, inside, watched
 
 _ITEM_OF = ItemList.__getitem__
+# fastai's own `get`, which opens item `i`, unless it was replaced before memlist was imported.
+_GETS = tuple(
+    get if get.__module__ == cls.__module__ and not hasattr(get, "__wrapped__") else None
+    for cls, get in ((ImageList, ImageList.get), (ItemList, ItemList.get))
+)
 
 
 class InMemory(Serving):
@@ -63,7 +68,7 @@ class InMemory(Serving):
     max_ram: MaxRam = None
     max_size: Optional[int] = None
     _store: Optional[ImageStore] = None
-    _final = _plain_getitem = False
+    _final = _plain_getitem = _plain_get = False
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Any:
         made: Any = super().__new__(cls)
@@ -143,6 +148,7 @@ class InMemory(Serving):
         below = cls.__mro__[cls.__mro__.index(InMemory) + 1 :]
         defined = next(vars(base)["__getitem__"] for base in below if "__getitem__" in vars(base))
         cls._plain_getitem = defined is _ITEM_OF
+        cls._plain_get = tuple(vars(base)["get"] for base in below if "get" in vars(base)) == _GETS
         # Methods of a subclass override ours. Wrap them, to cache what its `open` returns, to know when its `get` is
         # running, and to know when the list is built.
         for name, wrap in (("open", cached), ("get", watched), ("__getitem__", watched), ("__init__", building)):
@@ -225,7 +231,8 @@ class InMemory(Serving):
         "Return whether item `i` is exactly what our `open` returns for `items[i]`."
         cls = type(self)
         plain = cls.open is InMemory.open and cls.__getitem__ is InMemory.__getitem__ and cls._plain_getitem
-        return plain and self.opens_its_items()
+        untouched = cls._plain_get and ImageList.get is _GETS[0] and ItemList.get is _GETS[1]
+        return plain and untouched and self.opens_its_items()
 
     def _function(self) -> Callable[[Any], Any]:
         "Return the `open` whose results are cached: the most derived one, without our wrapper."

@@ -17,6 +17,7 @@ from .lookup import prepare as prepare_lookup
 from .many import Records, read_many
 from .names import shown
 from .record import Record
+from .several import Put, claiming_all, put_all
 from .sharing import _rejoined, store_for
 from .source import Source
 from .store import ImageStore, StoreInfo
@@ -29,15 +30,18 @@ __all__ = [
     "ImageStore",
     "MaxRam",
     "Problem",
+    "Put",
     "Record",
     "Records",
     "Source",
     "StoreInfo",
     "_rejoined",
+    "claiming_all",
     "digest_of",
     "format_size",
     "parse_max_ram",
     "prepare_lookup",
+    "put_all",
     "read_many",
     "shown",
     "store_for",

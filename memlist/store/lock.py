@@ -12,7 +12,7 @@ import time
 import warnings
 from contextlib import suppress
 from types import FrameType
-from typing import Callable, Optional
+from typing import Callable, List, Optional, Sequence
 
 import psutil
 
@@ -100,6 +100,23 @@ class Lock:
                 self.bytes.unlock(byte)
         finally:  # again, because an interrupt may have struck in the first `unlock`
             self.bytes.unlock(byte)
+
+    def claiming_all(self, hashes: Sequence[int], work: Callable[[List[bool]], Result]) -> Result:
+        "Do as `claiming` for several keys at once, without waiting; pass to `work` which of them are claimed."
+        claims = [KEYS + hash_ % N_KEYS for hash_ in hashes]
+        try:
+            try:
+                return work([self.bytes.lock(byte) for byte in claims])
+            finally:
+                self._unclaim(claims)
+        finally:  # again, because an interrupt may have struck in the first `_unclaim`
+            self._unclaim(claims)
+
+    def _unclaim(self, claims: List[int]) -> None:
+        "Release each claim, the last one first; those that are released already are gone from the list."
+        while claims:
+            self.bytes.unlock(claims[-1])
+            claims.pop()
 
     def close(self) -> None:
         "Close the descriptor."

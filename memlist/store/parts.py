@@ -6,7 +6,7 @@ import errno
 import os
 import time
 from contextlib import suppress
-from typing import Callable, MutableSet, Optional, Tuple
+from typing import Callable, List, MutableSet, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from .bytelocks import ByteLocks
 from .counters import Counters
 from .descriptor import anonymous, default_kind
 from .fulldisk import freeze, is_writable, thaw, unless_full
-from .index import Index
+from .index import Index, Plan
 from .layout import BLOCK_BYTES, COUNTERS, IDLE, MAX_TRAILER, PURGE, RECORD, Block, Header
 from .lock import Lock
 from .log import Log
@@ -30,6 +30,27 @@ from .trust import FileTrust, Looks, Trust
 Available = Callable[[], int]
 # An index is made for records that may never come only if it takes less than one part in so many of the budget's rest.
 RESERVED_PART = 64
+
+
+class Entry(NamedTuple):
+    "Hold a record to store: the digest of its key, its array, its tag and its source."
+
+    digest: bytes
+    array: np.ndarray
+    tag: int
+    source: Source
+
+
+class Ready(NamedTuple):
+    "Hold an `Entry`, what follows its array, the checksum of both, and the bytes that the record needs."
+
+    digest: bytes
+    array: np.ndarray
+    tag: int
+    source: Source
+    trailer: bytes
+    checksum: int
+    need: int
 
 
 class Parts:
@@ -90,57 +111,61 @@ class Parts:
         self.trust.seal()
         self.header.busy = IDLE
 
-    def put(
-        self,
-        digest: bytes,
-        array: np.ndarray,
-        tag: int,
-        source: Source,
-        replace: bool,
-        generation: Optional[int],
-    ) -> bool:
-        "Store a copy of `array`; see `ImageStore.put`."
+    def put(self, entries: Sequence[Entry], replace: bool, generation: Optional[int]) -> List[bool]:
+        "Store copies of arrays while holding the mutex once; return what `ImageStore.put` returns, for each."
+        there: List[bool] = []
         with unless_full():
-            return self._put(digest, array, tag, source, replace, generation)
-        return False
+            self._put(entries, replace, generation, there)
+        return there + [False] * (len(entries) - len(there))
 
-    def _put(
-        self, digest: bytes, array: np.ndarray, tag: int, source: Source, replace: bool, generation: Optional[int]
-    ) -> bool:
-        header, index, log, trust = self.header, self.index, self.log, self.trust
-        trailer = trust.trailer(source)
-        if len(trailer) > MAX_TRAILER:
-            return False
-        checksum = trust.checksum(array, trailer)  # slow, so before taking the mutex
-        need, growth = BLOCK_BYTES + array.nbytes + len(trailer), index.growth()
-        fits = self.budget.fits(need + growth)
+    def _put(self, entries: Sequence[Entry], replace: bool, generation: Optional[int], there: List[bool]) -> None:
+        header, index = self.header, self.index
+        ready = [self._ready(entry) for entry in entries]  # slow, so before taking the mutex
+        least, growth = min(one.need for one in ready), index.growth(len(ready))
+        fits = self.budget.fits(least + index.growth())
         if not fits and not replace and not header.busy:  # nothing will be written, so do without the mutex
-            return (generation is None or generation // PURGE == header.purges) and index.find(digest) is not None
-        plan = index.plan() if growth and fits else None  # slow, too, for a large index
+            known = generation is None or generation // PURGE == header.purges
+            there += [known and index.find(one.digest) is not None for one in ready]
+            return
+        plan = index.plan(len(ready)) if growth and fits else None  # slow, too, for a large index
 
-        def write() -> bool:
-            if generation is not None and generation // PURGE != header.purges:
-                return False
-            found = index.find(digest)
-            if found and not replace:
-                return True
-            if found:
-                log.expect_drop(found[0])
-            offset, growth = 0, index.growth()
-            if self.budget.fits(need + growth) and (not growth or index.grow(plan)):
-                number = log.next_number
-                offset = log.append(RECORD, digest, array, trailer, tag=tag, source=source, checksum=checksum)
-            if offset:
-                trust.written(offset, number, source)
-                index.publish(digest, offset)
-                header.records += 1
-                header.nbytes += array.nbytes
-            if found:  # the old record is outdated, even if the new one does not fit
-                header.generation += 1
-                log.drop(found[0], trust.known(*found))
-            return bool(offset)
+        def write() -> None:
+            if generation is None or generation // PURGE == header.purges:
+                for one in ready:
+                    there.append(self._write(one, replace, plan))
 
-        return self.locked(write)
+        self.locked(write)
+
+    def _ready(self, entry: Entry) -> Ready:
+        trailer = self.trust.trailer(entry.source)
+        need = BLOCK_BYTES + entry.array.nbytes + len(trailer)
+        return Ready(*entry, trailer, self.trust.checksum(entry.array, trailer), need)
+
+    def _write(self, new: Ready, replace: bool, plan: Optional[Plan]) -> bool:
+        "Write one record, unless it is there; return whether it is there now. Needs the mutex."
+        header, index, log, trust = self.header, self.index, self.log, self.trust
+        if len(new.trailer) > MAX_TRAILER:
+            return False
+        found = index.find(new.digest)
+        if found and not replace:
+            return True
+        if found:
+            log.expect_drop(found[0])
+        offset, growth = 0, index.growth()
+        if self.budget.fits(new.need + growth) and (not growth or index.grow(plan)):
+            number = log.next_number
+            offset = log.append(
+                RECORD, new.digest, new.array, new.trailer, tag=new.tag, source=new.source, checksum=new.checksum
+            )
+        if offset:
+            trust.written(offset, number, new.source)
+            index.publish(new.digest, offset)
+            header.records += 1
+            header.nbytes += new.array.nbytes
+        if found:  # the old record is outdated, even if the new one does not fit
+            header.generation += 1
+            log.drop(found[0], trust.known(*found))
+        return bool(offset)
 
     def purge(self, file: bool) -> int:
         "Empty the store, or without `file` only drop the file from memory; see `ImageStore.purge`."

@@ -27,10 +27,13 @@ class Source(NamedTuple):
             return None
         looked = time.monotonic_ns()
         try:
-            stat = os.stat(item)
+            name = os.fsencode(item)
+            stat = os.stat(name)
         except (OSError, ValueError):
             return None
-        return cls(stat.st_size, stat.st_mtime_ns, os.path.abspath(os.fsencode(item)), looked)
+        if name[:1] != b"/" or b"//" in name or b"/." in name or name[-1:] == b"/":  # else it is normalised already
+            name = os.path.abspath(name)
+        return cls(stat.st_size, stat.st_mtime_ns, name, looked)
 
     @property
     def version(self) -> Tuple[int, int]:

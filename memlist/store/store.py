@@ -24,7 +24,7 @@ from .budget import MaxRam, format_size, parse_max_ram
 from .checking import Problem, check_store
 from .layout import BLOCK_BYTES, DTYPES, digest_of, hash_of, storable, unpack_record
 from .notes import Notes
-from .parts import Parts, anonymous_parts, close_parts, named_parts
+from .parts import Entry, Parts, anonymous_parts, close_parts, named_parts
 from .record import Record
 from .source import NO_SOURCE, Source
 from .threads import Result
@@ -224,7 +224,7 @@ class ImageStore:
         for a dtype, and ValueError for a shape, that can't be stored. Up to four dimensions can.
         """
         origin = NO_SOURCE if source is None else Source(*source)
-        return self.parts.put(digest_of(key), storable(array), tag, origin, replace, generation)
+        return self.parts.put((Entry(digest_of(key), storable(array), tag, origin),), replace, generation)[0]
 
     def reserve(self, n_records: int) -> bool:
         "Make the index large enough for `n_records` more, if the budget has 64 times that room; return whether it is."

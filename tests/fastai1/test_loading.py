@@ -26,6 +26,7 @@ from memlist.fastai1.decoders import Stock
 from memlist.fastai1.work import works_of
 from memlist.store.index import Index
 from memlist.store.layout import table_bits
+from memlist.store.parts import Parts
 
 # -- loading ----------------------------------------------------------------------------------------------------
 
@@ -121,6 +122,7 @@ def test_lazy_false_fills_only_in_load_data(photos: Path) -> None:
 
 def test_more_threads_are_used_if_reading_dominates(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(filling, "usable_cpus", lambda: 2)
+    monkeypatch.setattr(filling, "TINY", 0)
     used = []
     stock = filling.Fill._parallel
     monkeypatch.setattr(
@@ -135,6 +137,49 @@ def test_more_threads_are_used_if_reading_dominates(photos: Path, monkeypatch: p
     il.purge()
     il.load_data(progress=False)
     assert used == [16, 2]
+
+
+def test_the_calling_thread_decodes_tiny_images(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "Decoding them is mostly Python, and threads would only wait for one another."
+    monkeypatch.setattr(filling, "MOST_THREADS_PER_CPU", 1)  # as if reading never took long
+    monkeypatch.setattr(filling.Fill, "_parallel", None)
+    assert m.MemoryImageList.from_folder(photos).load_data(progress=False).loaded
+
+
+@pytest.mark.parametrize("n_workers", [0, 2])
+def test_small_images_are_stored_together(tmp_path: Path, n_workers: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    many(tmp_path, 60)
+    stored = []
+    put = Parts.put
+    monkeypatch.setattr(
+        Parts, "put", lambda self, entries, *rest: (stored.append(len(entries)), put(self, entries, *rest))[1]
+    )
+    il, stock = m.MemoryImageList.from_folder(tmp_path), ImageList.from_folder(tmp_path)
+    il.load_data(progress=False, n_workers=n_workers)
+    assert sum(stored) == 60 and max(stored) > 3
+    for i in range(60):
+        assert_same_item(il[i], stock[i])
+    assert (il.cache_info().hits, il.cache_info().misses) == (60, 0)
+
+
+def test_an_image_that_another_process_decodes_is_left_to_it(tmp_path: Path) -> None:
+    "Of a group of small images, the others are decoded meanwhile."
+    many(tmp_path, 60)
+    il = m.MemoryImageList.from_folder(tmp_path)
+    work = works_of([il], loading=True)[0]
+    jobs = list(work.jobs())
+    out, into = os.pipe()
+    done, tell = os.pipe()
+    pid = os.fork()
+    if not pid:
+        il.store.claiming(jobs[3].keys[0], lambda mine: (os.write(into, b"1"), os.read(done, 1)))
+        os._exit(0)
+    assert os.read(out, 1) == b"1"
+    outcomes = work.do_many(jobs[:8])
+    os.write(tell, b"1")
+    os.waitpid(pid, 0)
+    assert outcomes == ["kept"] * 3 + ["later"] + ["kept"] * 4
+    assert work.do_many(jobs[:5]) == [None] * 3 + ["kept"] + [None]  # what is there is left to `do`
 
 
 # -- budget -----------------------------------------------------------------------------------------------------
