@@ -13,7 +13,7 @@ import time
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import ModuleType
-from typing import Any, Callable, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 from numba import config, njit
 from numba.core import event
@@ -52,7 +52,16 @@ class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
 
 def kernel(function: Callable[..., None]) -> Any:
     "Return `function` as one that `compile_once` compiles and keeps."
-    made = njit(**OPTIONS)(function)
+    return _kernel(function, OPTIONS)
+
+
+def exact_kernel(function: Callable[..., None]) -> Any:
+    "Do as `kernel`, but keep each operation on floats as it is written: no product is fused with a sum."
+    return _kernel(function, {**OPTIONS, "fastmath": False})
+
+
+def _kernel(function: Callable[..., None], options: Dict[str, Any]) -> Any:
+    made = njit(**options)(function)
     with suppress(RuntimeError, OSError):  # no folder at all: each process compiles
         made._cache = _cache(function)
     return made

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from types import ModuleType
-from typing import NamedTuple, Optional, Tuple
+from typing import Any, NamedTuple, Optional, Tuple
 
 import numpy as np
 import torch
@@ -54,46 +53,45 @@ def gather(
     The sources must stay where they are until this returns. Returns None where numba can't be used, and for a norm that
     is not finite.
     """
-    kernels, channels = _kernels(), shape[2]
+    channels = shape[2]
     mean, over_std = norm or (np.zeros(channels, np.float32), np.ones(channels, np.float32))
-    if kernels is None or not all(map(math.isfinite, [*mean.tolist(), *over_std.tolist()])):
+    if not all(map(math.isfinite, [*mean.tolist(), *over_std.tolist()])):
+        return None
+    kernel = _kernel(0 if mask else channels)
+    if kernel is None:
         return None
     n, (top, left, height, width) = len(addresses), window
     out = maker.memory.empty((n, channels, height, width), torch.int64 if mask else torch.float32)
     first, line = (top * shape[1] + left) * channels, shape[1] * channels
+    values = () if mask else (np.float32(1 / divisor), mean, over_std)
     made = out.numpy()
     if width == shape[1]:  # one row after another: as one row, which is faster
         made = made.reshape(n, channels, 1, height * width)
 
     def some(which: np.ndarray) -> None:
         part = slice(which[0], which[-1] + 1)
-        if mask:
-            kernels.numbers(addresses[part], first, line, made[part])
-        else:
-            kernels.floats(addresses[part], first, line, np.float32(1 / divisor), mean, over_std, made[part])
+        kernel(addresses[part], first, line, *values, made[part])
 
     maker.threads.map(some, np.arange(n), made.size)
     return out
 
 
 def prepare() -> None:
-    "Compile the usual kernel, or load it from numba's cache on disk: a second, once per machine."
-    _kernels()
+    "Compile the usual kernel, or load it from the disk: a second, once per machine."
+    _kernel(3)
 
 
-def _kernels() -> Optional[ModuleType]:
-    "Return the module with the kernels; None where batches are made without numba."
-    return _prepared() if not cpu.without_kernels() else None
+def _kernel(channels: int) -> Any:
+    "Return the kernel for images with so many channels, or for masks if that is 0; None where numba can't be used."
+    return _compiled(channels) if not cpu.without_kernels() else None
 
 
-@functools.lru_cache(maxsize=1)
-def _prepared() -> Optional[ModuleType]:
-    "Return the module once the usual kernel is compiled; None if that fails."
+@functools.lru_cache(maxsize=None)
+def _compiled(channels: int) -> Any:
+    "Return the kernel once it is compiled; None if that fails."
     try:
         from . import gather_kernels  # only now: importing numba takes a second
 
-        one, none = np.zeros(1, np.float32), np.zeros(0, np.uint64)
-        gather_kernels.floats(none, 0, 0, one[0], one, one, np.zeros((0, 1, 1, 1), np.float32))
+        return gather_kernels.for_floats(channels) if channels else gather_kernels.for_numbers()
     except Exception:  # from numba, LLVM, or the files of numba's cache
         return None
-    return gather_kernels

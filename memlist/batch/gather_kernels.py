@@ -1,73 +1,84 @@
 """Copy one window of each image of a batch, compiled by numba: from bytes to planes of floats or of whole numbers.
 
-Importing this module needs numba. All compiled functions that these kernels use are in this file, because numba
-recompiles a cached function only when the function's own file changes. `gather` calls them.
+Importing this module needs numba. `gather` calls the kernels.
 """
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
-from numba import carray, njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
+from numba import carray, types
+
+from .bits import at
+from .compiling import compile_once, exact_kernel, kernel
 
 _F = np.float32
+# Types of the arguments: addresses, `first` and `line`; the factor, mean and deviation; the images.
+_WHERE = types.Array(types.uint64, 1, "C"), types.int64, types.int64
+_VALUES = types.float32, types.Array(types.float32, 1, "C"), types.Array(types.float32, 1, "C")
 
 
-def _can_cache() -> bool:
-    "Return whether numba finds a folder for its cache: next to this file, or in the user's cache."
-    try:
-        njit(cache=True)(_can_cache)
-    except RuntimeError:
-        return False
-    return True
+# All kernels take of each source, from byte `first` on, the rows that `out` has, one every `line` bytes; `out` is
+# (B, channels, rows, columns). Values are those of the kernels that mix, to the bit, if these copy.
 
 
-_OPTIONS = {"nogil": True, "cache": _can_cache(), "error_model": "numpy", "fastmath": {"contract", "nsz"}}
-
-
-@intrinsic
-def _at(typing_context: Any, address: Any) -> Any:
-    "Return an address as a pointer."
-
-    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.inttoptr(arguments[0], cgutils.voidptr_t)
-
-    return types.voidptr(types.uint64), code
-
-
-# Both kernels take of each source, from byte `first` on, the rows that `out` has, one every `line` bytes; `out` is
-# (B, channels, rows, columns). Three channels have loops of their own: the compiler makes vectors of those.
-
-
-@njit(**_OPTIONS)
-def floats(addresses: Any, first: int, line: int, factor: Any, mean: Any, over_std: Any, out: Any) -> None:
-    "Write `(byte · factor - mean) · over_std`, float32, in the operations of `kernels.bilinear`."
+@kernel
+def rgb(addresses: Any, first: int, line: int, factor: Any, mean: Any, over_std: Any, out: Any) -> None:
+    "Write `(byte · factor - mean) · over_std`, float32, of three channels."
     _, channels, rows, columns = out.shape
     for b in range(len(addresses)):
-        source = carray(_at(addresses[b]), (first + (rows - 1) * line + columns * channels,), np.uint8)
-        for c in range(channels):
-            gain, bias, a, k = factor * over_std[c], mean[c] * over_std[c], mean[c], over_std[c]
+        source = carray(at(addresses[b]), (first + (rows - 1) * line + columns * channels,), np.uint8)
+        for c in range(3):
+            gain, bias = factor * over_std[c], mean[c] * over_std[c]
             for i in range(rows):
                 part, made = source[first + i * line : first + i * line + columns * channels], out[b, c, i]
-                if channels == 3:
+                for j in range(columns):
+                    made[j] = _F(part[3 * j + c]) * gain - bias
+
+
+@exact_kernel
+def floats(addresses: Any, first: int, line: int, factor: Any, mean: Any, over_std: Any, out: Any) -> None:
+    "Write `(byte · factor - mean) · over_std`, float32, of any number of channels."
+    _, channels, rows, columns = out.shape
+    for b in range(len(addresses)):
+        source = carray(at(addresses[b]), (first + (rows - 1) * line + columns * channels,), np.uint8)
+        for c in range(channels):
+            a, k = mean[c], over_std[c]
+            for i in range(rows):
+                part, made = source[first + i * line : first + i * line + columns * channels], out[b, c, i]
+                if channels == 1:
                     for j in range(columns):
-                        made[j] = _F(part[3 * j + c]) * gain - bias
+                        made[j] = (_F(part[j]) * factor - a) * k
                 else:
                     for j in range(columns):
                         made[j] = (_F(part[channels * j + c]) * factor - a) * k
 
 
-@njit(**_OPTIONS)
+@kernel
 def numbers(addresses: Any, first: int, line: int, out: Any) -> None:
     "Write the bytes, int64."
     _, channels, rows, columns = out.shape
     for b in range(len(addresses)):
-        source = carray(_at(addresses[b]), (first + (rows - 1) * line + columns * channels,), np.uint8)
+        source = carray(at(addresses[b]), (first + (rows - 1) * line + columns * channels,), np.uint8)
         for c in range(channels):
             for i in range(rows):
                 part, made = source[first + i * line : first + i * line + columns * channels], out[b, c, i]
                 for j in range(columns):
                     made[j] = part[channels * j + c]
+
+
+@functools.lru_cache(maxsize=None)
+def for_floats(channels: int) -> Any:
+    "Return the kernel for images with so many channels, compiled."
+    made = rgb if channels == 3 else floats
+    compile_once(made, (*_WHERE, *_VALUES, types.Array(types.float32, 4, "C")), 1)
+    return made
+
+
+@functools.lru_cache(maxsize=None)
+def for_numbers() -> Any:
+    "Return the kernel for masks, compiled."
+    compile_once(numbers, (*_WHERE, types.Array(types.int64, 4, "C")), 1)
+    return numbers
