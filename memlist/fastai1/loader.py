@@ -90,7 +90,8 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         )
         if not self._packs():  # before workers are forked, else each would load or compile
             cpu.prepare(*_kernels(self.dl.dataset))
-            gather.prepare()
+            if inner.num_workers:
+                gather.prepare()
         prepare_lookup()
         threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
         if inner.num_workers == 0:
@@ -172,8 +173,6 @@ def batched(data: DataBunch) -> DataBunch:
         dl = getattr(data, name, None)
         if dl is not None:
             setattr(data, name, BatchDeviceDataLoader.of(dl, warned, buffers))
-    gather.prepare()
-    prepare_lookup()
     why = data.train_dl.reason()
     on_cpu = not why and torch.device(data.device).type == "cpu"
     missing = cpu.prepare(*_kernels(data.train_ds)) if on_cpu else ""
