@@ -80,14 +80,14 @@ def test_an_interrupted_load_says_how_many_images_it_loaded(
     tmp_path: Path, n_workers: int, capsys: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     il = m.MemoryImageList.from_folder(many(tmp_path / "many", 40))
-    stock = filling.Fill._do
+    stock = filling.Fill._do_all
 
-    def interrupted(self: Any, job: Any, wait: bool = False) -> None:
+    def interrupted(self: Any, jobs: Any) -> None:
         if self.done == filling.SAMPLE:  # perhaps before another thread has begun
             raise KeyboardInterrupt
-        stock(self, job, wait)
+        stock(self, jobs)
 
-    monkeypatch.setattr(filling.Fill, "_do", interrupted)
+    monkeypatch.setattr(filling.Fill, "_do_all", interrupted)
     with pytest.raises(KeyboardInterrupt):
         il.load_data(n_workers=n_workers)
     assert re.search(r"load_data: stopped at [89] of 40 images, ", capsys.readouterr().out)

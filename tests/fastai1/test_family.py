@@ -1335,7 +1335,7 @@ def test_a_new_list_checks_each_file_once(numbers: Path, monkeypatch: Any) -> No
     assert_same_item(older[3], stock[3])
     looks: List[Any] = []
     stat = os.stat
-    monkeypatch.setattr(os, "stat", lambda path, **kw: (looks.append(str(path)), stat(path, **kw))[1])
+    monkeypatch.setattr(os, "stat", lambda path, **kw: (looks.append(os.fsdecode(path)), stat(path, **kw))[1])
     rest = [i for i in range(12) if i != 5]
     for _ in range(2):
         for i in rest:

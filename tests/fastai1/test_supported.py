@@ -32,7 +32,7 @@ from fastai.vision import (
 
 import memlist as m
 from memlist.batch import cpu
-from memlist.batch.maker import Maker
+from memlist.batch.maker import Job, Maker
 from memlist.fastai1 import loader
 
 
@@ -170,13 +170,13 @@ def test_an_ordinary_data_bunch_makes_every_batch_at_once(
     photos: Path, monkeypatch: pytest.MonkeyPatch, factory: bool
 ) -> None:
     "There is no warning, and the maker makes every batch: none falls back to stock silently."
-    made, make = [], Maker.make
+    made, make = [], Maker.make_all
 
-    def counted(self: Maker, plan: Any, pixels: Any, *args: Any) -> Any:
-        made.append(len(pixels))
-        return make(self, plan, pixels, *args)
+    def counted(self: Maker, parts: Any) -> Any:
+        made.extend(len(part.pixels) for part in parts if isinstance(part, Job))
+        return make(self, parts)
 
-    monkeypatch.setattr(Maker, "make", counted)
+    monkeypatch.setattr(Maker, "make_all", counted)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         if factory:

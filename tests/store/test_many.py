@@ -15,6 +15,7 @@ from stores import kind as kind  # the fixtures
 from stores import make as make
 
 from memlist.store import ImageStore, digest_of, index, lookup, read_many, region
+from memlist.store.parts import Entry
 from memlist.store.source import NO_SOURCE
 from memlist.store.system import PAGE
 
@@ -96,7 +97,7 @@ def test_digests_that_share_a_slot_are_told_apart(make: Make, way: str) -> None:
     images = make()
     alike = [b"same 8 b" + b"%08d" % i for i in range(12)]
     for i, digest in enumerate(alike[:10]):
-        images.parts.put(digest, np.full(3, i, np.uint8), i, NO_SOURCE, False, None)
+        images.parts.put([Entry(digest, np.full(3, i, np.uint8), i, NO_SOURCE)], False, None)
     records = read_many(images, np.frombuffer(b"".join(alike), np.uint8).reshape(-1, 16))
     found: List[Optional[int]] = [None if one is None else int(one[0]) for one in records.arrays()]
     assert found == [*range(10), None, None]
