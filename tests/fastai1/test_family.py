@@ -655,7 +655,7 @@ def test_a_parent_knows_what_its_workers_have_read(numbers: Path) -> None:
     for dl in (data.train_dl, data.valid_dl):
         list(dl)
     info = data.cache_info()
-    # One item was left over and not read: it counts as one image. If it is the last, its image was opened for the others.
+    # One item was left over, and counts as one image. If it is the last, its image was opened for the others.
     assert (info.cached, info.total) in ((11, 12), (12, 13))
     assert data.load_data(n_workers=2, progress=False).loaded
 
