@@ -11,11 +11,11 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from ..store import format_size, shown, usable_cpus
+from ..store import format_size, mean_bytes, shown, usable_cpus
 from . import forks
 from .cache import FULL, LATER, NEVER, THERE, TOGETHER
 from .info import ImageLoadError
-from .jobs import Job, Work, expected_bytes, mean_bytes, stores_of
+from .jobs import Job, Work, expected_bytes, stores_of
 from .messages import warn_user
 from .progress import print_line, progress
 from .randomness import random_states
@@ -206,7 +206,7 @@ class Fill:
         waiting = min(max(1.0, wall / max(cpu, 1e-9)), MOST_THREADS_PER_CPU)
         if waiting > 1.5:
             return min(len(rest), math.ceil(cpus * waiting)), rest
-        tiny = {id(work): mean_bytes(work) < TINY for work in self.works}
+        tiny = {id(work): mean_bytes(work.store) < TINY for work in self.works}
         return 0 if all(tiny[id(job.work)] for job in rest) else min(len(rest), cpus), rest
 
     def _parallel(self, groups: Iterator[List[Job]], n_workers: int, beat: Callable[[], None]) -> None:
@@ -372,7 +372,7 @@ def _groups(jobs: Sequence[Job], most: int) -> Iterator[List[Job]]:
             yield group
             group = []
         if not group:
-            size = min(most, MOST_TOGETHER, TOGETHER // max(1, mean_bytes(job.work)))
+            size = min(most, MOST_TOGETHER, TOGETHER // max(1, mean_bytes(job.work.store)))
         group.append(job)
     if group:
         yield group

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from contextlib import suppress
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
@@ -116,12 +115,6 @@ def expected_bytes(jobs: Sequence[Job]) -> Optional[int]:
             found.append(job.work.nbytes(job))
     sizes = [size for size in found if size is not None]
     return round(sum(sizes) / len(sizes) * len(jobs)) if sizes else None
-
-
-def mean_bytes(work: Work) -> int:
-    "Return the mean size of the records in the store of `work`; as much as possible if it is empty."
-    info = work.store.info()
-    return info.nbytes // info.records if info.records else sys.maxsize
 
 
 def stores_of(works: Iterable[Work]) -> List[ImageStore]:

@@ -17,7 +17,7 @@ from .lookup import prepare as prepare_lookup
 from .many import Records, read_many
 from .names import shown
 from .record import Record
-from .several import Put, claiming_all, put_all
+from .several import Put, claiming_all, mean_bytes, put_all
 from .sharing import _rejoined, store_for
 from .source import Source
 from .store import ImageStore, StoreInfo
@@ -39,6 +39,7 @@ __all__ = [
     "claiming_all",
     "digest_of",
     "format_size",
+    "mean_bytes",
     "parse_max_ram",
     "prepare_lookup",
     "put_all",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Callable, List, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -31,3 +32,10 @@ def put_all(store: ImageStore, puts: Sequence[Put], generation: int) -> List[boo
 def claiming_all(store: ImageStore, keys: Sequence[bytes], work: Callable[[List[bool]], Result]) -> Result:
     "Do as `store.claiming` for several keys, without waiting; pass to `work` which of them are claimed."
     return store.parts.lock.claiming_all([hash_of(digest_of(key)) for key in keys], work)
+
+
+def mean_bytes(store: ImageStore) -> int:
+    "Return the mean size of the arrays in `store`; as much as possible if it is empty. Costs two reads of its header."
+    header = store.parts.header
+    records = header.records
+    return header.nbytes // records if records else sys.maxsize
