@@ -9,15 +9,21 @@ import functools
 from typing import Any
 
 import numpy as np
-from numba import carray, types
+from numba import carray, njit, types
 
 from .bits import at
-from .compiling import compile_once, exact_kernel, kernel
+from .compiling import OPTIONS, compile_once, exact_kernel, kernel
 
 _F = np.float32
 # Types of the arguments: addresses, `first` and `line`; the factor, mean and deviation; the images.
 _WHERE = types.Array(types.uint64, 1, "C"), types.int64, types.int64
 _VALUES = types.float32, types.Array(types.float32, 1, "C"), types.Array(types.float32, 1, "C")
+
+
+@njit(**OPTIONS)
+def _source(address: Any, first: int, line: int, out: Any) -> Any:
+    "Return the bytes of a source up to the last one that is needed."
+    return carray(at(address), (first + (out.shape[2] - 1) * line + out.shape[3] * out.shape[1],), np.uint8)
 
 
 # All kernels take of each source, from byte `first` on, the rows that `out` has, one every `line` bytes; `out` is
@@ -29,7 +35,7 @@ def rgb(addresses: Any, first: int, line: int, factor: Any, mean: Any, over_std:
     "Write `(byte · factor - mean) · over_std`, float32, of three channels."
     _, channels, rows, columns = out.shape
     for b in range(len(addresses)):
-        source = carray(at(addresses[b]), (first + (rows - 1) * line + columns * channels,), np.uint8)
+        source = _source(addresses[b], first, line, out)
         for c in range(3):
             gain, bias = factor * over_std[c], mean[c] * over_std[c]
             for i in range(rows):
@@ -43,7 +49,7 @@ def floats(addresses: Any, first: int, line: int, factor: Any, mean: Any, over_s
     "Write `(byte · factor - mean) · over_std`, float32, of any number of channels."
     _, channels, rows, columns = out.shape
     for b in range(len(addresses)):
-        source = carray(at(addresses[b]), (first + (rows - 1) * line + columns * channels,), np.uint8)
+        source = _source(addresses[b], first, line, out)
         for c in range(channels):
             a, k = mean[c], over_std[c]
             for i in range(rows):
@@ -61,7 +67,7 @@ def numbers(addresses: Any, first: int, line: int, out: Any) -> None:
     "Write the bytes, int64."
     _, channels, rows, columns = out.shape
     for b in range(len(addresses)):
-        source = carray(at(addresses[b]), (first + (rows - 1) * line + columns * channels,), np.uint8)
+        source = _source(addresses[b], first, line, out)
         for c in range(channels):
             for i in range(rows):
                 part, made = source[first + i * line : first + i * line + columns * channels], out[b, c, i]

@@ -42,12 +42,6 @@ class Maker(NamedTuple):
     threads: Threads
     on_device: bool
 
-    def make(
-        self, plan: Plan, pixels: Sequence[Pixels], dtype: torch.dtype, norm: Optional[Norm] = None
-    ) -> Union[Tensor, Packed]:
-        "Return the images of one `Job`."
-        return self._made([Job(plan, pixels, dtype, norm)])[0]
-
     def make_all(self, parts: Sequence[Any]) -> List[Any]:
         """Return `parts` with the images of each `Job` among them, as (B, channels, height, width), or packed.
 

@@ -1,7 +1,6 @@
 """Probe the index of a store for many digests at once, compiled by numba. Importing this module needs numba.
 
-It reads the mapped memory of the store by address, and takes the numbers of the format from `layout`. `lookup` calls it
-and has the same in NumPy.
+It reads the mapped memory of the store by address. The numbers of the format come from `layout`. `lookup` calls it.
 """
 
 from __future__ import annotations

@@ -18,7 +18,7 @@ from fastai.vision import crop_pad, flip_lr
 from test_render import plan_of
 
 import memlist as m
-from memlist.batch.maker import PLAIN_MAKER
+from memlist.batch.maker import PLAIN_MAKER, Job
 from memlist.batch.pixels import Pixels
 from memlist.fastai1 import loader
 
@@ -81,7 +81,7 @@ def run(folder: Path, groups: List[Dict[str, str]]) -> Dict[str, Any]:
 
 
 def test_a_kernel_is_compiled_once_on_a_machine(tmp_path: Path) -> None:
-    "Whether processes come one after another or at once; again after an upgrade; and in a folder that is safe."
+    "Compile once for processes that come one after another or at once, again after an upgrade, and in a safe folder."
     private = tmp_path / f"memlist-numba-{os.getuid()}"
     nowhere = f"numba.config.CACHE_DIR = ''\n{READ_ONLY}"
     groups = [
@@ -122,7 +122,7 @@ def test_the_kernels_that_are_prepared_are_those_that_batches_need(photos: Path)
         line = np.linspace(-1, 1, 24, dtype=np.float32)
         for columns in (np.broadcast_to(line, (2, 24)), np.stack([line, line])[:, ::-1]):  # read-only, and backwards
             plan = plan_of(2, 24, columns=columns)
-            PLAIN_MAKER.make(plan, [Pixels(array, 255)] * 2, torch.float32)
+            PLAIN_MAKER.make_all([Job(plan, [Pixels(array, 255)] * 2, torch.float32)])[0]
     known = {compiled._signature(lit) for lit in (True, False)}
     assert set(kernels.mixed_rgb.signatures) <= known
     assert len(kernels.copied_rgb.signatures) == 1

@@ -77,7 +77,7 @@ def job(n: int, size: int, mask: bool = False, **changed: Any) -> Job:
 
 
 def apart(jobs: List[Job]) -> List[Any]:
-    return [Maker(NewMemory(), ONE_THREAD, False).make(*one) for one in jobs]
+    return [Maker(NewMemory(), ONE_THREAD, False).make_all([Job(*one)])[0] for one in jobs]
 
 
 @compiled

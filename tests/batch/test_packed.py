@@ -26,7 +26,7 @@ from fastai.vision import (
 
 from memlist.batch import render
 from memlist.batch.buffers import NewMemory
-from memlist.batch.maker import PLAIN_MAKER, Maker
+from memlist.batch.maker import PLAIN_MAKER, Job, Maker
 from memlist.batch.packed import Packed, pack
 from memlist.batch.pixels import Pixels
 from memlist.batch.plan import Norm
@@ -83,7 +83,7 @@ def test_a_device_makes_what_the_kernels_make(name: str, padding: str) -> None:
         arguments = {"padding_mode": padding, "size": 64, "resize_method": ResizeMethod.CROP}
         plan, pixels = planned(SIZES, [*TRANSFORMS[name], crop_pad()], mask, floats, **arguments)
         dtype = torch.int64 if mask else torch.float32
-        made = PLAIN_MAKER.make(plan, pixels, dtype, norm)
+        made = PLAIN_MAKER.make_all([Job(plan, pixels, dtype, norm)])[0]
         sent = packed(plan, pixels, dtype, norm)
         there = pickle.loads(pickle.dumps(sent)).make(CPU)
         assert there.dtype == made.dtype and there.shape == made.shape
@@ -118,7 +118,7 @@ def test_an_image_depends_on_the_part_that_is_sent_alone(padding: str, aligned: 
             array = 255 - one.array
             array[top:bottom, left:right] = one.array[top:bottom, left:right]
             others.append(one._replace(array=array))
-        made, again = (PLAIN_MAKER.make(plan, some, torch.float32) for some in (pixels, others))
+        made, again = (PLAIN_MAKER.make_all([Job(plan, some, torch.float32)])[0] for some in (pixels, others))
         assert torch.equal(made, again)  # type: ignore[arg-type]
         assert any((a.array != b.array).any() for a, b in zip(pixels, others)) or name != "default"
 
@@ -177,7 +177,7 @@ def test_a_device_never_gets_a_choice_by_truth_values_or_ordinary_memory(monkeyp
 def test_pictures_of_one_size_are_averaged_down_together(monkeypatch: pytest.MonkeyPatch) -> None:
     "They are brought next to each other, so that a device starts as few computations as there are sizes."
     plan, pixels = planned([(150, 170), (160, 160)] * 3, [crop_pad()], size=64)
-    wanted, seen, average = PLAIN_MAKER.make(plan, pixels, torch.float32), [], render._average
+    wanted, seen, average = PLAIN_MAKER.make_all([Job(plan, pixels, torch.float32)])[0], [], render._average
     monkeypatch.setattr(render, "_average", lambda images, *size: seen.append(len(images)) or average(images, *size))
     there = packed(plan, pixels).make(CPU)
     assert seen == [3, 3]
@@ -190,13 +190,13 @@ def test_narrow_pictures_with_padding_are_averaged_down(floats: bool) -> None:
     arguments = {"size": 64, "resize_method": ResizeMethod.PAD, "padding_mode": "zeros"}
     plan, pixels = planned([(200, 50), (50, 200)], [crop_pad()], floats=floats, **arguments)
     assert plan.pooled.all()
-    sent, wanted = packed(plan, pixels), PLAIN_MAKER.make(plan, pixels, torch.float32)
+    sent, wanted = packed(plan, pixels), PLAIN_MAKER.make_all([Job(plan, pixels, torch.float32)])[0]
     assert list(sent.counts) == ([0, 0, 0, 2] if floats else [0, 0, 2, 0])
     assert float((sent.make(CPU) - wanted).abs().max()) < 1e-4  # type: ignore[operator]
 
 
 def test_the_maker_packs_for_a_device() -> None:
     plan, pixels = planned(SIZES, [crop_pad()], size=64)
-    made = Maker(NewMemory(), ONE_THREAD, True).make(plan, pixels, torch.float32, NORM)
+    made = Maker(NewMemory(), ONE_THREAD, True).make_all([Job(plan, pixels, torch.float32, NORM)])[0]
     assert isinstance(made, Packed)
     assert torch.equal(made.make(CPU), packed(plan, pixels, norm=NORM).make(CPU))

@@ -13,7 +13,7 @@ from conftest import in_child, noise
 
 from memlist.batch import cpu, render
 from memlist.batch.buffers import NewMemory
-from memlist.batch.maker import PLAIN_MAKER, Maker
+from memlist.batch.maker import PLAIN_MAKER, Job, Maker
 from memlist.batch.packed import Packed, pack
 from memlist.batch.pixels import Pixels
 from memlist.batch.plan import Extras, Norm, Plan
@@ -63,8 +63,8 @@ def all_ways(plan: Plan, pixels: List[Pixels], norm: Optional[Norm], monkeypatch
         with monkeypatch.context() as patch:
             if not kernels:
                 patch.setattr(cpu, "_kernels", lambda: None)
-            found.append(PLAIN_MAKER.make(plan, pixels, torch.float32, norm))
-    packed = Maker(NewMemory(), ONE_THREAD, True).make(plan, pixels, torch.float32, norm)
+            found.append(PLAIN_MAKER.make_all([Job(plan, pixels, torch.float32, norm)])[0])
+    packed = Maker(NewMemory(), ONE_THREAD, True).make_all([Job(plan, pixels, torch.float32, norm)])[0]
     assert isinstance(packed, Packed)
     return (*found, packed.make(torch.device("cpu")))
 
@@ -125,7 +125,10 @@ def test_threads_share_a_batch_and_pass_on_what_one_raises() -> None:
             threads.map(fail, np.arange(7), 1 << 20)
         pixels = [Pixels(noise(300, 300, 3, i), 255) for i in range(7)]
         plan = plan_of(7, 200)
-        one, two = (Maker(NewMemory(), by, False).make(plan, pixels, torch.float32) for by in (ONE_THREAD, threads))
+        one, two = (
+            Maker(NewMemory(), by, False).make_all([Job(plan, pixels, torch.float32)])[0]
+            for by in (ONE_THREAD, threads)
+        )
         assert torch.equal(one, two)  # type: ignore[arg-type]
     finally:
         threads.close()

@@ -163,7 +163,7 @@ def test_small_images_are_stored_together(tmp_path: Path, n_workers: int, monkey
 
 
 def test_an_image_that_another_process_decodes_is_left_to_it(tmp_path: Path) -> None:
-    "Of a group of small images, the others are decoded meanwhile."
+    "Decode the others of a group of small images meanwhile."
     many(tmp_path, 60)
     il = m.MemoryImageList.from_folder(tmp_path)
     work = works_of([il], loading=True)[0]

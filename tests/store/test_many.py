@@ -114,7 +114,7 @@ def test_a_damaged_header_is_no_hit(make: Make, way: str, byte: int) -> None:
 
 
 def test_the_index_is_replaced_meanwhile(make: Make, way: str, monkeypatch: Any) -> None:
-    "What was read in the old table counts for nothing: its memory was given back, and may hold anything."
+    "Look up again what was read in the old table: its memory was given back, and may hold anything."
     images, done = make(), []
     for i in range(300):
         images.put(key(i), np.full(3, i % 251, np.uint8))
@@ -169,7 +169,7 @@ def _write(images: ImageStore, n: int, seed: int) -> None:
 
 @pytest.mark.parametrize("method", ["fork", pytest.param("spawn", marks=pytest.mark.full)])
 def test_others_write_replace_and_purge_meanwhile(kind: str, make: Make, way: str, method: str) -> None:
-    "What was found is right if the generation is the same after it was read."
+    "Serve what was found only if the generation is the same after it was read."
     images, context = make(), multiprocessing.get_context(method)
     writers = [context.Process(target=_write, args=(images, 1500, seed)) for seed in range(2)]
     for process in writers:
