@@ -16,9 +16,10 @@ from fastai.core import defaults, listify
 from fastai.data_block import LabelLists
 from fastai.torch_core import data_collate, to_device
 from fastai.vision.data import _normalize_batch
-from torch.utils.data import DataLoader
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, SubsetRandomSampler
 
 from ..batch import cpu, gather
+from ..batch.ahead import Ahead
 from ..batch.buffers import Buffers
 from ..batch.plan import Norm
 from ..batch.sending import Batch, Indices, WorkerStart
@@ -33,6 +34,8 @@ from .transforms import Unknown
 
 LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data bunch
 _NORMALIZE = (("mean", torch.empty(0, 0)), ("std", torch.empty(0, 0)), ("do_x", True), ("do_y", False))
+# Samplers that draw from the generators of the process only when an iteration begins.
+_SAMPLERS = RandomSampler, SequentialSampler, SubsetRandomSampler
 # Workers that gather batches for a GPU. Two were fastest on an H100 with 16 CPU cores: benchmarks/results/gpu.json.
 GPU_WORKERS = 2
 
@@ -102,11 +105,13 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             self.last = collate
         else:
             collate.prepare()
+        batches = self._on_device(inner)
         try:
-            for b in inner:
-                yield self._processed(b, fused)
+            for b, made in batches:
+                yield self._processed(b, made, fused)
         finally:
             threads.close()
+            batches.close()
 
     def reason(self) -> str:
         "Return why stock code makes the batches, image by image; an empty string if it does not."
@@ -129,6 +134,22 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         "Return whether batches are packed for the device to make."
         return self.on_device if self.on_device is not None else torch.device(self.device).type != "cpu"
 
+    def _on_device(self, inner: DataLoader) -> Any:  # type: ignore[type-arg]
+        """Return an iterator, to be closed, over the batches of `inner`, and each of them on the device.
+
+        Where workers gather them, the device makes each while the training is at the one before. Without workers, and
+        with a sampler that may draw from the generators of this process, the draws would come too early.
+        """
+        sampler = getattr(inner.batch_sampler, "sampler", None)
+        known = type(inner.batch_sampler) is BatchSampler and type(sampler) in _SAMPLERS
+        if self._packs() and inner.num_workers and known:
+            return Ahead(iter(inner), self._moved, torch.device(self.device))
+        return (self._moved(b) for b in inner)
+
+    def _moved(self, b: Any) -> Tuple[Any, Any]:
+        "Return a batch, and the pair of its inputs and targets on the device; None of one that stock code made."
+        return b, b.on(self.device, to_device) if isinstance(b, Batch) else None
+
     def _norm(self) -> Tuple[Optional[Norm], Any]:
         "Return the first transform as a `Norm` and itself, if batches can be normalised as they are made; else Nones."
         first = next(iter(listify(self.tfms)), None)
@@ -141,11 +162,10 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             return None, None
         return Norm(mean.numpy(), (1 / std).numpy()), first
 
-    def _processed(self, b: Any, fused: Any) -> Any:
-        "Take a batch to the device and apply the loader's transforms, except for `fused` if it has been applied."
-        if not isinstance(b, Batch):
+    def _processed(self, b: Any, made: Any, fused: Any) -> Any:
+        "Apply the loader's transforms to a batch, `made` on the device, except for `fused` if it has been applied."
+        if made is None:
             return self.proc_batch(b)
-        made = b.on(self.device, to_device)
         tfms = listify(self.tfms)
         if b.normalised:
             if tfms and tfms[0] is fused:

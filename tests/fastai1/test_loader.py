@@ -8,7 +8,7 @@ import multiprocessing
 import pickle
 import threading
 from pathlib import Path
-from typing import Any, List
+from typing import Any, List, Set
 
 import fastai.vision as fv
 import numpy as np
@@ -39,6 +39,7 @@ from fastai.vision import (
     imagenet_stats,
     noop,
 )
+from torch.utils.data import RandomSampler
 
 import memlist as m
 from memlist.batch.packed import Packed
@@ -106,6 +107,40 @@ def test_a_worker_shares_at_most_four_times_the_batch_with_a_device(
     assert len(made) == len(arrived) == 2
     for n, most in zip(arrived, made):
         assert 0 < n <= 4 * most
+
+
+@pytest.mark.parametrize("sampler", ["stock", "own"])
+def test_batches_are_taken_to_the_device_ahead_unless_a_sampler_may_draw_in_between(
+    photos: Path, monkeypatch: pytest.MonkeyPatch, sampler: str
+) -> None:
+    monkeypatch.setattr(loader.BatchDeviceDataLoader, "on_device", True)
+    threads: Set[str] = set()
+    on = Batch.on
+
+    def watched(self: Batch, device: Any, move: Any) -> Any:
+        threads.add(threading.current_thread().name)
+        return on(self, device, move)
+
+    monkeypatch.setattr(Batch, "on", watched)
+
+    class Draws(RandomSampler):
+        "Draw for each index; training draws, too."
+
+        def __iter__(self) -> Any:
+            return (int(torch.randint(len(self.data_source), (1,))) for _ in self.data_source)
+
+    def epoch(kind: Any, **kwargs: Any) -> List[torch.Tensor]:
+        data = classification(kind, photos)().databunch(bs=2, num_workers=2, device=torch.device("cpu"), **kwargs)
+        if sampler == "own":
+            data.train_dl = data.train_dl.new(shuffle=False, sampler=Draws(data.train_ds))
+        torch.manual_seed(3)
+        return [one for x, y in data.train_dl for one in (x, y, torch.rand(2))]
+
+    ours = epoch(m.MemoryImageList, batch_tfms=True)
+    assert threads == ({"memlist-ahead"} if sampler == "stock" else {threading.current_thread().name})
+    stock = epoch(ImageList)
+    assert len(ours) == len(stock) > 6
+    assert all(torch.allclose(a.float(), b.float(), atol=1e-3) for a, b in zip(ours, stock))
 
 
 def shared_bytes(tensor: torch.Tensor) -> int:
