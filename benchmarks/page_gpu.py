@@ -83,14 +83,16 @@ def _waiting(found: Dict[str, Dict[str, float]]) -> Dict[str, Any]:
         kind, workers = key.split(", ")
         rate = one["batches"] * one["bs"] / one["total"]
         words = [kind, _workers(int(workers.split()[0]))]
-        lines.append([*words, f"{shares[key]:.1f} %", f"{rate:,.0f}", f"{steps[key]:.1f}"])
-    ours = [shares[key] for key in found if key.startswith("batch_tfms")]
+        lines.append([*words, f"{shares[key]:.1f} %", f"{rate:,.0f}", f"{steps[key]:.1f}", str(one["batches"])])
+    ours = [shares[key] for key in found if key.startswith("batch_tfms") and "batch_tfms, 0 workers" != key]
     alone = found["batch_tfms, 0 workers"]
     step = steps["batch_tfms, 0 workers"]
     return {
-        "waiting": table(("", "", "waiting", "images/s", "rest of a step, ms"), lines, 2),
-        "waiting_least": f"{min(ours):.0f}",
-        "waiting_most": f"{max(ours):.0f}",
+        "waiting": table(("", "", "waiting", "images/s", "rest of a step, ms", "batches"), lines, 2),
+        "waiting_least": f"{min(ours):.1f}",
+        "waiting_most": f"{max(ours):.1f}",
+        "waiting_none": f"{shares['batch_tfms, 0 workers']:.0f}",
+        "waits": min(ours) > 2,
         "step": f"{step:.0f}",
         "step_rate": f"{1e3 * alone['bs'] / step:,.0f}",
         "batches": alone["batches"],
