@@ -84,7 +84,7 @@ def _waiting(found: Dict[str, Dict[str, float]]) -> Dict[str, Any]:
         rate = one["batches"] * one["bs"] / one["total"]
         words = [kind, _workers(int(workers.split()[0]))]
         lines.append([*words, f"{shares[key]:.1f} %", f"{rate:,.0f}", f"{steps[key]:.1f}", str(one["batches"])])
-    ours = [shares[key] for key in found if key.startswith("batch_tfms") and "batch_tfms, 0 workers" != key]
+    ours = [shares[key] for key in found if key.startswith("batch_tfms") and key != "batch_tfms, 0 workers"]
     alone = found["batch_tfms, 0 workers"]
     step = steps["batch_tfms, 0 workers"]
     return {

@@ -8,7 +8,8 @@ library's transforms and may import NumPy, torch and numba, but no other folder 
   torch, for any device
 - `cpu`: chooses between the two on a CPU; `maker`: makes a batch from images and a plan
 - `buffers`, `threads`: the memory and the threads of a process that makes batches
-- `packed`, `table`, `regions`: what a device needs to make a batch, in one block of bytes
+- `packed`, `table`, `regions`, `parts`: what a device needs to make a batch, in one block of bytes
+- `ahead`: batches that a device makes beside the training
 - `staging`: memory from which a GPU copies while the processor goes on
 - `sending`: batches that are sent between processes
 

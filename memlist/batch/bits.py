@@ -29,6 +29,18 @@ def at(typing_context: Any, address: Any) -> Any:
 
 
 @intrinsic
+def copy(typing_context: Any, to: Any, source: Any, n: Any) -> Any:
+    "Copy `n` bytes between two addresses, by the C library: it writes large blocks past the caches."
+
+    def code(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        to, source = (builder.inttoptr(one, cgutils.voidptr_t) for one in arguments[:2])
+        cgutils.raw_memcpy(builder, to, source, arguments[2], 1)
+        return context.get_dummy_value()
+
+    return types.void(types.int64, types.int64, types.int64), code
+
+
+@intrinsic
 def load(typing_context: Any, address: Any, offset: Any) -> Any:
     "Load the four bytes at `address + offset`."
 

@@ -17,6 +17,7 @@ from torch.utils.data import get_worker_info
 
 from .buffers import Memory
 from .cpu import on_cpu
+from .parts import copy_parts
 from .pixels import Pixels
 from .plan import Norm, Plan
 from .regions import needed
@@ -138,15 +139,11 @@ def pack(
     for name, array in arrays.items():
         into[name][...] = array
 
-    def copy_some(chosen: np.ndarray) -> None:
-        for k in chosen.tolist():
-            b = order[k]
-            top, bottom, left, right = region[b].tolist()
-            target = into["floats" if ways[b] == _FLOATS else "bytes"][begin[k] : begin[k] + area[b]]
-            part = pixels[b].array[top:bottom, left:right]
-            np.copyto(target.reshape(part.shape), part)
-
-    threads.map(copy_some, np.arange(len(which)), sum(totals) * channels)
+    if len(which):
+        itemsize = np.where(ways[which] == _FLOATS, 4, 1)
+        at = np.array([pieces["bytes"][0], pieces["floats"][0]])[(itemsize == 4).astype(int)]
+        to = at + np.array(begin, np.int64) * channels * itemsize
+        copy_parts([pixels[b].array for b in which.tolist()], region[which], to, data.numpy(), threads)
     if counts[_MADE]:
         left = order[len(which) :]
         on_cpu(plan.of(left), [pixels[b] for b in left.tolist()], torch.from_numpy(into["made"]), norm, threads)

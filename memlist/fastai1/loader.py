@@ -18,7 +18,7 @@ from fastai.torch_core import data_collate, to_device
 from fastai.vision.data import _normalize_batch
 from torch.utils.data import BatchSampler, DataLoader, RandomSampler, SequentialSampler, SubsetRandomSampler
 
-from ..batch import cpu, gather
+from ..batch import cpu, gather, parts
 from ..batch.ahead import Ahead
 from ..batch.buffers import Buffers
 from ..batch.plan import Norm
@@ -95,6 +95,8 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             cpu.prepare(*_kernels(self.dl.dataset))
             if inner.num_workers:
                 gather.prepare()
+        else:
+            parts.prepare()
         prepare_lookup()
         threads = Threads(torch.get_num_threads() if inner.num_workers == 0 else 1)
         if inner.num_workers == 0:
