@@ -67,6 +67,8 @@ class Buffers:
 
     def empty(self, shape: Tuple[int, ...], dtype: Any) -> Tensor:
         "Return an uninitialised tensor; its memory is aligned to 64 bytes if it is reused."
+        if math.prod(shape) < LEAST // 8:  # no dtype of ours has more bytes
+            return torch.empty(shape, dtype=dtype)
         empty = torch.empty(0, dtype=dtype)
         nbytes = math.prod(shape) * empty.element_size()
         if nbytes < LEAST:

@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 from numba import carray, njit, types
 
-from .bits import at
+from .bits import at, fetch
 from .compiling import OPTIONS, compile_once, exact_kernel, kernel
 
 _F = np.float32
+# The first bytes of the next image that are asked for while one is made; the processor itself goes on from there.
+_AHEAD = 4096
 # Types of the arguments: addresses, `first` and `line`; the factor, mean and deviation; the images.
 _WHERE = types.Array(types.uint64, 1, "C"), types.int64, types.int64
 _VALUES = types.float32, types.Array(types.float32, 1, "C"), types.Array(types.float32, 1, "C")
@@ -33,15 +35,23 @@ def _source(address: Any, first: int, line: int, out: Any) -> Any:
 @kernel
 def rgb(addresses: Any, first: int, line: int, factor: Any, mean: Any, over_std: Any, out: Any) -> None:
     "Write `(byte · factor - mean) · over_std`, float32, of three channels."
-    _, channels, rows, columns = out.shape
-    for b in range(len(addresses)):
-        source = _source(addresses[b], first, line, out)
-        for c in range(3):
-            gain, bias = factor * over_std[c], mean[c] * over_std[c]
-            for i in range(rows):
-                part, made = source[first + i * line : first + i * line + columns * channels], out[b, c, i]
-                for j in range(columns):
-                    made[j] = _F(part[3 * j + c]) * gain - bias
+    rows, columns = out.shape[2:]
+    gain, bias = factor * over_std, mean * over_std
+    a, b, c = gain[0], gain[1], gain[2]
+    k, m, n = bias[0], bias[1], bias[2]
+    ahead = min(first + (rows - 1) * line + columns * 3, _AHEAD)
+    for image in range(len(addresses)):
+        if image + 1 < len(addresses):
+            for j in range(first, ahead, 64):
+                fetch(np.int64(addresses[image + 1]) + j)
+        source = _source(addresses[image], first, line, out)
+        for i in range(rows):
+            part = source[first + i * line : first + i * line + columns * 3]
+            red, green, blue = out[image, 0, i], out[image, 1, i], out[image, 2, i]
+            for j in range(columns):
+                red[j] = _F(part[3 * j]) * a - k
+                green[j] = _F(part[3 * j + 1]) * b - m
+                blue[j] = _F(part[3 * j + 2]) * c - n
 
 
 @exact_kernel

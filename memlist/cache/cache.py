@@ -97,7 +97,7 @@ class ImageCache:
             known = self._digests = Digests(prefix)
         return known
 
-    def read_many(self, items: Any, indices: Sequence[int], prefix: bytes) -> Optional[Records]:
+    def read_many(self, items: Any, indices: np.ndarray, prefix: bytes) -> Optional[Records]:
         """Return the records of the files `items` at `indices`, under keys that begin with `prefix`, as far as known.
 
         What is not `there` has to be fetched, and so has everything if the result is None. Ask `store.current` after

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from typing import Any, List, Optional, Sequence
+from typing import Any, List, Optional, Sequence, Union
 
 import numpy as np
 
@@ -32,7 +32,7 @@ class Digests:
         self._digests = np.zeros((0, 2), np.uint64)  # two words each: rows of bytes are copied slowly
         self._folder: Optional[str] = None  # from which relative names were taken
 
-    def of(self, items: Any, indices: Sequence[int]) -> np.ndarray:
+    def of(self, items: Any, indices: Union[Sequence[int], np.ndarray]) -> np.ndarray:
         """Return the digests of the items at `indices`, (n, 16) uint8, zeros for those without a key.
 
         Raises IndexError as `items` does. Costs some microseconds if all were made before.

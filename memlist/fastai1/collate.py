@@ -6,8 +6,10 @@ stock fastai; then all images are made together. Images or datasets that do not 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple, Union
 
+import numpy as np
 import torch
 from fastai.core import ItemBase
 from fastai.data_block import ItemList
@@ -145,18 +147,19 @@ class Collate:
         self, indices: Sequence[int], x_pipeline: Optional[Pipeline], y_pipeline: Optional[Pipeline]
     ) -> List[Any]:
         "Open inputs and targets and draw for them, at once if all images are hits; return a side of each, see `_Side`."
-        plain, ds = set(map(type, indices)) == {int}, self.ds
+        at, ds = positions(indices), self.ds
+        plain = at is not None
         readers = [_reader(il, plain) for il in (ds.x, ds.y)]
         ours, made, known = [one for one in readers if isinstance(one, Reader)], None, Known()
         if self._collates_plainly():
             tfm_y = hasattr(ds, "tfms_y") and ds.tfm_y
-            known = Known(None if tfm_y else collated(ds.y, indices), noise_rows(ds.x, len(indices)))
+            known = Known(None if tfm_y or at is None else collated(ds.y, at), noise_rows(ds.x, len(indices)))
         if known.noise is not None and x_pipeline is not None:
             x_pipeline = self._at_once.resolving(x_pipeline, ds.tfms)
         given, norms = (x_pipeline, y_pipeline), (self.norm, self.norm_y)
-        if plain:
+        if at is not None:
             for one in ours:
-                one.look(indices)
+                one.look(at)
             made = self._at_once.open(ds, readers, indices, given, norms, known)
         if made is not None:
             sides = [
@@ -233,10 +236,10 @@ class Collate:
 
     def _collated(self, sides: Sequence[Any], made: List[Any]) -> Any:
         "Have stock code collate the rest, and put the images into the result."
-        rest = [[_ABSENT] * len(side) if one is not None else side.plain() for side, one in zip(sides, made)]
         if self._collates_plainly():
-            x, y = (one if one is not None else data_collate(items) for one, items in zip(made, rest))
+            x, y = (one if one is not None else data_collate(side.plain()) for side, one in zip(sides, made))
         else:
+            rest = [[_ABSENT] * len(side) if one is not None else side.plain() for side, one in zip(sides, made)]
             pair = self.collate_fn(list(zip(*rest)))
             x, y = (one if one is not None else other for one, other in zip(made, pair))
         normalised = any(side.normalised for side in sides)
@@ -294,6 +297,14 @@ class _Side:
                     if pixels.shape != task.pixels.shape:
                         sized = task.pipeline.draw_for_size(task.draws, pixels.shape)
                     self.items[k] = task._replace(pixels=pixels, sized=sized)
+
+
+def positions(indices: Sequence[int]) -> Optional[np.ndarray]:
+    "Return the indices as an array, (B,); None if they are not all of the type int."
+    if set(map(type, indices)) == {int}:
+        with suppress(OverflowError):  # stock finds the index that is out of range
+            return np.array(indices, np.intp)
+    return None
 
 
 def _reader(il: Any, plain: bool) -> Callable[[int], Any]:

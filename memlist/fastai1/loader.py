@@ -146,7 +146,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         known = type(inner.batch_sampler) is BatchSampler and type(sampler) in _SAMPLERS
         if self._packs() and inner.num_workers and known:
             return Ahead(iter(inner), self._moved, torch.device(self.device))
-        return (self._moved(b) for b in inner)
+        return (self._moved(b) for b in _batches(inner))
 
     def _moved(self, b: Any) -> Tuple[Any, Any]:
         "Return a batch, and the pair of its inputs and targets on the device; None of one that stock code made."
@@ -178,6 +178,15 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         for f in tfms:
             made = f(made)
         return made
+
+
+def _batches(inner: Any) -> Iterator[Any]:
+    "Iterate over a loader as torch does. Without workers, leave out what torch does per batch: 30 µs."
+    found: Any = iter(inner)  # draws what stock draws
+    indices = getattr(found, "_sampler_iter", None)
+    if inner.num_workers or indices is None or getattr(found, "_pin_memory", True):
+        return found  # type: ignore[no-any-return]
+    return map(inner.collate_fn, indices)
 
 
 def _both(normalise: Any) -> Tuple[bool, bool]:

@@ -16,6 +16,8 @@ from ..cache.digests import taken
 from ..store import Records
 from .decoders import Raw, Stock
 
+_BYTES = np.dtype(np.uint8)
+
 
 class Hits(NamedTuple):
     """Hold the images of one list and one batch as they lie in the store: bytes, all of one shape.
@@ -65,8 +67,8 @@ class Reader:
             with suppress(Exception):  # items that are no sequence: the worker raises what stock raises
                 self.images.digests(self.raw.prefix).make_all(self.items)
 
-    def look(self, indices: Sequence[int]) -> None:
-        "Look up the items at `indices`, which must be ints, if they can be served by that alone."
+    def look(self, indices: np.ndarray) -> None:
+        "Look up the items at `indices`, (B,), if they can be served by that alone."
         if self.images is not None and self.straight:
             try:
                 self.found = self.images.read_many(self.items, indices, self.raw.prefix)
@@ -79,7 +81,7 @@ class Reader:
         if found is None or not found.alike:
             return None
         dtype, shape = found.form()
-        if dtype != np.uint8 or len(shape) not in (2, 3) or 0 in shape:
+        if dtype != _BYTES or len(shape) not in (2, 3) or 0 in shape:
             return None
         return Hits(found, (*shape, 1)[:3], self.raw.divisor, self.raw.cls)
 

@@ -8,7 +8,7 @@ list that was changed, in place or otherwise, is never answered with what it hel
 from __future__ import annotations
 
 from itertools import chain
-from typing import Any, Callable, Dict, List, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, Optional, Tuple
 
 import numpy as np
 import torch
@@ -20,8 +20,8 @@ from torch.utils.data._utils import collate as torch_collate
 from .mixin import InMemory
 
 
-def collated(il: Any, indices: Sequence[int]) -> Optional[Tensor]:
-    """Return what stock collates of the labels or numbers at `indices` of `il`; None if stock code has to do it.
+def collated(il: Any, indices: np.ndarray) -> Optional[Tensor]:
+    """Return what stock collates of the labels or numbers at `indices`, (B,), of `il`; None if stock has to do it.
 
     For a `CategoryList` that is (B,) int64, for a `MultiCategoryList` (B, classes) float32, for a `FloatList` (B,) or
     (B, values) float32. `get` of the list has to be fastai's own, and the items of the kind that fastai's processors
@@ -30,11 +30,11 @@ def collated(il: Any, indices: Sequence[int]) -> Optional[Tensor]:
     make, names = _LABELS.get(getattr(il.get, "__func__", None), (None, ()))
     if make is None or type(il).__getitem__ is not ItemList.__getitem__ or not _plain(il, names):
         return None
-    if set(map(type, indices)) != {int} or not _torch_collates():
+    if not _torch_collates():
         return None
     try:
         found = make(il, indices)
-    except (IndexError, OverflowError):  # stock finds the item that is wrong, and raises
+    except IndexError:  # stock finds the item that is wrong, and raises
         return None
     return None if found is None else torch.from_numpy(found)
 
@@ -47,15 +47,25 @@ def noise_rows(il: Any, n: int) -> Optional[Tuple[Tensor, List[Tensor]]]:
     """
     cls: Any = type(il)
     size = vars(il).get("noise_sz")
+    if type(size) is not int or size < 1:
+        return None
     ours = isinstance(il, InMemory) and cls.get is InMemory.get
     getitem, get = cls.__getitem__, il._get() if ours else getattr(cls, "get", None)
     indexed = getitem is ItemList.__getitem__ or (getitem is InMemory.__getitem__ and cls._plain_getitem)
-    if get is not GANItemList.get or not indexed or type(size) is not int or size < 1:
+    if get is not GANItemList.get or not indexed:
         return None
     if not _plain(il, ("noise_sz",)) or not _torch_collates():
         return None
     noise = torch.empty(n, size, 1, 1)
     return noise, list(noise.unbind(0))
+
+
+# torch's own functions, as they were registered when memlist was imported.
+_TORCHS = tuple(
+    (kind, function)
+    for kind, function in getattr(torch_collate, "default_collate_fn_map", {}).items()
+    if function.__module__ == torch_collate.__name__
+)
 
 
 # -- what has to be fastai's own ----------------------------------------------------------------------------------
@@ -73,13 +83,13 @@ def _plain(il: Any, names: Tuple[str, ...]) -> bool:
 def _torch_collates() -> bool:
     "Return whether torch collates with functions of its own: since torch 2, others can be registered."
     known: Dict[Any, Any] = getattr(torch_collate, "default_collate_fn_map", {})
-    return all(one.__module__ == torch_collate.__name__ for one in known.values())
+    return tuple(known.items()) == _TORCHS
 
 
 # -- what is collated ---------------------------------------------------------------------------------------------
 
 
-def _taken(il: Any, indices: Sequence[int]) -> Any:
+def _taken(il: Any, indices: np.ndarray) -> Any:
     "Return the items at `indices`, dense in memory of their own; None if the items are no plain array."
     return il.items.take(indices, 0) if type(il.items) is np.ndarray else None
 
@@ -98,7 +108,7 @@ def _whole(found: Any) -> Optional[np.ndarray]:
     return found if found.dtype == np.int64 else None
 
 
-def _categories(il: Any, indices: Sequence[int]) -> Optional[np.ndarray]:
+def _categories(il: Any, indices: np.ndarray) -> Optional[np.ndarray]:
     found = _taken(il, indices)
     if found is None or found.ndim != 1:
         return None
@@ -106,7 +116,7 @@ def _categories(il: Any, indices: Sequence[int]) -> Optional[np.ndarray]:
     return numbers if numbers is not None and _names_all(il.classes, numbers) else None
 
 
-def _several(il: Any, indices: Sequence[int]) -> Optional[np.ndarray]:
+def _several(il: Any, indices: np.ndarray) -> Optional[np.ndarray]:
     "Return one row per item, with 1 for each of its labels."
     found = _taken(il, indices)
     if found is None or il.one_hot is not False or type(il).c is not CategoryListBase.c:
@@ -128,13 +138,13 @@ def _several(il: Any, indices: Sequence[int]) -> Optional[np.ndarray]:
     return made
 
 
-def _numbers(il: Any, indices: Sequence[int]) -> Optional[np.ndarray]:
+def _numbers(il: Any, indices: np.ndarray) -> Optional[np.ndarray]:
     found = _taken(il, indices)
     return found if found is not None and found.dtype == np.float32 and il.log is False else None
 
 
 #: By fastai's `get`: how its results are collated, and the attributes that it reads.
-_LABELS: Dict[Any, Tuple[Callable[[Any, Sequence[int]], Optional[np.ndarray]], Tuple[str, ...]]] = {
+_LABELS: Dict[Any, Tuple[Callable[[Any, np.ndarray], Optional[np.ndarray]], Tuple[str, ...]]] = {
     CategoryList.get: (_categories, ("items", "classes")),
     MultiCategoryList.get: (_several, ("items", "classes", "one_hot")),
     FloatList.get: (_numbers, ("items", "log")),

@@ -20,6 +20,7 @@ from torch.utils.data._utils import collate as torch_collate
 
 import memlist as m
 from memlist.fastai1 import collate, patches
+from memlist.fastai1.collate import positions
 from memlist.fastai1.targets import collated, noise_rows
 
 N = 40
@@ -60,7 +61,7 @@ def stocks(il: Any, indices: Sequence[int]) -> Any:
 
 
 def assert_at_once(il: Any, indices: Sequence[int]) -> None:
-    ours, stock = collated(il, indices), stocks(il, indices)
+    ours, stock = collated(il, np.array(indices)), stocks(il, indices)
     assert ours is not None
     assert_same_data(ours, stock)
     assert ours.stride() == stock.stride() and ours.storage_offset() == 0
@@ -137,32 +138,34 @@ CHANGES: Dict[str, Tuple[str, Callable[[Any], None]]] = {
 def test_what_is_not_plainly_fastais_is_left_to_stock(name: str) -> None:
     kind, change = CHANGES[name]
     il = lists()[kind]
-    assert collated(il, [0, 1]) is not None
+    assert collated(il, np.array([0, 1])) is not None
     change(il)
-    assert collated(il, [0, 1]) is None
+    assert collated(il, np.array([0, 1])) is None
 
 
 def test_what_stock_raises_for_is_left_to_stock() -> None:
     il = labelled(CategoryList, one)
-    assert collated(il, [0, N]) is None
+    assert collated(il, np.array([0, N])) is None
     il.classes = il.classes[:2]
-    assert collated(il, [0, 1]) is not None
-    assert collated(il, [0, 4]) is None
+    assert collated(il, np.array([0, 1])) is not None
+    assert collated(il, np.array([0, 4])) is None
     il = labelled(MultiCategoryList, several)
     il.items[0] = [99]
-    assert collated(il, [0]) is None
+    assert collated(il, np.array([0])) is None
 
 
-def test_indices_that_are_no_ints_are_left_to_stock() -> None:
-    il = labelled(CategoryList, one)
-    assert collated(il, [torch.tensor(1), 2]) is None  # type: ignore[list-item]
-    assert collated(il, [np.int64(1)]) is None  # type: ignore[list-item]
-    assert collated(il, [True]) is None
+def test_only_ints_are_positions_and_what_is_out_of_range_is_left_to_stock() -> None:
+    assert positions([torch.tensor(1), 2]) is None  # type: ignore[list-item]
+    assert positions([np.int64(1)]) is None  # type: ignore[list-item]
+    assert positions([True]) is None
+    assert positions([1, 1 << 70]) is None
+    found = positions([2, -1])
+    assert found is not None and found.tolist() == [2, -1]
 
 
 def test_other_lists_are_left_to_stock() -> None:
-    assert collated(labelled(EmptyLabelList, lambda i: 0.0), [0]) is None
-    assert collated(ItemList(list(range(N))), [0]) is None
+    assert collated(labelled(EmptyLabelList, lambda i: 0.0), np.array([0])) is None
+    assert collated(ItemList(list(range(N))), np.array([0])) is None
 
 
 def test_a_reconstruct_of_a_users_own_does_not_matter() -> None:
@@ -177,9 +180,9 @@ def test_a_function_registered_with_torch_is_called(monkeypatch: Any) -> None:
         pytest.skip("nothing can be registered with torch before version 2")
     il, gan = labelled(CategoryList, one), GANItemList(list(range(N)))
     monkeypatch.setitem(known, np.int64, lambda batch, *, collate_fn_map=None: "mine")
-    assert collated(il, [0, 1]) is None and noise_rows(gan, 2) is None
+    assert collated(il, np.array([0, 1])) is None and noise_rows(gan, 2) is None
     monkeypatch.undo()
-    assert collated(il, [0, 1]) is not None and noise_rows(gan, 2) is not None
+    assert collated(il, np.array([0, 1])) is not None and noise_rows(gan, 2) is not None
 
 
 # -- noise --------------------------------------------------------------------------------------------------------
