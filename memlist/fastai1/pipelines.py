@@ -185,4 +185,7 @@ def _draw(name: str, function: Any, given: Any, known: KnownTransform) -> Option
     if function is uniform:  # as `uniform`, which takes twice the time
         low, high = arguments[0], arguments[-1]
         return Draw(name, lambda: torch.empty(several).uniform_(low, high), several=several)
+    if function is rand_bool and several:  # the same
+        chance = arguments[0]
+        return Draw(name, lambda: torch.empty(several).uniform_(0, 1) < chance, several=several)
     return Draw(name, partial(function, *arguments, **keywords), several=several)
