@@ -66,7 +66,7 @@ class Job(NamedTuple):
     #: Warm epochs; 0: the job is done with the first batch of all.
     warm: int = 5
     #: Seconds after which no further warm epoch begins; one runs in any case.
-    enough: float = 10.0
+    enough: float = 5.0
 
 
 class System:
