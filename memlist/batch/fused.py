@@ -1,0 +1,136 @@
+"""Make images on a GPU with one kernel per group of images, which Triton compiles, where that is possible.
+
+The formulas of `render` start many small computations, and starting them keeps the processor busy for longer than the
+GPU needs to run them. Where there is no Triton, for a plan of an unknown kind, and where the kernel can't be compiled
+or started, `render` makes the images.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+import warnings
+from typing import Any, Dict, Optional, Sequence, Set, Tuple
+
+import torch
+from torch import Tensor
+
+from .render import Average
+from .table import Table
+
+# The numbers of the kernel for the kinds of padding, and the types of values that it reads and writes.
+_PADDINGS = {"reflection": 0, "border": 1, "zeros": 2}
+_READ, _WRITTEN = (torch.uint8, torch.float32), (torch.float32, torch.int64)
+# The arrays that it reads, in the order of its arguments.
+_ARRAYS = ("order", "numbers", "places", "columns", "rows", "hole_rows", "hole_columns")
+# Pixels that a program makes, and values that it averages; threads are four times 32.
+_BLOCK = 512
+# Channels that a program makes of each pixel, at most.
+_GROUP = 4
+# A first start that takes so many seconds was waiting for the compiler; a line says so.
+_WORTH_A_LINE = 0.3
+
+
+class Fused:
+    """Make images with the kernels of `code`, the module `fused_triton`.
+
+    - `exact`: whether they are compiled for a GPU; False if Triton interprets them, which a test on a CPU does
+    - `failed`: why they can't be used; empty as long as they can
+    """
+
+    def __init__(self, code: Any, exact: bool = True) -> None:
+        self._code, self._exact = code, exact
+        self._started: Set[str] = set()
+        self._options: Dict[str, Any] = {"num_warps": 4, "enable_fp_fusion": False} if exact else {}
+        self.failed = ""
+
+    def make(
+        self,
+        table: Table,
+        found: Dict[str, Tensor],
+        chosen: slice,
+        pixels: Tensor,
+        out: Tensor,
+        norm: Optional[Tuple[Tensor, Tensor]],
+        averages: Sequence[Average] = (),
+    ) -> bool:
+        """Make the images `chosen` in `out`, as `render` does; return whether they are made.
+
+        `found` has the arrays of `Table.sent`, all on the device of `out`, and `order` and `averages`, see `packed`;
+        `table` is read for what is no array.
+        """
+        known = table.mode in ("nearest", "bilinear") and table.padding in _PADDINGS
+        if self.failed or not known or pixels.dtype not in _READ or out.dtype not in _WRITTEN:
+            return False
+        source = self._average(pixels, found["averages"], averages) if averages else pixels
+        if source is None:
+            return False
+        _, channels, height, width = out.shape
+        group, blocks = min(channels, _GROUP), -(-height * width // _BLOCK)
+        mean, over_std = norm or (found["numbers"], found["numbers"])  # those are not read
+        kind = table.mode == "nearest", _PADDINGS[table.padding], table.aligned, norm is not None, self._exact
+        return self._start(
+            "made",
+            (blocks * (chosen.stop - chosen.start), -(-channels // group)),
+            (source, out, *(found[name] for name in _ARRAYS), mean, over_std),
+            (chosen.start, blocks, height, width, channels, found["hole_rows"].shape[1]),
+            (*map(int, kind), group, _BLOCK),
+        )
+
+    def _average(self, pixels: Tensor, where: Tensor, averages: Sequence[Average]) -> Optional[Tensor]:
+        """Return the averages, one after another, (n, channels) float32; None if they can't be made.
+
+        `where`, (images, 6) int64, says on the device what `averages` says here, see `packed`.
+        """
+        sizes = [rows * cols for _, _, _, rows, cols in averages]
+        channels = pixels.shape[1]
+        out = torch.empty((sum(sizes), channels), dtype=torch.float32, device=pixels.device)
+        blocks = -(-max(sizes) * channels // _BLOCK)
+        done = self._start("averaged", (blocks * len(sizes),), (pixels, where, out), (blocks, channels), (_BLOCK,))
+        return out if done else None
+
+    def _start(
+        self,
+        name: str,
+        grid: Tuple[int, ...],
+        arrays: Tuple[Tensor, ...],
+        numbers: Tuple[int, ...],
+        constants: Tuple[int, ...],
+    ) -> bool:
+        "Start a kernel; return whether that succeeded. After a failure no kernel is started any more."
+        begun = time.monotonic()
+        try:
+            with torch.cuda.device(arrays[0].device) if arrays[0].is_cuda else contextlib.nullcontext():
+                getattr(self._code, name)[grid](*arrays, *numbers, *constants, **self._options)
+        except Exception as error:  # no compiler, a device that Triton does not know, an error in Triton
+            self.failed = " ".join([type(error).__name__ + ":", *str(error).strip().splitlines()[-1:]])
+            said = "Triton could not compile or start the kernel that makes batches, so torch makes them"
+            warnings.warn(f"{said} ({self.failed})", stacklevel=2)
+            return False
+        if name not in self._started:
+            self._started.add(name)
+            _say(name, time.monotonic() - begun)
+        return True
+
+
+def _say(name: str, seconds: float) -> None:
+    "Print a line if a first start took so long that something was compiled."
+    if seconds > _WORTH_A_LINE:
+        with contextlib.suppress(OSError, ValueError):  # a closed output must not make a call fail
+            took = f"{seconds:.1f} s, once on this machine"
+            print(f"Triton has compiled the function {name!r} for batches: {took}", flush=True)
+
+
+def fused_on(device: torch.device) -> Optional[Fused]:
+    "Return the kernels for `device`, or None if there are none."
+    return _fused() if device.type == "cuda" else None
+
+
+@functools.lru_cache(maxsize=1)
+def _fused() -> Optional[Fused]:
+    try:
+        from . import fused_triton  # only now: importing Triton takes time, and it may be missing
+    except Exception:  # a broken installation may raise anything
+        return None
+    return Fused(fused_triton)
