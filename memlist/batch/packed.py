@@ -75,7 +75,7 @@ class Packed(NamedTuple):
             if n:
                 self._made(way, slice(first, first + n), found, out, norm)
             first += n
-        if self.in_order:
+        if self.counts[_MADE] and self.in_order:
             out[first:].copy_(found["made"])
         elif self.counts[_MADE]:
             out.index_copy_(0, found["order"][first:], found["made"])
