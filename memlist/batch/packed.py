@@ -67,7 +67,10 @@ class Packed(NamedTuple):
     def make(self, device: torch.device) -> Tensor:
         "Copy the bytes to `device` and make the batch there, (B, channels, height, width). Does not wait for a GPU."
         device = torch.device(device)
-        found = self._on(device)
+        return self._all(self._on(device), device)
+
+    def _all(self, found: Dict[str, Tensor], device: torch.device) -> Tensor:
+        "Return the batch, made of the pieces that are on `device`."
         out = torch.empty(self.size, dtype=self.dtype, device=device)
         norm = (found["mean"], found["over_std"]) if "mean" in found else None
         first = 0

@@ -120,6 +120,15 @@ def test_nan_stays_nan_when_it_is_lit(interpreted: Any) -> None:
     assert 0 < int(made.isnan().sum()) < made.numel()
 
 
+def test_black_and_white_are_lit(interpreted: Any) -> None:
+    "The logits of 0 and 1 are infinite, so these values are clamped first."
+    pixels = [Pixels(np.full((9, 9, 3), value, np.uint8), 255) for value in (0, 255)]
+    for gain, bias in ((0.5, 0.0), (3.0, -2.0)):
+        lit = {"lit": np.ones(2, bool), "gain": np.full(2, gain), "bias": np.full(2, bias)}
+        made = check(packed(plan_of(2, 9, **lit), pixels), interpreted)
+        assert made[0].max() < 4e-4 and made[1].min() > 1 - 4e-4 and (gain > 1 or made[0].min() > 1e-4)
+
+
 def test_holes_blank_rows_and_images_that_are_made_before(interpreted: Any) -> None:
     "The order in which images are sent is not theirs here: one has a plane of its own, and is made before."
     half, plane = np.arange(17) < 8, torch.full((17, 17), 0.25)
