@@ -16,7 +16,7 @@ from typing import Any, Dict, Optional, Sequence, Set, Tuple
 import torch
 from torch import Tensor
 
-from .render import Average
+from .render import LEAST, PARTS, Average
 from .table import Table
 
 # The numbers of the kernel for the kinds of padding, and the types of values that it reads and writes.
@@ -58,14 +58,36 @@ class Fused:
         """Make the images `chosen` in `out`, as `render` does; return whether they are made.
 
         `found` has the arrays of `Table.sent`, all on the device of `out`, and `order` and `averages`, see `packed`;
-        `table` is read for what is no array.
+        `table` is read for what is no array. Pictures are averaged down in parts, because the averages may take more
+        memory than the batch.
         """
         known = table.mode in ("nearest", "bilinear") and table.padding in _PADDINGS
         if self.failed or not known or pixels.dtype not in _READ or out.dtype not in _WRITTEN:
             return False
-        source = self._average(pixels, found["averages"], averages) if averages else pixels
-        if source is None:
-            return False
+        if not averages:
+            return self._sample(table, found, chosen, pixels, 0, out, norm)
+        step = max(-(-len(averages) // PARTS), LEAST // (out.shape[2] * out.shape[3]), 1)
+        skipped = 0
+        for begin in range(0, len(averages), step):
+            some = averages[begin : begin + step]
+            source = self._average(found, pixels, some, begin, skipped)
+            part = slice(chosen.start + begin, chosen.start + begin + len(some))
+            if source is None or not self._sample(table, found, part, source, skipped, out, norm):
+                return False
+            skipped += len(source)
+        return True
+
+    def _sample(
+        self,
+        table: Table,
+        found: Dict[str, Tensor],
+        chosen: slice,
+        pixels: Tensor,
+        skipped: int,
+        out: Tensor,
+        norm: Optional[Tuple[Tensor, Tensor]],
+    ) -> bool:
+        "Make the images `chosen` from `pixels`, which lack the first `skipped` ones; return whether they are made."
         _, channels, height, width = out.shape
         group, blocks = min(channels, _GROUP), -(-height * width // _BLOCK)
         mean, over_std = norm or (found["numbers"], found["numbers"])  # those are not read
@@ -73,22 +95,25 @@ class Fused:
         return self._start(
             "made",
             (blocks * (chosen.stop - chosen.start), -(-channels // group)),
-            (source, out, *(found[name] for name in _ARRAYS), mean, over_std),
-            (chosen.start, blocks, height, width, channels, found["hole_rows"].shape[1]),
+            (pixels, out, *(found[name] for name in _ARRAYS), mean, over_std),
+            (chosen.start, skipped, blocks, height, width, channels, found["hole_rows"].shape[1]),
             (*map(int, kind), group, _BLOCK),
         )
 
-    def _average(self, pixels: Tensor, where: Tensor, averages: Sequence[Average]) -> Optional[Tensor]:
-        """Return the averages, one after another, (n, channels) float32; None if they can't be made.
+    def _average(
+        self, found: Dict[str, Tensor], pixels: Tensor, averages: Sequence[Average], begin: int, skipped: int
+    ) -> Optional[Tensor]:
+        """Return these averages, one after another, (n, channels) float32; None if they can't be made.
 
-        `where`, (images, 6) int64, says on the device what `averages` says here, see `packed`.
+        They are those from number `begin` on of the array of `found`, and `skipped` pixels come of the ones before.
         """
         sizes = [rows * cols for _, _, _, rows, cols in averages]
         channels = pixels.shape[1]
         out = torch.empty((sum(sizes), channels), dtype=torch.float32, device=pixels.device)
         blocks = -(-max(sizes) * channels // _BLOCK)
-        done = self._start("averaged", (blocks * len(sizes),), (pixels, where, out), (blocks, channels), (_BLOCK,))
-        return out if done else None
+        arrays = pixels, found["averages"], out
+        numbers = begin, skipped, blocks, channels
+        return out if self._start("averaged", (blocks * len(sizes),), arrays, numbers, (_BLOCK,)) else None
 
     def _start(
         self,

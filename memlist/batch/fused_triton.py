@@ -124,7 +124,7 @@ def _taps(x, y, numbers, start, line, NEAREST: tl.constexpr, PADDING: tl.constex
     return a, of_a, b, of_b, c, of_c, d, of_d
 
 
-@triton.jit(do_not_specialize=("begin", "blocks", "height", "width", "channels", "holes"))
+@triton.jit(do_not_specialize=("begin", "skipped", "blocks", "height", "width", "channels", "holes"))
 def made(
     pixels,
     out,
@@ -138,6 +138,7 @@ def made(
     mean,
     over_std,
     begin,
+    skipped,
     blocks,
     height,
     width,
@@ -153,22 +154,21 @@ def made(
 ):
     """Make `BLOCK` pixels of one image, and `GROUP` channels of each.
 
-    There are `blocks` programs per image, and on a second axis one per group of channels. The first image is number
-    `begin` of the arrays, which are those of `Table.sent`. Image k goes to position `order[k]` of `out`.
+    There are `blocks` programs per image, and on a second axis one per group of channels. The arrays are those of
+    `Table.sent`, used from image `begin` on; `pixels` lack the first `skipped`. Image k becomes `out[order[k]]`.
     """
     k = (begin + tl.program_id(0) // blocks).to(tl.int64)
     at = (tl.program_id(0) % blocks) * BLOCK + tl.arange(0, BLOCK)
     used, i, j = at < height * width, at // width, at % width
     numbers += NUMBERS * k
-    start, line = tl.load(places + 2 * k), tl.load(places + 2 * k + 1)
+    start, line = tl.load(places + 2 * k) - skipped, tl.load(places + 2 * k + 1)
     column = tl.load(columns + k * width + j, mask=used, other=0.0)
     row = tl.load(rows + k * height + i, mask=used, other=0.0)
     x, y = _points(numbers, column, row, PADDING, ALIGNED, EXACT)
     a, of_a, b, of_b, c, of_c, d, of_d = _taps(x, y, numbers, start, line, NEAREST, PADDING)
     hole = _hole(hole_rows + k * holes * height, hole_columns + k * holes * width, i, j, used, holes, height, width)
     gain, bias, lit = tl.load(numbers + GAIN), tl.load(numbers + BIAS), tl.load(numbers + LIT)
-    divisor = tl.load(numbers + DIVISOR)
-    goal = tl.load(order + k) * channels
+    divisor, goal = tl.load(numbers + DIVISOR), tl.load(order + k) * channels
     for member in tl.static_range(GROUP):
         channel = tl.program_id(1) * GROUP + member
         there = used & (channel < channels)
@@ -187,17 +187,18 @@ def made(
         tl.store(out + (goal + channel) * (height * width) + at, value.to(out.dtype.element_ty), mask=there)
 
 
-@triton.jit(do_not_specialize=("blocks", "channels"))
-def averaged(pixels, averages, out, blocks, channels, BLOCK: tl.constexpr):
+@triton.jit(do_not_specialize=("begin", "skipped", "blocks", "channels"))
+def averaged(pixels, averages, out, begin, skipped, blocks, channels, BLOCK: tl.constexpr):
     """Average images down over the same boxes as torch's `adaptive_avg_pool2d`: `BLOCK` values of one image.
 
-    There are `blocks` programs per image. `averages`, (n, 6) int64: the number of an image's first pixel, its height
-    and width, the rows and columns that it gets, and the number of the first pixel that it gets in `out`.
+    There are `blocks` programs per image. The first image is number `begin` of `averages`, (n, 6) int64: the number of
+    an image's first pixel, its height and width, the rows and columns that it gets, and the number of the first pixel
+    that it gets among all averages, of which `out` lacks the first `skipped` ones.
     """
     program = tl.program_id(0)
-    one = averages + (program // blocks).to(tl.int64) * 6
+    one = averages + (begin + program // blocks).to(tl.int64) * 6
     start, height, width = tl.load(one), tl.load(one + 1), tl.load(one + 2)
-    rows, columns, goal = tl.load(one + 3), tl.load(one + 4), tl.load(one + 5)
+    rows, columns, goal = tl.load(one + 3), tl.load(one + 4), tl.load(one + 5) - skipped
     at = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     used = at < rows * columns * channels
     pixel, channel = (at // channels).to(tl.int64), at % channels

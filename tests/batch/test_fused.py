@@ -29,8 +29,7 @@ WAYS = [(mode, padding) for mode in ("bilinear", "nearest") for padding in ("ref
 @pytest.fixture(scope="module")
 def interpreted() -> Any:
     "Return the kernels as Triton's interpreter runs them: a module of its own, since Triton decides when it is loaded."
-    triton = pytest.importorskip("triton")
-    assert triton is not None
+    pytest.importorskip("triton")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TRITON_INTERPRET", "1")
         path = Path(fused.__file__).with_name("fused_triton.py")
@@ -38,6 +37,13 @@ def interpreted() -> Any:
         assert spec is not None and spec.loader is not None
         code = importlib.util.module_from_spec(spec)
         spec.loader.exec_module(code)
+    kernels = Fused(code, exact=False)
+    with pytest.MonkeyPatch.context() as patch, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        patch.setattr(packing, "fused_on", lambda device: kernels)
+        packed(plan_of(1, 19), images()[2:3]).make(CPU)
+    if "only 0-dimensional arrays" in kernels.failed:
+        pytest.skip("the interpreter of this Triton does not work with this NumPy")
     return code
 
 
@@ -164,8 +170,21 @@ def test_pictures_are_averaged_down_by_a_kernel_of_their_own(interpreted: Any) -
         check(sent, interpreted)
         found = sent._on(CPU)
         kernels = Fused(interpreted, exact=False)
-        made = kernels._average(found["bytes"], found["averages"], sent.averages)
+        made = kernels._average(found, found["bytes"], sent.averages, 0, 0)
         assert torch.equal(made, render._averaged(found["bytes"], sent.averages))  # type: ignore[arg-type]
+
+
+def test_pictures_are_averaged_down_in_parts(interpreted: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    "The averages may take more memory than the batch, so not all are there at the same time."
+    pooled = np.array([[20, 25], [0, 0], [5, 5], [1, 13], [30, 2]])
+    sent, wanted = packed(plan_of(5, 33, pooled=pooled), images(), norm=NORM), []
+    for least, starts in ((fused.LEAST, 2), (0, 8)):
+        monkeypatch.setattr(fused, "LEAST", least)
+        code = Recorder()
+        by(sent, Fused(code))
+        assert len(code.started) == 1 + starts
+        wanted.append(check(sent, interpreted))
+    assert torch.equal(*wanted)
 
 
 @pytest.mark.parametrize("name", ["turned", "projected", "holes"])
