@@ -66,6 +66,8 @@ class Fused:
             return False
         if not averages:
             return self._sample(table, found, chosen, pixels, 0, out, norm)
+        if any(_wide(one, out.shape[1]) for one in averages):
+            return False
         step = max(-(-len(averages) // PARTS), LEAST // (out.shape[2] * out.shape[3]), 1)
         skipped = 0
         for begin in range(0, len(averages), step):
@@ -137,6 +139,12 @@ class Fused:
             self._started.add(name)
             _say(name, time.monotonic() - begun)
         return True
+
+
+def _wide(average: Average, channels: int) -> bool:
+    "Return whether the numbers of an image to average down need more than the 32 bits that the kernel computes with."
+    _, height, width, rows, cols = average
+    return max(height * (rows + 2), width * (cols + 2), rows * cols * channels + _BLOCK) >= 1 << 31
 
 
 def _say(name: str, seconds: float) -> None:

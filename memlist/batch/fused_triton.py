@@ -193,24 +193,26 @@ def averaged(pixels, averages, out, begin, skipped, blocks, channels, BLOCK: tl.
 
     There are `blocks` programs per image. The first image is number `begin` of `averages`, (n, 6) int64: the number of
     an image's first pixel, its height and width, the rows and columns that it gets, and the number of the first pixel
-    that it gets among all averages, of which `out` lacks the first `skipped` ones.
+    that it gets among all averages, of which `out` lacks the first `skipped` ones. Sizes must be below those for which
+    a product here would need more than 32 bits, see `Fused`.
     """
     program = tl.program_id(0)
     one = averages + (begin + program // blocks).to(tl.int64) * 6
-    start, height, width = tl.load(one), tl.load(one + 1), tl.load(one + 2)
-    rows, columns, goal = tl.load(one + 3), tl.load(one + 4), tl.load(one + 5) - skipped
+    start, goal = tl.load(one), tl.load(one + 5) - skipped
+    height, width = tl.load(one + 1).to(tl.int32), tl.load(one + 2).to(tl.int32)
+    rows, columns = tl.load(one + 3).to(tl.int32), tl.load(one + 4).to(tl.int32)
     at = (program % blocks) * BLOCK + tl.arange(0, BLOCK)
     used = at < rows * columns * channels
-    pixel, channel = (at // channels).to(tl.int64), at % channels
+    pixel, channel = at // channels, at % channels
     i, j = pixel // columns, pixel % columns
     top, bottom = i * height // rows, ((i + 1) * height + rows - 1) // rows
     left, right = j * width // columns, ((j + 1) * width + columns - 1) // columns
     total = tl.full((BLOCK,), 0.0, tl.float32)
-    for down in range((height // rows + 2).to(tl.int32)):
-        for across in range((width // columns + 2).to(tl.int32)):
+    for down in range(height // rows + 2):
+        for across in range(width // columns + 2):
             y, x = top + down, left + across
             there = used & (y < bottom) & (x < right)
-            place = (start + y * width + x) * channels + channel
+            place = (start + y.to(tl.int64) * width + x) * channels + channel
             total += tl.load(pixels + place, mask=there, other=0).to(tl.float32)
     value = tl.math.div_rn(tl.math.div_rn(total, (bottom - top).to(tl.float32)), (right - left).to(tl.float32))
     tl.store(out + goal * channels + at, value, mask=used)

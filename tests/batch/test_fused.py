@@ -234,7 +234,7 @@ def test_a_kernel_that_fails_leaves_the_work_to_torch() -> None:
     assert code.started == ["made"] and kernels.failed
 
 
-def test_plans_of_an_unknown_kind_are_left_to_torch() -> None:
+def test_plans_of_an_unknown_kind_and_very_long_pictures_are_left_to_torch() -> None:
     code = Recorder()
     sent = packed(plan_of(5, 17), images())
     found, out = sent._on(CPU), torch.empty(sent.size)
@@ -244,6 +244,8 @@ def test_plans_of_an_unknown_kind_are_left_to_torch() -> None:
         (sent.table, out.half()),
     ):
         assert not Fused(code).make(table, found, slice(0, 5), found["bytes"], into, None)
+    long = (0, 1 << 17, 3, 1 << 16, 2)
+    assert not Fused(code).make(sent.table, found, slice(0, 1), found["bytes"], out, None, [long])
     assert not code.started
 
 
