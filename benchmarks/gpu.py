@@ -9,6 +9,7 @@ The steps, by their key in results/gpu.json:
 - `synchronisations`: how often the processor waits for the device while a batch is made, as torch counts it.
 - `sent`: the bytes of a batch on its way from a worker, over those of the batch made, by the size of the pictures.
 - `memory`: the most memory on the device that making a batch takes, besides the batch itself.
+- `fused`: the kernel that makes a batch against the formulas in torch: values, and times.
 - `parts`: where the time of a batch goes: gathering and drawing, starting the device's work, waiting for it.
 - `alone`: images/s of the loader alone by number of workers: photographs of 500x375 to 224, default transforms.
 - `long`: the same over epochs that are long compared with the start of the workers.
@@ -27,6 +28,7 @@ import warnings
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Tuple
 
+import gpu_kernel
 import numpy as np
 import page_gpu
 import pictures
@@ -211,6 +213,32 @@ def memory(at: Setting) -> float:
     return above
 
 
+def fused(at: Setting) -> Dict[str, Any]:
+    "Compare the kernel with the formulas in torch: batches of all kinds, and of photographs, of which it times some."
+    bs = min(256, len(at.files))
+    found: Dict[str, Any] = {"used": gpu_kernel.used(at.device), "bs": bs, "cases": {}, "times": {}}
+    if not found["used"]:
+        say(f"kernel: Triton is not used on {at.device}; nothing to compare")
+        return found
+    for name, sent in gpu_kernel.by_hand():
+        found["cases"][name] = gpu_kernel.compared(name, sent, at.device)
+        found["used"] = gpu_kernel.used(at.device)
+        if not found["used"]:  # a warning has said why
+            return found
+    turned = [rotate(degrees=(-60, 60)), cutout(n_holes=(1, 3), length=(20, 60)), crop_pad(padding_mode="zeros")]
+    for name in ("500x375 to 224", "640x480 to 224"):  # others are made before they are sent
+        width, height, size = WAYS[name]
+        with resized(at, bs, width, height) as small:
+            for case, kwargs in ((name, {}), (f"{name}, turned, with holes", {"tfms": (turned, [])})):
+                data = small.bunch(OURS, 0, bs, size=size, **kwargs)
+                seed(1)
+                sent = small.collate(data)(list(range(len(small.files)))).x
+                found["cases"][case] = gpu_kernel.compared(case, sent, at.device)
+                if not kwargs:
+                    found["times"][name] = gpu_kernel.timed(sent, at.device, 2 * at.rounds)
+    return found
+
+
 def parts(at: Setting) -> Dict[str, List[float]]:
     "Time the parts of making a batch, in seconds per batch; the last part waits until the device has done its work."
     collate = at.collate(at.bunch(OURS, 0))
@@ -347,6 +375,7 @@ STEPS: Tuple[Callable[[Setting], Any], ...] = (
     synchronisations,
     sent,
     memory,
+    fused,
     parts,
     alone,
     long,

@@ -127,6 +127,26 @@ def _sent(found: Dict[str, Dict[str, int]]) -> Dict[str, Any]:
     return {"sent": table(("pictures", "bytes of a batch of 32", "sent, in batches"), lines)}
 
 
+def _fused(found: Dict[str, Any]) -> Dict[str, Any]:
+    cases = [
+        [name, f"{100 * one['equal']:.3f} %", f"{100 * one['within 1e-3']:.4f} %", f"{one['greatest']:.1e}"]
+        for name, one in found["cases"].items()
+    ]
+    times = []
+    for name, ways in found["times"].items():
+        for way, samples in ways.items():
+            milliseconds = (1e3 * float(np.median(samples[key])) for key in ("start", "done", "device"))
+            times.append([name, way, *(f"{one:.2f}" for one in milliseconds)])
+    compared = found["used"] and cases and times
+    return {
+        "fused": table(("pictures", "", "to start, ms", "until done, ms", "on the device alone, ms"), times, 2)
+        if compared
+        else "",
+        "fused_batch": found["bs"],
+        "fused_cases": table(("batch", "equal", "within 1e-3", "greatest difference"), cases) if compared else "",
+    }
+
+
 def _training(found: Dict[str, Any]) -> Dict[str, Any]:
     stock, ours = (np.array(found[name]) for name in ("stock", "batch_tfms"))
     shown = [n for n in SHOWN if n <= len(stock)]
@@ -145,6 +165,7 @@ STEPS = {
     "synchronisations": _synchronisations,
     "sent": _sent,
     "memory": _memory,
+    "fused": _fused,
     "parts": _parts,
     "alone": _alone,
     "long": _long,

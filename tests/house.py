@@ -27,7 +27,7 @@ FOLDERS: Dict[str, Set[str]] = {
 PACKAGES: Dict[str, Set[str]] = {
     "store": {"numpy", "psutil", "numba", "llvmlite"},
     "cache": {"numpy", "psutil", "PIL"},
-    "batch": {"numpy", "torch", "numba", "llvmlite"},
+    "batch": {"numpy", "torch", "numba", "llvmlite", "triton"},
     "timing": {"torch", "matplotlib"},
     "fastai1": {"numpy", "PIL", "torch", "fastai", "pandas", "matplotlib", "IPython"},
 }

@@ -8,6 +8,8 @@ pictures are.
 
 from __future__ import annotations
 
+import functools
+import math
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -17,13 +19,14 @@ from torch.utils.data import get_worker_info
 
 from .buffers import Memory
 from .cpu import on_cpu
+from .fused import fused_on
 from .parts import copy_parts
 from .pixels import Pixels
 from .plan import Norm, Plan
 from .regions import needed
 from .render import Average, render
 from .staging import staging
-from .table import ARRAYS, Table
+from .table import Table
 from .threads import Threads
 
 # Send a picture, or a part of it, if it has at most this many times the bytes of the image that is made of it.
@@ -44,7 +47,8 @@ class Packed(NamedTuple):
     - `counts`: how many images are sent as bytes, as floats, as bytes to average down, and made; the piece `order` has
       their positions
     - `in_order`: whether the images are sent in their order
-    - `averages`: which bytes to average down to which sizes
+    - `averages`: which bytes to average down to which sizes; the piece `averages` has the same, and in a sixth column
+      the number of the first pixel of each among those that come of it
     - `size`, `dtype`: of the batch, (B, channels, height, width), float32 or int64
     """
 
@@ -64,31 +68,56 @@ class Packed(NamedTuple):
     def make(self, device: torch.device) -> Tensor:
         "Copy the bytes to `device` and make the batch there, (B, channels, height, width). Does not wait for a GPU."
         device = torch.device(device)
-        found = self._on(device)
+        return self._all(self._on(device), device)
+
+    def _all(self, found: Dict[str, Tensor], device: torch.device) -> Tensor:
+        "Return the batch, made of the pieces that are on `device`."
         out = torch.empty(self.size, dtype=self.dtype, device=device)
         norm = (found["mean"], found["over_std"]) if "mean" in found else None
-        table, first = self.table.map(lambda name, _: found[name]), 0
-        for name, n, averages in zip(("bytes", "floats", "bytes"), self.counts, ((), (), self.averages)):
+        first = 0
+        for way, n in enumerate(self.counts[:_MADE]):
             if n:
-                chosen = slice(first, first + n)
-                place = out[chosen] if self.in_order else out
-                order = None if self.in_order else found["order"][chosen]
-                render(table.of_images(chosen), found[name], place, order, norm, averages)
+                self._made(way, slice(first, first + n), found, out, norm)
             first += n
-        if self.in_order:
+        if self.counts[_MADE] and self.in_order:
             out[first:].copy_(found["made"])
         elif self.counts[_MADE]:
             out.index_copy_(0, found["order"][first:], found["made"])
         return out
 
+    def _made(
+        self, way: int, chosen: slice, found: Dict[str, Tensor], out: Tensor, norm: Optional[Tuple[Tensor, Tensor]]
+    ) -> None:
+        """Make the images `chosen`, which are sent in one way: with a kernel, or else with the formulas of `render`.
+
+        The first images of each kind are made by both and compared: that waits for the device, once per kind.
+        """
+        pixels, averages = found["floats" if way == _FLOATS else "bytes"], self.averages if way == _AVERAGED else ()
+        fused = fused_on(out.device)
+        made = fused is not None and fused.make(self.table, found, chosen, pixels, out, norm, averages)
+        kind = way, out.shape[1], out.dtype, norm is None, *self.table[-4:]
+        if fused is not None and made and fused.knows(kind):
+            return
+        target = torch.empty_like(out) if made else out
+        order = None if self.in_order else found["order"][chosen]
+        where: Any = chosen if order is None else order
+        place = target[chosen] if order is None else target
+        render(self.table.received(found).of_images(chosen), pixels, place, order, norm, averages)
+        if fused is not None and made and not fused.confirmed(kind, out[where], target[where]):
+            out[where] = target[where]
+
     def _on(self, device: torch.device) -> Dict[str, Tensor]:
         "Return the pieces on `device`."
         whole = staging().staged(self.data) if device.type == "cuda" else self.data
-        data = whole.to(device, non_blocking=True) if _VIEWS else whole
-        found = {}
-        for name, (begin, dtype, shape) in self.pieces.items():
-            n = int(np.prod(shape)) * torch.empty(0, dtype=dtype).element_size()
-            found[name] = _typed(data[begin : begin + n], dtype).view(shape).to(device, non_blocking=True)
+        if _VIEWS:
+            data = whole.to(device, non_blocking=True)
+            kinds = {dtype: data.view(dtype) for dtype in {kind for _, kind, _ in self.pieces.values()}}
+            found = {name: _part(kinds[piece[1]], piece) for name, piece in self.pieces.items()}
+        else:  # what is typed is still on the CPU
+            found = {
+                name: torch.from_numpy(_array(whole, piece)).to(device, non_blocking=True)
+                for name, piece in self.pieces.items()
+            }
         if device.type == "cuda":
             staging().sent(whole, device)
         return found
@@ -102,7 +131,7 @@ def pack(
     `norm` is applied to the batch, if given. Pixels are read until this returns.
     """
     height, width = (np.array([one.array.shape[k] for one in pixels]) for k in (0, 1))
-    channels, item = pixels[0].shape[0], torch.empty(0, dtype=dtype).element_size()
+    channels, item = pixels[0].shape[0], _item(dtype)
     pooled = plan.pooled[:, 0] > 0
     region = needed(plan, height, width)
     region[pooled] = np.stack([0 * height, height, 0 * width, width], 1)[pooled]
@@ -120,8 +149,8 @@ def pack(
     ]
     divisors = [pixels[b].divisor for b in which.tolist()]
     table = _table(plan.of(which), height[which], width[which], region[which], np.array(begin, np.int64), divisors)
-    arrays: Dict[str, Any] = {name: getattr(table, name) for name in ARRAYS}
-    arrays["order"] = order
+    where = [(*one, at) for one, at in zip(averages, table.start[-len(averages) :])]
+    arrays = {**table.sent(), "order": order, "averages": np.array(where, np.int64).reshape(-1, 6)}
     if norm is not None:
         arrays["mean"], arrays["over_std"] = norm
     size = (len(pixels), channels, plan.height, plan.width)
@@ -131,7 +160,7 @@ def pack(
     pieces, end = {}, 0
     for name, (kind, shape) in spaces.items():
         pieces[name] = end, kind, shape
-        end += -(-int(np.prod(shape)) * torch.empty(0, dtype=kind).element_size() // _ALIGN) * _ALIGN
+        end += -(-math.prod(shape) * _item(kind) // _ALIGN) * _ALIGN
     if get_worker_info() is None and torch.cuda.is_available():
         memory = staging()
     data = memory.empty((end,), torch.uint8)
@@ -184,6 +213,12 @@ def _table(
     return Table.of(plan, rows, cols, region, begin, divisors)
 
 
+@functools.lru_cache(maxsize=None)
+def _item(dtype: torch.dtype) -> int:
+    "Return the bytes of one value."
+    return torch.empty(0, dtype=dtype).element_size()
+
+
 def _dtype(array: np.ndarray) -> torch.dtype:
     return torch.from_numpy(np.empty(0, array.dtype)).dtype
 
@@ -192,7 +227,7 @@ def _array(data: Tensor, piece: Piece) -> np.ndarray:
     "Return a piece of `data` as an array."
     begin, dtype, shape = piece
     kind = torch.empty(0, dtype=dtype).numpy().dtype
-    return data.numpy()[begin : begin + int(np.prod(shape)) * kind.itemsize].view(kind).reshape(shape)
+    return data.numpy()[begin : begin + math.prod(shape) * kind.itemsize].view(kind).reshape(shape)
 
 
 def _views() -> bool:
@@ -207,8 +242,7 @@ def _views() -> bool:
 _VIEWS = _views()
 
 
-def _typed(data: Tensor, dtype: torch.dtype) -> Tensor:
-    "Return bytes as values of `dtype`. Where torch can't, they are still on the CPU."
-    if _VIEWS:
-        return data.view(dtype)
-    return torch.from_numpy(data.numpy().view(torch.empty(0, dtype=dtype).numpy().dtype))
+def _part(data: Tensor, piece: Piece) -> Tensor:
+    "Return a piece of `data`, which is of the piece's type."
+    begin, dtype, shape = piece
+    return data.narrow(0, begin // _item(dtype), math.prod(shape)).view(shape)

@@ -1,9 +1,9 @@
 """Make images from a table and pixels: the formulas in torch, for any device.
 
-This is the reference implementation, which runs on a GPU, and on a CPU without numba. A plan says where each output
-pixel comes from; here it is read from bytes (or floats), mixed from its neighbours, lit, and written. Intermediate
-tensors take up to ten times the memory of the images, so a GPU works on an eighth of a batch at a time, a CPU on one
-image.
+This is the reference implementation, which runs on a GPU without Triton and on a CPU without numba. A plan says where
+each output pixel comes from; here it is read from bytes (or floats), mixed from its neighbours, lit, and written.
+Intermediate tensors take up to ten times the memory of the images, so a GPU works on an eighth of a batch at a time, a
+CPU on one image.
 
 Nothing here waits for the device: all that depends on a value, such as which images are lit, is in the table's arrays
 or was decided before. A number from a GPU, a selection by truth values, or a copy from ordinary memory would wait

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Callable, NamedTuple
+import math
+from typing import Any, Callable, Dict, NamedTuple, Tuple
 
 import numpy as np
 
@@ -85,6 +86,26 @@ class Table(NamedTuple):
         "Return the table with `function(name, array)` in the place of each array."
         return self._replace(**{name: function(name, getattr(self, name)) for name in ARRAYS})
 
+    def sent(self) -> Dict[str, np.ndarray]:
+        """Return NumPy's arrays as fewer ones, because each that is sent costs time.
+
+        `numbers`, (n, 25) float32, has the numbers of each image in the order of `PLACES`; `places`, (n, 2) int64, has
+        `start` and `line`; the others are as they are here.
+        """
+        n = len(self.rows)
+        numbers = np.concatenate([getattr(self, name).reshape(n, math.prod(SHAPES[name])) for name in SHAPES], 1)
+        alone = {name: getattr(self, name) for name in ALONE}
+        return {"numbers": numbers, "places": np.stack([self.start, self.line], 1), **alone}
+
+    def received(self, arrays: Dict[str, Any]) -> Table:
+        "Return the table with the arrays, or tensors, that `sent` made of its own: views, nothing is copied."
+        numbers, places = arrays["numbers"], arrays["places"]
+        found = {name: arrays[name] for name in ALONE}
+        for name, shape in SHAPES.items():
+            at = PLACES[name]
+            found[name] = numbers[:, at : at + math.prod(shape)].reshape(len(numbers), *shape)
+        return self._replace(**found, start=places[:, 0], line=places[:, 1])
+
     def of_images(self, chosen: slice) -> Table:
         "Return the table of the images `chosen`."
         return self.map(lambda name, array: array[chosen])
@@ -92,6 +113,23 @@ class Table(NamedTuple):
 
 #: The fields that are arrays.
 ARRAYS = tuple(name for name in Table._fields if name not in ("mode", "padding", "aligned", "any_lit"))
+
+#: The fields with a few floats per image, and the shape of these.
+SHAPES: Dict[str, Tuple[int, ...]] = {
+    "matrix": (3, 3),
+    "scale": (2, 3),
+    "size": (2,),
+    "first": (2,),
+    "last": (2,),
+    "gain": (),
+    "bias": (),
+    "lit": (),
+    "divisor": (),
+}
+#: Where each begins among all floats of an image, and where they end.
+PLACES = dict(zip([*SHAPES, "end"], np.cumsum([0, *map(math.prod, SHAPES.values())]).tolist()))
+#: The fields with arrays for each image.
+ALONE = ("columns", "rows", "hole_rows", "hole_columns")
 
 
 def _holes(plan: Plan) -> Any:
