@@ -11,9 +11,9 @@ The steps, by their key in results/gpu.json:
 - `memory`: the most memory on the device that making a batch takes, besides the batch itself.
 - `fused`: the kernel that makes a batch against the formulas in torch: values, and times.
 - `parts`: where the time of a batch goes: gathering and drawing, starting the device's work, waiting for it.
-- `alone`: images/s of the loader alone by number of workers: photographs of 500x375 to 224, default transforms.
-- `long`: the same over epochs that are long compared with the start of the workers.
 - `waiting`: the share of a ResNet-18 epoch in mixed precision that a step waits for its batch.
+- `long`: images/s of the loader alone by number of workers, over epochs that are long compared with their start.
+- `alone`: the same over short ones, and stock's: photographs of 500x375 to 224, default transforms.
 - `training`: the losses of one training, stock and ours.
 """
 
@@ -377,9 +377,9 @@ STEPS: Tuple[Callable[[Setting], Any], ...] = (
     memory,
     fused,
     parts,
-    alone,
-    long,
     waiting,
+    long,
+    alone,
     training,
 )
 
