@@ -8,6 +8,8 @@ image by image, and a message says why (see `supported`).
 from __future__ import annotations
 
 import functools
+import gc
+from contextlib import contextmanager
 from typing import Any, Iterator, List, Optional, Set, Tuple
 
 import torch
@@ -145,7 +147,9 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         sampler = getattr(inner.batch_sampler, "sampler", None)
         known = type(inner.batch_sampler) is BatchSampler and type(sampler) in _SAMPLERS
         if self._packs() and inner.num_workers and known:
-            return Ahead(iter(inner), self._moved, torch.device(self.device))
+            with _garbage_kept():
+                batches = iter(inner)
+            return Ahead(batches, self._moved, torch.device(self.device))
         return (self._moved(b) for b in _batches(inner))
 
     def _moved(self, b: Any) -> Tuple[Any, Any]:
@@ -182,11 +186,28 @@ class BatchDeviceDataLoader(DeviceDataLoader):
 
 def _batches(inner: Any) -> Iterator[Any]:
     "Iterate over a loader as torch does. Without workers, leave out what torch does per batch: 30 µs."
-    found: Any = iter(inner)  # draws what stock draws
+    with _garbage_kept():
+        found: Any = iter(inner)  # draws what stock draws
     indices = getattr(found, "_sampler_iter", None)
     if inner.num_workers or indices is None or getattr(found, "_pin_memory", True):
         return found  # type: ignore[no-any-return]
     return map(inner.collate_fn, indices)
+
+
+@contextmanager
+def _garbage_kept() -> Iterator[None]:
+    """Keep workers that are forked inside from collecting the garbage of this process.
+
+    Among it may be tensors in the memory of a GPU, or locked for it. A forked process that frees one is ended by CUDA.
+    """
+    if gc.get_freeze_count():  # somebody else sees to it
+        yield
+        return
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _both(normalise: Any) -> Tuple[bool, bool]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import gc
 import multiprocessing
+import os
 import pickle
 import threading
 from pathlib import Path
@@ -433,3 +434,35 @@ def test_statistics_in_float64_give_batches_in_float64(photos: Path) -> None:
 def test_old_pickles_find_classes_in_former_modules(former: str) -> None:
     module, name = former.split(".")
     assert pickle.loads(f"cmemlist.{module}\n{name}\n.".encode()).__name__ == name
+
+
+class Cycle:
+    "Be garbage that only a collection frees, and write down in which process that is."
+
+    def __init__(self, told: Path) -> None:
+        self.told, self.me = told, self
+
+    def __del__(self) -> None:
+        with self.told.open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
+
+@pytest.mark.parametrize("on_device", [True, False])
+def test_a_worker_leaves_the_garbage_of_the_process_that_forked_it_alone(
+    photos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on_device: bool
+) -> None:
+    "It may hold tensors of a GPU, and a forked process that frees one is ended."
+    monkeypatch.setattr(loader.BatchDeviceDataLoader, "on_device", on_device)
+    data = classification(m.MemoryImageList, photos)().databunch(
+        batch_tfms=True, bs=4, num_workers=2, device=torch.device("cpu"), worker_init_fn=lambda _: gc.collect()
+    )
+    gc.collect()
+    gc.disable()
+    try:
+        Cycle(tmp_path / "told")
+        assert len(list(data.train_dl)) > 1 and gc.get_freeze_count() == 0
+        assert not (tmp_path / "told").exists()
+    finally:
+        gc.enable()
+    gc.collect()
+    assert (tmp_path / "told").read_text().split() == [str(os.getpid())]
