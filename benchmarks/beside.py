@@ -1,4 +1,4 @@
-"""Compare memlist with other loaders: `python benchmarks/beside.py`, about 80 minutes on two quiet cores.
+"""Compare memlist with other loaders: `python benchmarks/beside.py`, about an hour on two quiet cores.
 
 Every system does the same jobs in a process of its own, in its own environment, one after the other. Where the targets
 need more than that, some of them take turns, epoch by epoch. `make bench` makes the environments of rivals/*.txt;
@@ -270,8 +270,8 @@ def main() -> None:
         wanted = given.only or [*TABLES, *([] if given.system else ["turns"])]
         with tempfile.TemporaryDirectory(prefix="memlist-beside-") as scratch:
             session = Session(QUICK if given.quick else FULL, raw, results, scratch)
-            session.tables(wanted, given.system or list(SYSTEMS))
             session.in_turns(TURNS if "turns" in wanted else wanted)
+            session.tables(wanted, given.system or list(SYSTEMS))
         raw.write_text(json.dumps(results) + "\n")
     figures = raw.parent / "figures.json"
     page = page_beside.render(results, json.loads(figures.read_text()) if figures.exists() else {"rows": {}})
