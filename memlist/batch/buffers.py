@@ -163,7 +163,7 @@ def _mark(storage: Any, kind: Tensor) -> np.ndarray:
 
 def leased(tensor: Tensor) -> Tensor:
     "Return `tensor`, from a worker's `SharedBuffers`; once the result is gone, the worker may reuse its memory."
-    mark = _mark(_storage(tensor), torch.empty(0, dtype=tensor.dtype))
+    mark = _mark(storage_of(tensor), torch.empty(0, dtype=tensor.dtype))
     lease = tensor.numpy()
     finalize(lease, _unmark, mark, os.getpid()).atexit = False
     return torch.from_numpy(lease)
@@ -175,7 +175,8 @@ def _unmark(mark: np.ndarray, pid: int) -> None:
         mark[0] = 0
 
 
-def _storage(tensor: Any) -> Any:
+def storage_of(tensor: Any) -> Any:
+    "Return the memory that a tensor lies in."
     return tensor.untyped_storage() if hasattr(tensor, "untyped_storage") else tensor.storage()
 
 

@@ -65,6 +65,10 @@ class Packed(NamedTuple):
         "Return a copy in page-locked memory; itself if it lies there."
         return self._replace(data=staging().staged(self.data))
 
+    def lock(self) -> None:
+        "Lock the memory where it lies, if a worker shares it and a GPU can copy from there."
+        staging().lent.lock(self.data)
+
     def make(self, device: torch.device) -> Tensor:
         "Copy the bytes to `device` and make the batch there, (B, channels, height, width). Does not wait for a GPU."
         device = torch.device(device)

@@ -29,7 +29,10 @@ class Batch:
         self.x, self.y = (_leased(one) if its else one for one, its in zip((self.x, self.y), lent))
 
     def pin_memory(self) -> Batch:
-        "Return a copy in pinned memory; torch's loaders call this."
+        "Return the batch in pinned memory; torch's loaders call this. The memory of a worker is pinned where it lies."
+        for one, its in zip((self.x, self.y), self.lent):
+            if its and isinstance(one, Packed):
+                one.lock()
         self._lease()
         # A `Packed` is not passed to torch, whose `pin_memory` would take a named tuple apart.
         x, y = (
@@ -41,7 +44,8 @@ class Batch:
     def on(self, device: torch.device, move: Callable[[Any, torch.device], Any]) -> Any:
         "Return the pair on `device`, as a list; `move` transfers everything that is not packed."
         self._lease()
-        return [one.make(device) if isinstance(one, Packed) else _moved(one, device, move) for one in (self.x, self.y)]
+        pair, self.x, self.y = (self.x, self.y), None, None  # a worker gets its memory back when the device has a copy
+        return [one.make(device) if isinstance(one, Packed) else _moved(one, device, move) for one in pair]
 
 
 def _moved(one: Any, device: torch.device, move: Callable[[Any, torch.device], Any]) -> Any:

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from .lent import Lent
+
 # Free blocks to keep: as many batches as a loader with two workers has under way.
 KEPT = 4
 # Copies from free blocks that may be under way before the processor waits for the first of them.
@@ -43,6 +45,8 @@ class Staging:
 
     def __init__(self, cuda: Any = torch.cuda) -> None:
         self._cuda, self._pid = cuda, os.getpid()
+        #: The memory of workers.
+        self.lent = Lent(cuda)
         self._free: Dict[Tuple[int, int], _Block] = {}  # by size and address
         self._lent: Dict[int, _Block] = {}  # by address
 
@@ -63,14 +67,17 @@ class Staging:
         return torch.from_numpy(lease)
 
     def staged(self, tensor: Tensor) -> Tensor:
-        "Return a tensor of this memory with the same values: itself, or a copy."
-        if tensor.data_ptr() in self._lent:
+        "Return a tensor of locked memory with the same values: itself, or a copy."
+        if tensor.data_ptr() in self._lent or self.lent.holds(tensor):
             return tensor
         return self.empty(tuple(tensor.shape), tensor.dtype).copy_(tensor)
 
     def sent(self, tensor: Tensor, device: torch.device) -> None:
-        "Note that copies from `tensor`, one of this memory, have been put into the stream of `device`."
-        block = self._lent[tensor.data_ptr()]
+        "Note that copies from `tensor`, one of locked memory, have been put into the stream of `device`."
+        block = self._lent.get(tensor.data_ptr())
+        if block is None:
+            self.lent.sent(tensor, device)
+            return
         event = self._cuda.Event()
         event.record(self._cuda.current_stream(device))
         block.event = event

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 import gc
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any, Iterator, List, Optional, Set, Tuple
 
 import torch
@@ -22,9 +22,10 @@ from torch.utils.data import BatchSampler, DataLoader, RandomSampler, Sequential
 
 from ..batch import cpu, gather, parts
 from ..batch.ahead import Ahead
-from ..batch.buffers import Buffers
+from ..batch.buffers import SHARED, Buffers
 from ..batch.plan import Norm
 from ..batch.sending import Batch, Indices, WorkerStart
+from ..batch.staging import staging
 from ..batch.threads import Threads
 from ..cache.messages import warn_user
 from ..store import prepare_lookup
@@ -109,13 +110,15 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             self.last = collate
         else:
             collate.prepare()
-        batches = self._on_device(inner)
-        try:
-            for b, made in batches:
-                yield self._processed(b, made, fused)
-        finally:
-            threads.close()
-            batches.close()
+        blocks = inner.num_workers * (collate.ahead + SHARED) if self._packs() else 0
+        with staging().lent.during(blocks) if blocks else nullcontext():
+            batches = self._on_device(inner)
+            try:
+                for b, made in batches:
+                    yield self._processed(b, made, fused)
+            finally:
+                threads.close()
+                batches.close()
 
     def reason(self) -> str:
         "Return why stock code makes the batches, image by image; an empty string if it does not."

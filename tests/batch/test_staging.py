@@ -6,57 +6,16 @@ import gc
 import mmap
 import os
 import threading
+import weakref
 from typing import Any, List
 
 import pytest
 import torch
+from devices import Device
 
 from memlist.batch.staging import KEPT, UNDER_WAY, Staging
 
 CPU = torch.device("cpu")
-
-
-class Event:
-    "Stand in for `torch.cuda.Event`."
-
-    def __init__(self) -> None:
-        self.over, self.waited = False, False
-
-    def record(self, stream: Any) -> None:
-        assert stream == "stream"
-
-    def query(self) -> bool:
-        return self.over
-
-    def synchronize(self) -> None:
-        self.over = self.waited = True
-
-
-class Device:
-    "Stand in for `torch.cuda`: note what is locked, and hand out events."
-
-    def __init__(self, refuses: bool = False) -> None:
-        self.refuses, self.locked, self.events = refuses, {}, []  # type: ignore[var-annotated]
-
-    def cudart(self) -> Any:
-        return self
-
-    def cudaHostRegister(self, address: int, size: int, flags: int) -> int:
-        assert address % mmap.PAGESIZE == size % mmap.PAGESIZE == 0 and address not in self.locked
-        if not self.refuses:
-            self.locked[address] = size
-        return int(self.refuses)
-
-    def cudaHostUnregister(self, address: int) -> int:
-        del self.locked[address]
-        return 0
-
-    def Event(self) -> Event:
-        self.events.append(Event())
-        return self.events[-1]
-
-    def current_stream(self, device: torch.device) -> str:
-        return "stream"
 
 
 def test_blocks_have_the_size_wanted_and_are_lent_again() -> None:
@@ -183,3 +142,87 @@ def test_a_forked_child_leaves_the_device_alone() -> None:
     assert len(device.locked) == 2 * KEPT
     held.clear()
     assert len(device.locked) == KEPT
+
+
+# -- the memory of workers ----------------------------------------------------------------------------------------
+
+
+def shared(n: int = 5000) -> torch.Tensor:
+    return torch.zeros(n, dtype=torch.uint8).share_memory_()
+
+
+def test_a_workers_block_is_locked_once_and_used_where_it_lies() -> None:
+    device = Device()
+    staging, data = Staging(device), shared()
+    with staging.lent.during(2):
+        for _ in range(3):
+            staging.lent.lock(data)
+            part = data[64:]
+            assert staging.staged(part) is part
+        assert len(device.locked) == 1
+        other = shared()
+        assert staging.staged(other) is not other  # it was not locked
+    assert data.data_ptr() not in device.locked and staging.staged(part) is not part
+
+
+def test_a_worker_gets_a_block_back_once_the_copies_from_it_are_done() -> None:
+    device, freed = Device(), []
+    staging, data = Staging(device), shared()
+    with staging.lent.during(2):
+        staging.lent.lock(data)
+        lease = data.numpy()[64:]
+        weakref.finalize(lease, freed.append, True)
+        staging.sent(torch.from_numpy(lease), CPU)
+        del lease
+        staging.sent(staging.staged(data[:9]), CPU)
+        assert not freed
+        device.events[0].over = True
+        staging.sent(staging.staged(data[:9]), CPU)
+        assert freed == [True] and not device.events[0].waited
+    assert [event.waited for event in device.events] == [False, True, True]
+
+
+def test_blocks_are_let_go_with_the_last_loader_and_never_by_a_forked_child() -> None:
+    device = Device()
+    lent, data = Staging(device).lent, shared()
+    lent.lock(data)
+    assert not device.locked  # no loader runs
+    with lent.during(1):
+        with lent.during(1):
+            lent.lock(data)
+        assert device.locked
+        pid = os.fork()
+        if not pid:
+            with lent.during(1):
+                pass
+            lent._room = 0
+            with lent.during(0):
+                pass
+            os._exit(0 if device.locked else 1)
+        assert os.waitpid(pid, 0)[1] == 0
+    assert not device.locked and not lent.holds(data)
+
+
+def test_where_memory_cannot_be_locked_it_is_copied() -> None:
+    device = Device(refuses=True)
+    staging, data = Staging(device), shared()
+    with staging.lent.during(2):
+        staging.lent.lock(data)
+        assert not staging.lent.holds(data)
+        device.refuses = False
+        staging.lent.lock(data)  # is not tried again for each batch
+        assert not device.locked
+        assert torch.equal(staging.staged(data), data)
+
+
+def test_a_block_that_a_worker_gave_up_makes_room_for_another() -> None:
+    device = Device()
+    staging, blocks = Staging(device), [shared() for _ in range(3)]
+    with staging.lent.during(2):
+        for k in (0, 1, 0, 2):  # the second has not come for the longest time
+            staging.lent.lock(blocks[k])
+            staging.sent(staging.staged(blocks[k]), CPU)
+        assert [staging.lent.holds(one) for one in blocks] == [True, False, True]
+        assert [event.waited for event in device.events] == [True] * 3 + [False]
+        assert set(device.locked) == {blocks[0].data_ptr(), blocks[2].data_ptr()}
+    assert not device.locked

@@ -31,6 +31,7 @@ from batch_helpers import (
 from batch_helpers import masks as masks
 from batch_helpers import schedule as schedule
 from conftest import in_child, photo, seed
+from devices import Device
 from fastai.data_block import LabelList
 from fastai.vision import (
     Image,
@@ -43,8 +44,11 @@ from fastai.vision import (
 from torch.utils.data import RandomSampler
 
 import memlist as m
+from memlist.batch import packed, sending
+from memlist.batch.buffers import SHARED
 from memlist.batch.packed import Packed
 from memlist.batch.sending import Batch
+from memlist.batch.staging import Staging
 from memlist.fastai1 import loader
 
 
@@ -466,3 +470,31 @@ def test_a_worker_leaves_the_garbage_of_the_process_that_forked_it_alone(
         gc.enable()
     gc.collect()
     assert (tmp_path / "told").read_text().split() == [str(os.getpid())]
+
+
+def test_workers_blocks_stay_mapped_and_locked_for_an_epoch(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "A device is stood in for: batches are pinned as torch's loaders pin them where there is one."
+    device = Device()
+    memory, locked = Staging(device), []
+    on = Batch.on
+
+    def pinned(self: Batch, *given: Any) -> Any:
+        made = on(self.pin_memory(), *given)
+        locked.append(set(device.locked))
+        return made
+
+    for module in (packed, loader):
+        monkeypatch.setattr(module, "staging", lambda: memory)
+    monkeypatch.setattr(sending, "pin_memory", noop)
+    monkeypatch.setattr(Batch, "on", pinned)
+    monkeypatch.setattr(loader.BatchDeviceDataLoader, "on_device", True)
+
+    def epoch(kind: Any, **kwargs: Any) -> List[torch.Tensor]:
+        data = classification(kind, photos)().databunch(bs=1, num_workers=2, device=torch.device("cpu"), **kwargs)
+        seed(3)
+        return [one for x, y in data.train_dl for one in (x.clone(), y)]
+
+    ours, stock = epoch(m.MemoryImageList, batch_tfms=True), epoch(ImageList)
+    assert len(locked) > 12 and max(map(len, locked)) <= 2 * (2 + SHARED) and not device.locked
+    assert len(set.union(*locked)) < len(locked)
+    assert all(torch.allclose(a.float(), b.float(), atol=1e-3) for a, b in zip(ours, stock))
