@@ -39,8 +39,8 @@ LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data 
 _NORMALIZE = (("mean", torch.empty(0, 0)), ("std", torch.empty(0, 0)), ("do_x", True), ("do_y", False))
 # Samplers that draw from the generators of the process only when an iteration begins.
 _SAMPLERS = RandomSampler, SequentialSampler, SubsetRandomSampler
-# Workers that gather batches for a GPU. For a training on an H200 with 16 CPU cores, two were as fast as four, and faster
-# than none and eight: benchmarks/results/gpu.json.
+# Workers that gather batches for a GPU. For a training on an H200 with 16 CPU cores, two were as fast as four, and
+# faster than none and eight: benchmarks/results/gpu.json.
 GPU_WORKERS = 2
 
 
