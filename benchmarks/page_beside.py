@@ -15,9 +15,11 @@ def render(results: Dict[str, Any], figures: Dict[str, Any]) -> str:
     "Return the whole page; `figures` is results/figures.json, for the targets that are measured there."
     every, turns = results["rows"], results.get("turns", {})
     rows = [row for row in every if "failed" not in row and not row["wrong"]]
+    measured = Measured(rows, turns, figures["rows"])
     values: Dict[str, Any] = {
         "quick": results["quick"],
-        "targets": page_losses.judged(Measured(rows, turns, figures["rows"])),
+        "targets": page_losses.judged(measured),
+        **page_losses.missed(measured),
         "best": _best(rows),
         **page_losses.losses(rows),
         **page_losses.turned(turns),

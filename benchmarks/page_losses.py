@@ -52,6 +52,25 @@ def judged(found: targets.Measured) -> str:
     return table(("figure", "target", "measured", "verdict"), lines, 4)
 
 
+def missed(found: targets.Measured) -> Dict[str, Any]:
+    "Return the names under which the template explains missed targets, and the figures that it needs for that."
+    made: Dict[str, Any] = {
+        f"missed_{one.target.key}": True for one in targets.verdicts(found) if one.target.key and one.met is False
+    }
+    made["any_missed"] = bool(made)
+    stock = []
+    for work in targets.FIRST:
+        samples = in_turns(found.turns, f"first_{work}")
+        ratio = times_as_fast(samples, ("stock", 0), ("torchvision", 0))
+        if ratio is not None:
+            stock.append(f"{SHORT[work].lower()} {ratio:.2g}")
+    imported = [(row["bare"], decoded(row)) for row in of(found.rows, "memory") if "bare" in row]
+    if imported:
+        made["bare_MB"] = f"{max(bare for bare, _ in imported) / 1e6:.0f}"
+        made["bare_share"] = f"{max(bare / size for bare, size in imported):.2f}"
+    return {**made, "first_stock": ", ".join(stock) or "not measured"}
+
+
 def _numbers(verdict: targets.Verdict) -> str:
     "Write each number with what it is of; many of one kind as their range, and those that miss."
     shown = []

@@ -173,5 +173,10 @@ def in_turns(scale: Scale) -> Iterator[Turns]:
             yield Turns(f"swap_{work}_{workers}", work, size[work], swap, scale.slow)
     for work in FIRST:
         yield Turns(
-            f"first_{work}", work, getattr(scale, work), (("memlist", 0), ("torchvision", 0)), scale.first, True
+            f"first_{work}",
+            work,
+            getattr(scale, work),
+            (("memlist", 0), ("stock", 0), ("torchvision", 0)),
+            scale.first,
+            True,
         )

@@ -26,6 +26,8 @@ class Target(NamedTuple):
     bound: Tuple[str, float]
     numbers: Callable[[Measured], List[Number]]
     percent: bool = False
+    #: The page explains a miss where the template asks for `missed_KEY`.
+    key: str = ""
 
 
 # -- in turns -------------------------------------------------------------------------------------------------
@@ -50,12 +52,18 @@ def small_against_ffcv(found: Measured) -> List[Number]:
 
 
 def common_against_ffcv(found: Measured) -> List[Number]:
-    "Read the common job against FFCV on two threads: with two workers, and with the two threads of the main process."
+    "Read the common job against FFCV on two threads: with the faster of two workers and two threads, which is named."
     samples = in_turns(found.turns, "fast_common")
-    return [
-        (f"2 {name}", times_as_fast(samples, ("reduced", workers), ("ffcv_reduced", 2)))
-        for name, workers in (("workers", 2), ("threads", 0))
-    ]
+    ratios = {
+        name: times_as_fast(samples, ("reduced", workers), ("ffcv_reduced", 2))
+        for name, workers in (("2 workers", 2), ("2 threads", 0))
+    }
+    known = {name: ratio for name, ratio in ratios.items() if ratio is not None}
+    if len(known) < len(ratios):
+        return [*ratios.items()]
+    best = max(known, key=lambda name: known[name])
+    others = ", ".join(f"{name} {ratio:.3g}" for name, ratio in known.items() if name != best)
+    return [(f"{best} (with {others})", known[best])]
 
 
 def pairs_against_tensordict(found: Measured) -> List[Number]:
@@ -128,13 +136,19 @@ def figure(key: str, what: str) -> Callable[[Measured], List[Number]]:
 
 TARGETS: Tuple[Target, ...] = (
     Target(
-        "digits, no workers, against tensordict", (">=", 1.0), against("fast_digits", ("batches", 0), ("tensordict", 0))
+        "digits, no workers, against tensordict",
+        (">=", 1.0),
+        against("fast_digits", ("batches", 0), ("tensordict", 0)),
+        key="digits",
     ),
-    Target("digits, 2 workers, against FFCV's 2 threads; each at its best", (">=", 1.0), small_against_ffcv),
+    Target(
+        "digits, 2 workers, against FFCV's 2 threads; each at its best", (">=", 1.0), small_against_ffcv, key="ffcv"
+    ),
     Target(
         "GAN targets at 64 pixels, against tensordict",
         (">=", 1.0),
         against("fast_gan", ("reduced", 0), ("tensordict", 0)),
+        key="gan",
     ),
     Target("segmentation pairs, against tensordict", (">=", 1.1), pairs_against_tensordict),
     Target("common job, with 2 workers or threads, against FFCV's 2 threads", (">=", 1.1), common_against_ffcv),
@@ -146,7 +160,7 @@ TARGETS: Tuple[Target, ...] = (
     ),
     Target("the same with 2 workers", (">=", 1.3), swap(("default",), (2,))),
     Target("the swap alone, warm, on every job, against fastai", (">=", 1.0), swap(WORKS, (0, 2))),
-    Target("a hit against its conversion alone ([figure 3](figures.md))", ("<=", 1.3), figure("hit", "")),
+    Target("a hit against its conversion alone ([figure 3](figures.md))", ("<=", 1.3), figure("hit", ""), key="hit"),
     Target(
         "first epoch against fastai ([figure 6](figures.md))",
         (">=", 0.95),
@@ -157,8 +171,8 @@ TARGETS: Tuple[Target, ...] = (
         (">=", 1.0),
         figure("preload", "images/s over the forum's"),
     ),
-    Target("first batch, cold, against torchvision", (">=", 0.9), first_batches),
-    Target("peak memory of the common job (PSS), over the decoded bytes", ("<=", 1.1), memory),
+    Target("first batch, cold, against torchvision", (">=", 0.9), first_batches, key="first"),
+    Target("peak memory of the common job (PSS), over the decoded bytes", ("<=", 1.1), memory, key="memory"),
     Target(
         "workers on small images: the default against the fastest ([figure 21](figures.md))",
         (">=", 0.9),
@@ -168,6 +182,7 @@ TARGETS: Tuple[Target, ...] = (
         "an image of a batch of 64, among many records over few ([figure 22](figures.md))",
         ("<=", 1.2),
         figure("lookup", ""),
+        key="lookup",
     ),
 )
 
