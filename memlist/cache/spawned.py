@@ -1,0 +1,67 @@
+"""Let a spawned process find the stores of the functions that are cached in its parent, by their names.
+
+A spawned process imports the user's modules anew. What its parent tells it is its `Process` object, whose configuration
+every process hands on to those that it starts. So that is where the stores travel; nothing has to be named in the file
+system, and it does not matter whether the function itself is sent or imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+from multiprocessing import process
+from multiprocessing.context import get_spawning_popen
+from typing import Any, Dict, Optional, Tuple
+from weakref import WeakValueDictionary
+
+from ..store import ImageStore
+
+Stores = Tuple[ImageStore, ImageStore]
+_KEY = "memlist"
+
+
+class _Published:
+    """Hold the cached functions of this process, and the stores of those of the process that has spawned it.
+
+    Its pickle, which only a process being spawned gets, has the stores of both.
+    """
+
+    def __init__(self, sent: Optional[Dict[str, Stores]] = None) -> None:
+        self.functions: WeakValueDictionary[str, Any] = WeakValueDictionary()
+        self.sent: Dict[str, Stores] = sent or {}
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        if get_spawning_popen() is None:
+            return _Published, ()
+        here = {name: one.stores() for name, one in self.functions.items()}
+        return _Published, ({**self.sent, **here},)
+
+
+def _published() -> _Published:
+    config: Dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
+    return config.setdefault(_KEY, _Published())  # type: ignore[no-any-return]
+
+
+def starting() -> bool:
+    "Return whether this is a spawned process that has not got its `Process` object yet, and with it the stores."
+    return bool(getattr(process.current_process(), "_inheriting", False))
+
+
+def publish(name: str, function: Any) -> None:
+    "Let processes that are spawned from now on find the stores of this cached function under its name."
+    _published().functions[name] = function
+
+
+def stores(name: str) -> Optional[Stores]:
+    "Return the stores of the parent's function of this name; None if there is none."
+    return _published().sent.get(name) if name else None
+
+
+def found(module: str, name: str) -> Any:
+    "Return what a module has under a name, which may have dots; None if there is nothing."
+    try:
+        made: Any = importlib.import_module(module)
+        for part in name.split("."):
+            made = getattr(made, part)
+    except (ImportError, AttributeError):
+        return None
+    return made
