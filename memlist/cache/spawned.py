@@ -8,6 +8,9 @@ system, and it does not matter whether the function itself is sent or imported.
 from __future__ import annotations
 
 import importlib
+import multiprocessing
+import os
+import pickle
 from multiprocessing import process
 from multiprocessing.context import get_spawning_popen
 from typing import Any, Dict, Optional, Tuple
@@ -20,25 +23,34 @@ _KEY = "memlist"
 
 
 class _Published:
-    """Hold the cached functions of this process, and the stores of those of the process that has spawned it.
+    "Hold the cached functions of this process, and the stores of those of the process that has spawned it."
 
-    Its pickle, which only a process being spawned gets, has the stores of both.
-    """
-
-    def __init__(self, sent: Optional[Dict[str, Stores]] = None) -> None:
+    def __init__(self, sent: Dict[str, Stores]) -> None:
         self.functions: WeakValueDictionary[str, Any] = WeakValueDictionary()
-        self.sent: Dict[str, Stores] = sent or {}
+        self.sent = sent
 
     def __reduce__(self) -> Tuple[Any, ...]:
+        """Return how to send the stores to a process that is being spawned: nothing to any other pickle.
+
+        They are sent as bytes, with the number of this process, so that a process that needs none of them does not
+        have to import memlist. Such a process hands the bytes on, to which its own children must not listen.
+        """
         if get_spawning_popen() is None:
-            return _Published, ()
+            return tuple, ((b"", 0),)
         here = {name: one.stores() for name, one in self.functions.items()}
-        return _Published, ({**self.sent, **here},)
+        return tuple, ((pickle.dumps({**self.sent, **here}), os.getpid()),)
 
 
 def _published() -> _Published:
     config: Dict[str, Any] = process.current_process()._config  # type: ignore[attr-defined]
-    return config.setdefault(_KEY, _Published())  # type: ignore[no-any-return]
+    known = config.get(_KEY)
+    if isinstance(known, _Published):
+        return known
+    data, pid = known or (b"", 0)
+    parent = multiprocessing.parent_process()
+    sent = pickle.loads(data) if data and parent is not None and parent.pid == pid else {}
+    made = config[_KEY] = _Published(sent)
+    return made
 
 
 def starting() -> bool:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import sys
 from pathlib import Path
 from typing import Any, List
 
 import numpy as np
 import PIL.Image
+
+if getattr(multiprocessing.current_process(), "_inheriting", False) and "memlist" not in sys.modules:
+    # A process is being spawned. It needs no front end, whose import takes seconds.
+    sys.modules["fastai"] = None  # type: ignore[assignment]
 
 from memlist.cache.decorator import cached
 
