@@ -27,9 +27,9 @@ def _installed(library: str, module: str = "__init__.py") -> bool:
 
 
 if _installed("PIL"):
-    from .cache import CacheInfo, ImageLoadError
+    from .cache import CacheInfo, ImageLoadError, cached
 
-    __all__ += ["CacheInfo", "ImageLoadError"]
+    __all__ += ["CacheInfo", "ImageLoadError", "cached"]
 
 
 def _is_command() -> bool:

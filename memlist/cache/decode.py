@@ -172,7 +172,7 @@ class PillowDecoder:
         pixels = Piece(np.asarray(image), height << 16 | width)
         if not self.whole:
             return Decoded(None, (pixels,), "", original)
-        rest = _rest(image, pixels.array)
+        rest = rest_of(image, pixels.array)
         if rest is None:
             return Decoded(None, (), "its PIL image can't be rebuilt for after_open", original)
         return Decoded(None, (pixels, Piece(np.frombuffer(rest, np.uint8))), "", original)
@@ -195,7 +195,7 @@ class PillowDecoder:
         return image.convert(self.mode), None
 
 
-def _rest(image: PIL.Image.Image, pixels: np.ndarray) -> Optional[bytes]:
+def rest_of(image: PIL.Image.Image, pixels: np.ndarray) -> Optional[bytes]:
     "Return all of a PIL image except its pixels; None if an equal image can't be restored."
     palette = image.palette and (image.palette.mode, bytes(image.palette.palette))
     try:

@@ -6,7 +6,6 @@ descend from it: they are kept in a separate store, whose memory is freed with t
 
 from __future__ import annotations
 
-import os
 import types
 from contextlib import suppress
 from functools import partial
@@ -16,6 +15,7 @@ from weakref import WeakSet, ref
 import numpy as np
 
 from ..cache import plain
+from ..cache.function import ProcessNote
 from ..cache.randomness import Judge
 from ..store import ImageStore
 from .decoders import decoding_functions
@@ -41,7 +41,7 @@ class Family:
         self.code: Optional[Tuple[Any, Any, Any]] = None
         self.defined: Any = None
         self.kinds: Dict[int, type] = {}
-        self.pid, self.idle, self.opens = os.getpid(), 0, 0
+        self.process, self.idle, self.opens = ProcessNote(), 0, 0
         dropped = own.purge if pixels is own else _keep_file
         self.judge = Judge(own, lambda made: record_of(made, {}), dropped)
         own.family = ref(self)  # type: ignore[attr-defined]

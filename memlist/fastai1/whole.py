@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import types
 import weakref
 import zlib
@@ -12,11 +11,12 @@ import numpy as np
 import torch
 from fastai.vision.image import Image, ImageSegment
 
-from ..cache import arrays, forks, keys
+from ..cache import arrays, keys
 from ..cache.arrays import DIVIDED, INVERSE, ODD, ORDER, WHOLE_NUMBERS
 from ..cache.decode import Decoded, Keys, Piece, UnknownClass
-from ..cache.randomness import VARIES, random_states
-from ..store import DTYPES
+from ..cache.function import FunctionDecoder
+from ..cache.randomness import VARIES, Judge
+from ..store import DTYPES, ImageStore
 from .decoders import floats
 
 _PLAIN_ATTRIBUTES = {"_px", "_logit_px", "_flow", "_affine_mat", "sample_kwargs"}
@@ -26,15 +26,13 @@ KIND, NAME = 3, 11
 OTHER, TENSOR, ARRAY = 2, 3, 4
 
 
-class Whole:
+class Whole(FunctionDecoder):
     """Cache the results of a list's `open`, in the fewest bytes that restore them bit for bit.
 
     Results may be tensors, arrays and images of any subclass of fastai's `Image` that hold only pixels. `function` is
     the `open`, bound to its list; `call` calls it with an item. `context` stands for the values that the list's `get`
     has set, which `open` may read; `vary(prefix)` returns whether they differ each time for one item.
     """
-
-    one_for_all = True
 
     def __init__(
         self,
@@ -54,6 +52,14 @@ class Whole:
         "Return the user's `open`."
         return self._function()  # type: ignore[no-any-return]
 
+    @property
+    def judge(self) -> Judge:  # type: ignore[override]
+        return self.family.judge  # type: ignore[no-any-return]
+
+    @property
+    def pixels(self) -> ImageStore:  # type: ignore[override]
+        return self.family.pixels  # type: ignore[no-any-return]
+
     def call(self, item: Any) -> Any:
         "Call the user's `open`. Raises whatever it raises."
         return self._call(self.function, item)
@@ -62,10 +68,8 @@ class Whole:
         "Return the key of the one record; raise Unkeyable."
         return (self.prefix + keys.item_key(item),)
 
-    def trusted(self) -> bool:
-        "Return whether records may be served. Those of a cache file may not, if the code turned out to be random."
-        family = self.family
-        return family.pixels.cache_file is None or not family.judge.reason()
+    def record(self, made: Any) -> Tuple[Sequence[Piece], str]:
+        return record_of(made, self.family.kinds)
 
     def restore(self, records: Sequence[Any]) -> Any:
         "Restore a result from its record, in memory of its own; raise UnknownClass."
@@ -85,52 +89,16 @@ class Whole:
         Image.__init__(made, px)
         return made
 
-    def finish(self, restored: Any) -> Any:
-        return restored
+    def forked(self) -> bool:
+        return self.family.process.changed()  # type: ignore[no-any-return]
 
-    def original(self, records: Sequence[Any]) -> None:
-        return None  # images of a user's own `open` are never reduced
-
-    def nbytes(self, item: Any) -> None:
-        return None
-
-    def open(self, item: Any, keep: bool = True) -> Decoded:
-        "Call the user's `open`, and find out whether its result can be kept."
-        judge, kept = self.family.judge, keep and self.family.pixels.rule != 0
-        random = judge.before(self.call, item) if kept else ""
-        return self._decoded(item, keep, random)
-
-    def pieces(self, item: Any) -> Decoded:
-        "Decode into records. If the code is random, do not call it again: the first read should draw its numbers."
-        random = self.family.judge.before(self.call, item) if self.family.pixels.rule != 0 else ""
-        return Decoded(None, reason=random) if random else self._decoded(item, True, random)
-
-    def _decoded(self, item: Any, keep: bool, random: Optional[str]) -> Decoded:
-        "Call `open`. `random`: why its results are not kept, an empty string, or None if that must be found out."
-        family = self.family
-        if family.pid != os.getpid():
-            family.pid = os.getpid()
-            forks.own_offsets()
-        before = random_states()
-        made = self.call(item)
-        moved = not before.same(random_states())
-        decoded = Decoded(made, *record_of(made, family.kinds), moved=moved)
-        if keep and not random and (random is None or moved) and family.pixels.rule != 0:
-            random = family.judge.after(self.call, item, decoded, random is not None)
-        if random:
-            decoded = decoded._replace(pieces=(), reason=random)
-        return self._reviewed(decoded) if keep else decoded
-
-    def _reviewed(self, decoded: Decoded) -> Decoded:
-        "Return `decoded` without its records if they can't be kept, because of what happened while `open` ran."
+    def reviewed(self, decoded: Decoded) -> Decoded:
         family, il = self.family, getattr(self.function, "__self__", None)
         if il is not None and getattr(il, "_family", family) is not family:  # the list was changed meanwhile
             return decoded._replace(pieces=(), reason="")
         if self.vary is not None and not family.judge.reason() and self.vary(self.prefix):
             family.judge.drop(VARIES)
-        if not decoded.reason and family.judge.reason():
-            return decoded._replace(pieces=(), reason=family.judge.reason())
-        return decoded
+        return super().reviewed(decoded)
 
 
 def record_of(made: Any, kinds: Dict[int, type]) -> Tuple[Sequence[Piece], str]:

@@ -6,7 +6,9 @@ import errno
 import os
 import tempfile
 from multiprocessing import reduction
+from multiprocessing.context import get_spawning_popen
 from typing import Any, Optional
+from weakref import finalize
 
 
 def default_kind() -> str:
@@ -41,5 +43,12 @@ def anonymous(kind: str, name: str, folder: Optional[str] = None) -> int:
 
 
 def sendable(fd: int) -> Any:
-    "Wrap `fd` so that it can be pickled for a process being spawned, where `detach` unwraps it."
-    return reduction.DupFd(fd) if hasattr(reduction, "DupFd") else reduction.DupHandle(fd, 0)  # type: ignore
+    "Wrap `fd` so that it can be pickled for a process being spawned, where `detach` unwraps it. It may be sent twice."
+    if not hasattr(reduction, "DupFd"):
+        return reduction.DupHandle(fd, 0)  # type: ignore
+    popen: Any = get_spawning_popen()
+    if getattr(popen, "method", "") == "spawn" and fd in getattr(popen, "_fds", ()):
+        # A process started like that inherits each number once, and either of two receivers may close it.
+        fd = os.dup(fd)
+        finalize(popen, os.close, fd)
+    return reduction.DupFd(fd)

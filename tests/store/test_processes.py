@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
+import pickle
 import random
 import signal
 import threading
 from functools import partial
 from pathlib import Path
-from typing import List
+from typing import Any, List
 
 import numpy as np
 import pytest
 from kills import kill_after_lines, moments
-from stores import KINDS, Make, filled, key, picture
+from stores import KINDS, Make, filled, footprint, key, picture
 from stores import kind as kind  # the fixtures
 from stores import make as make
 
@@ -229,3 +231,44 @@ def test_waiting_for_a_claim_ends_after_a_while(tmp_path: Path, monkeypatch: pyt
     os.kill(pid, signal.SIGKILL)
     os.waitpid(pid, 0)
     assert images.claiming(b"k", bool, wait=True)
+
+
+def _both(first: ImageStore, second: bytes) -> None:
+    again = pickle.loads(second)
+    assert again is first
+    gc.collect()
+    assert np.array_equal(first.get(b"a").array, picture(1))  # type: ignore[union-attr]
+    first.put(b"b", picture(2))
+
+
+class _Twice:
+    "Send a store in two pickles."
+
+    def __init__(self, images: ImageStore) -> None:
+        self.images = images
+
+    def __reduce__(self) -> Any:
+        return _Twice._made, (self.images, pickle.dumps(self.images))
+
+    @staticmethod
+    def _made(images: ImageStore, again: bytes) -> Any:
+        _both(images, again)
+        return images
+
+
+def _nothing(images: ImageStore) -> None:
+    assert images.get(b"b") is not None
+
+
+@pytest.mark.parametrize("method", ["spawn", "forkserver"])
+def test_a_store_may_be_sent_to_a_process_in_two_pickles(method: str) -> None:
+    images = ImageStore()
+    images.put(b"a", picture(1))
+    before = footprint()[0]
+    child = multiprocessing.get_context(method).Process(target=_nothing, args=(_Twice(images),))
+    child.start()
+    child.join()
+    assert child.exitcode == 0 and np.array_equal(images.get(b"b").array, picture(2))  # type: ignore[union-attr]
+    del child
+    gc.collect()
+    assert method == "forkserver" or footprint()[0] <= before
