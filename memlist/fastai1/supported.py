@@ -106,17 +106,18 @@ def reason(ds: Any, collate_fn: Any) -> str:
 
 
 def setting() -> str:
-    "Return which of torch's settings changes the grids of stock; an empty string if none does. Costs 50 µs."
+    "Return which of torch's settings changes the grids of stock; an empty string if none does. Costs 0.1 ms."
     if torch.get_default_dtype() != torch.float32:
         return f"torch's default dtype is {torch.get_default_dtype()}"
     if torch.empty(0).device.type != "cpu":
         return f"torch's default device is {torch.empty(0).device}"
     # Settings of precision and autocast differ between versions of torch, and act on some machines only: look.
-    # So many points, because small products are computed exactly in any case; compared without another product, since
-    # where another program keeps the processors busy each may take a millisecond.
-    points, turn = torch.linspace(-1, 1, 2400).view(-1, 2), torch.tensor([[0.8, 0.6], [-0.6, 0.8]])
-    moved = torch.addmm(torch.zeros(2), points, turn)
-    exact = points[:, :1] * turn[0] + points[:, 1:] * turn[1]
+    # So many numbers, because small products are computed exactly in any case, but in such a shape that one thread does:
+    # waking another one can take 8 ms.
+    points = torch.linspace(-1, 1, 66).view(33, 2)
+    turns = torch.tensor([[0.8, 0.6], [-0.6, 0.8]]).repeat(1, 32)
+    moved = torch.addmm(torch.zeros(64), points, turns)
+    exact = points[:, :1] * turns[0] + points[:, 1:] * turns[1]
     if moved.dtype != torch.float32 or float((moved - exact).abs().max()) > 1e-6:
         return "torch multiplies matrices with less precision than that of torch.float32 (autocast, or a setting)"
     return ""
