@@ -112,8 +112,8 @@ def setting() -> str:
     if torch.empty(0).device.type != "cpu":
         return f"torch's default device is {torch.empty(0).device}"
     # Settings of precision and autocast differ between versions of torch, and act on some machines only: look.
-    # So many numbers, because small products are computed exactly in any case, but in such a shape that one thread does:
-    # waking another one can take 8 ms.
+    # So many numbers, because small products are computed exactly in any case, but in such a shape that one thread
+    # computes them: waking another one can take 8 ms.
     points = torch.linspace(-1, 1, 66).view(33, 2)
     turns = torch.tensor([[0.8, 0.6], [-0.6, 0.8]]).repeat(1, 32)
     moved = torch.addmm(torch.zeros(64), points, turns)
