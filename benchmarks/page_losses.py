@@ -63,7 +63,7 @@ def missed(found: targets.Measured) -> Dict[str, Any]:
         samples = in_turns(found.turns, f"first_{work}")
         ratio = times_as_fast(samples, ("stock", 0), ("torchvision", 0))
         if ratio is not None:
-            stock.append(f"{SHORT[work].lower()} {ratio:.2g}")
+            stock.append(f"{work} {ratio:.2g}")
     imported = [(row["bare"], decoded(row)) for row in of(found.rows, "memory") if "bare" in row]
     if imported:
         made["bare_MB"] = f"{max(bare for bare, _ in imported) / 1e6:.0f}"

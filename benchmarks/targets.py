@@ -154,7 +154,7 @@ TARGETS: Tuple[Target, ...] = (
     Target("common job, with 2 workers or threads, against FFCV's 2 threads", (">=", 1.1), common_against_ffcv),
     Target("common job, of the limit", (">=", 0.45), of_the_limit("common"), True),
     Target("default transforms, of the limit", (">=", 0.2), of_the_limit("default"), True),
-    Target("crops, of the limit", (">=", 0.3), of_the_limit("crops"), True),
+    Target("crops, of the limit", (">=", 0.3), of_the_limit("crops"), True, "crops"),
     Target(
         "the swap alone, warm, default transforms, no workers, against fastai", (">=", 1.6), swap(("default",), (0,))
     ),

@@ -78,6 +78,16 @@ def killed(task: Callable[[], Any], lines: int) -> bool:
     return os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGKILL
 
 
+def moments_of(write: Write, make: Make) -> List[int]:
+    """Return after how many lines a write may be struck.
+
+    It is counted in a second write: the first one of a process may look up what others then know. A write may still
+    run fewer lines, for instance if another process leaves more memory free, so a strike may come too late.
+    """
+    write(nearly_full(make))
+    return moments(partial(write, nearly_full(make)))
+
+
 def recover(images: ImageStore) -> None:
     "Do what the first write after a killed one does before its own work."
     images.parts.locked(lambda: None)
@@ -120,16 +130,17 @@ def test_a_write_killed_at_any_moment_is_undone_or_finished_without_a_walk(
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, int], None],
 ) -> None:
-    when = moments(partial(write, nearly_full(make)))[:: min(every, 5) if write is purge else every]
+    when, struck = moments_of(write, make)[:: min(every, 5) if write is purge else every], 0
     record_property("times", len(when))
     record_property("right", len(when))
     for lines in when:
         images = nearly_full(make)
-        assert killed(partial(write, images), lines)
+        struck += killed(partial(write, images), lines)
         with monkeypatch.context() as patch:
             patch.setattr(index.Index, "_recount_all", refuse_to_walk)
             recover(images)
         assert_consistent(images, write)
+    assert struck >= 0.9 * len(when)
 
 
 @pytest.mark.parametrize("times", [4, pytest.param(400, marks=pytest.mark.full)])
@@ -143,17 +154,17 @@ def test_a_recovery_killed_at_any_moment_begins_again(
 ) -> None:
     record_property("times", times)
     record_property("right", times)
-    draw, struck, twice = random.Random(0), moments(partial(write, nearly_full(make))), 0
+    draw, when, struck, twice = random.Random(0), moments_of(write, make), 0, 0
     for _ in range(times):
         images = nearly_full(make)
-        assert killed(partial(write, images), draw.choice(struck))
+        struck += killed(partial(write, images), draw.choice(when))
         with monkeypatch.context() as patch:
             patch.setattr(index.Index, "_recount_all", refuse_to_walk)
             for _ in range(3):
                 twice += killed(partial(recover, images), draw.randrange(1, 60))
             recover(images)
         assert_consistent(images, write)
-    assert twice
+    assert twice and struck >= 0.7 * times
 
 
 def test_without_a_whole_journal_the_log_is_walked(make: Make) -> None:
