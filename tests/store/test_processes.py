@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 from functools import partial
+from multiprocessing import resource_tracker
 from pathlib import Path
 from typing import Any, List
 
@@ -265,6 +266,7 @@ def _nothing(images: ImageStore) -> None:
 def test_a_store_may_be_sent_to_a_process_in_two_pickles(method: str) -> None:
     images = ImageStore()
     images.put(b"a", picture(1))
+    resource_tracker.ensure_running()  # spawning starts it, and keeps a descriptor
     before = footprint()[0]
     child = multiprocessing.get_context(method).Process(target=_nothing, args=(_Twice(images),))
     child.start()
