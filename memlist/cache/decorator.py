@@ -41,7 +41,7 @@ def cached(
     version: Optional[str] = None,
     copy: bool = True,
 ) -> Union[Cached, Callable[[Function], Cached]]:
-    """Decorate a function from a path, or another small key, so that it runs once per path and machine.
+    """Decorate a function from a path, or another small key, so that it runs once per path and machine::
 
         @memlist.cached(max_ram="8GB")
         def load(path):
