@@ -106,7 +106,7 @@ def reason(ds: Any, collate_fn: Any) -> str:
 
 
 def setting() -> str:
-    "Return which of torch's settings changes the grids of stock; an empty string if none does. Costs 0.1 ms."
+    "Return which of torch's settings changes the grids of stock; an empty string if none does. Costs up to 1 ms."
     if torch.get_default_dtype() != torch.float32:
         return f"torch's default dtype is {torch.get_default_dtype()}"
     if torch.empty(0).device.type != "cpu":
