@@ -274,7 +274,7 @@ def test_every_comparison_in_turns_is_of_settings_that_exist(benchmarks: None) -
     for one in planned.values():
         for key, workers in one.contenders:
             assert workers in SYSTEMS[key].workers and one.work in SYSTEMS[key].works
-        assert one.first or one.n >= 20 * BATCH  # fewer say little
+        assert one.first or one.n >= 40 * BATCH  # fewer say little
     assert not set(planned) & {one.table for one in plan(FULL)}
     assert {f"swap_{work}_{workers}" for work in WORKS for workers in (0, 2)} <= set(planned)
 

@@ -15,6 +15,10 @@ from .maker import Maker
 from .plan import Norm, Plan
 
 
+# Copying a value takes so much less time than mixing one, for which threads decide whether to share the work.
+_CHEAP = 4
+
+
 class Window(NamedTuple):
     "Hold the part of the sources that is copied: its first row and column, and its size."
 
@@ -72,7 +76,7 @@ def gather(
         part = slice(which[0], which[-1] + 1)
         kernel(addresses[part], first, line, *values, made[part])
 
-    maker.threads.map(some, np.arange(n), made.size)
+    maker.threads.map(some, np.arange(n), made.size // _CHEAP)
     return out
 
 

@@ -21,7 +21,8 @@ class Threads:
     def map(self, function: Callable[[np.ndarray], None], which: np.ndarray, values: int) -> None:
         """Split `which` into parts and call `function` with each, in parallel if there is enough work.
 
-        Uses as many threads as torch would. `values` is the total number of values to make.
+        Uses as many threads as torch would. `values` is the total number of values to make, each mixed from several;
+        of cheaper ones, count fewer.
         """
         n = min(torch.get_num_threads(), len(which)) if self._pool is not None and values > WORTH_THREADS else 1
         if n <= 1:
