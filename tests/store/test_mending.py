@@ -81,7 +81,6 @@ def test_a_purge_killed_at_any_line_leaves_all_records_or_none(
 ) -> None:
     path, counts = tmp_path / "cache", []
     first = filled(tmp_path / "first", N)
-    filled(tmp_path / "before", N).purge(file=True)  # the first purge of a process may look up what others then know
     for lines in moments(lambda: first.purge(file=True)):
         images = filled(path, N)
         assert images._header.segments > 7  # in one session: the next one merges them
@@ -108,7 +107,6 @@ def test_an_opening_killed_at_any_line_loses_no_record(
     whole: Path, busy: int, every: int, record_property: Callable[[str, int], None]
 ) -> None:
     "Kill the process that begins a session of a sound file, and one that mends a file."
-    opened(copied(whole, busy))  # the first opening of a process may look up what others then know
     points = moments(lambda: opened(copied(whole, busy)))[::every]
     record_property("times", len(points))
     record_property("right", len(points))
@@ -125,7 +123,6 @@ def test_an_opening_killed_at_any_line_loses_no_record(
 def test_an_emptied_file_that_is_opened_and_killed_stays_empty(
     whole: Path, every: int, record_property: Callable[[str, int], None]
 ) -> None:
-    opened(copied(whole, layout.EMPTYING))
     points = moments(lambda: opened(copied(whole, layout.EMPTYING)))[::every]
     record_property("times", len(points))
     record_property("right", len(points))
@@ -143,7 +140,6 @@ def test_a_purge_that_cannot_punch_holes_is_finished_by_the_next_writer(
 ) -> None:
     monkeypatch.setattr(region.Region, "punch", lambda *args: False)
     first, path = filled(tmp_path / "first", N), tmp_path / "cache"
-    filled(tmp_path / "before", N).purge(file=True)
     for lines in moments(lambda: first.purge(file=True))[::4]:
         images = filled(path, N)
         killed(lines, lambda images=images: images.purge(file=True))  # type: ignore[misc]
