@@ -400,7 +400,8 @@ def run(device: torch.device, quick: bool, only: List[str], raw: Path) -> Dict[s
                 continue
             try:
                 results[step.__name__] = step(Setting(files, device, bs, rounds, quick))
-            except Exception:  # the other steps are worth having: a GPU may be lent for minutes
+            except Exception:  # the other steps are worth having
+                results.setdefault("failed", []).append(step.__name__)
                 say(f"{step.__name__} FAILED\n{traceback.format_exc()}")
             raw.write_text(json.dumps(results, indent=1) + "\n")
     return results
@@ -421,6 +422,8 @@ def main() -> None:
     results = json.loads(raw.read_text()) if given.render else run(device, given.quick, given.only, raw)
     (folder / "gpu.md").write_text(page_gpu.render(results))
     print(folder / "gpu.md")
+    if results.get("failed"):
+        raise SystemExit(f"These steps failed: {', '.join(results['failed'])}")
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ from . import cpu
 from .maker import Maker
 from .plan import Norm, Plan
 
-
 # Copying a value takes so much less time than mixing one, for which threads decide whether to share the work.
 _CHEAP = 4
 

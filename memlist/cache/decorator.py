@@ -95,11 +95,11 @@ class Cached:
         "Return what the function returns for `item`."
         images = self._images or self._cache()
         decoder: Any = images.decoder
-        if decoder.quick and not images.since and not images.stale:
-            made = decoder.hit(item)
-            if made is not None:
-                return made
         try:
+            if decoder.quick and not images.since and not images.stale:
+                made = decoder.hit(item)
+                if made is not None:
+                    return made
             fetched = images.fetch(item)
         except keys.Unkeyable as why:
             self._warn(self._text(f"a result is not kept, because {shown(why)}"))
@@ -116,12 +116,12 @@ class Cached:
         It runs in the calling thread, or in `n_workers` forked processes. `progress` shows a bar. Items for which it
         raises are listed in one `ImageLoadError` after all others; with `on_error="warn"`, in a warning.
         """
-        filling.load_data([_Load(self, items)], n_workers, progress, on_error)
+        filling.load_data([_Load(self, list(items))], n_workers, progress, on_error)
         return self
 
     def cache_info(self, items: Optional[Sequence[Any]] = None) -> CacheInfo:
         "Return how many of `items` are kept, and how full the store is; without `items`, how many results there are."
-        found = info.cache_info([_Load(self, items or ())])
+        found = info.cache_info([_Load(self, list(items or ()))])
         n = len(self._cache().store)
         return found if items is not None else found._replace(cached=n, total=n)
 
@@ -141,16 +141,18 @@ class Cached:
         decoder: Any = self._cache().decoder
         return decoder.own, decoder.pixels
 
-    def adopt(self, stores: Tuple[ImageStore, ImageStore]) -> None:
-        "Use the stores of the process that has started this one, unless there are others already."
-        if self._images is None:
-            self._use(*stores)
+    def sent(self) -> spawned.Sent:
+        "Return what another process needs to use the same stores: these, and when the function was decorated."
+        return (*self.stores(), self._built)
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        # By its name, as functions are pickled; a process that is being spawned gets the stores, too.
-        if not self._name or spawned.found(self.__module__, self.__qualname__) is None:
-            raise pickle.PicklingError(f"can't pickle {self!r}: its module has nothing of this name")
-        return _unpickled, (self.__module__, self.__qualname__, self.stores())
+        # By its name, as functions are pickled: a spawned process finds the stores under it, see `spawned`.
+        there = None
+        with suppress(ImportError, AttributeError):
+            there = spawned.found(self.__module__, self.__qualname__)
+        if there is not self:
+            raise pickle.PicklingError(f"can't pickle {self!r}: it is not what its module has under this name")
+        return spawned.found, (self.__module__, self.__qualname__)
 
     def __deepcopy__(self, memo: Any) -> Cached:
         return self
@@ -165,13 +167,12 @@ class Cached:
         "Return the cache; if there is none yet, one over the stores of the parent process, or over new ones."
         if self._images is not None:
             return self._images
-        stores = spawned.stores(self._name)
-        if stores is None:
+        sent = spawned.sent(self._name)
+        if sent is not None:
+            own, pixels, self._built = sent
+        else:
             own = ImageStore(self._max_ram if self._cache_file is None else None)
-            stores = own, own if self._cache_file is None else ImageStore.open(self._cache_file, self._max_ram)
-        return self._use(*stores)
-
-    def _use(self, own: ImageStore, pixels: ImageStore) -> ImageCache:
+            pixels = own if self._cache_file is None else ImageStore.open(self._cache_file, self._max_ram)
         prefix = b"" if pixels is own else _prefix(self.__wrapped__, self._version)
         decoder = Results(self.__wrapped__, own, pixels, prefix, self._copy)
         self._images = ImageCache(pixels, decoder, self._built if self._built > pixels.made else 0)
@@ -207,23 +208,16 @@ class Results(FunctionDecoder):
 
     def __init__(self, function: Function, own: ImageStore, pixels: ImageStore, prefix: bytes, copy: bool) -> None:
         self.function, self.own, self.pixels, self.prefix, self._copy = function, own, pixels, prefix, copy
-        self._process = ProcessNote()
+        self.process = ProcessNote()
         self.judge = Judge(own, record_of, own.purge if pixels is own else lambda: None)
 
-    @property
-    def quick(self) -> bool:
-        "Return whether a record may be served without a look at its file or at whether the function is random."
-        return self.pixels is self.own
+        # Records in memory need no look at whether the function is random: it would have emptied the store.
+        self.quick = copy and pixels is own
 
     def hit(self, item: Any) -> Any:
-        "Return a copy of the array that is kept for `item`, a name; None if anything else is kept, or nothing."
-        if type(item) is not str or item[:1] != "/":
-            return None
-        try:
-            record = self.own.read(b"str " + os.fsencode(item))
-        except UnicodeEncodeError:
-            return None
-        if record is None or record.tag != _PLAIN or not self._copy:
+        "Return a copy of the array that is kept for `item`; None if anything else is kept, or nothing: ask the cache."
+        record = self.own.read(keys.item_key(item))
+        if record is None or record.tag != _PLAIN:
             return None
         made = record.array.copy()
         if not self.own.current(record):
@@ -242,9 +236,6 @@ class Results(FunctionDecoder):
 
     def restore(self, records: Sequence[Any]) -> Any:
         return result_of(records[0].array, records[0].tag, self._copy)
-
-    def forked(self) -> bool:
-        return self._process.changed()
 
 
 class _Load(Work):
@@ -325,16 +316,6 @@ def _prefix(function: Any, version: Optional[str]) -> bytes:
             f"in a cache_file ({why}): please pass plain values, or use a function of the module"
         ) from None
     return keys.digest(_module(function.__module__), function.__qualname__, str(version), values)
-
-
-def _unpickled(module: str, name: str, stores: Tuple[ImageStore, ImageStore]) -> Any:
-    "Return the cached function of this name, which takes over these stores if it has none yet."
-    found = spawned.found(module, name)
-    if found is None:
-        raise AttributeError(f"can't find the cached function {name} in the module {module}")
-    if isinstance(found, Cached):
-        found.adopt(stores)
-    return found
 
 
 def _locked(made: Any) -> Any:

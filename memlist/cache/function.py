@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from abc import ABC, abstractmethod
 from typing import Any, Optional, Sequence
 
 from ..store import ImageStore
@@ -11,11 +12,24 @@ from .decode import Decoded, Keys
 from .randomness import Judge, random_states
 
 
-class FunctionDecoder:
+class ProcessNote:
+    "Remember in which process something was done last."
+
+    def __init__(self) -> None:
+        self.pid = os.getpid()
+
+    def changed(self) -> bool:
+        "Return whether this is another process than the last time, and remember it."
+        changed, self.pid = self.pid != os.getpid(), os.getpid()
+        return changed
+
+
+class FunctionDecoder(ABC):
     """Decode items by a function of the user's: the part of the protocol `Decoder` that does not depend on its results.
 
     - `judge`: finds out whether the function is random
     - `pixels`: the store that its results go to
+    - `process`: the process that called it last
 
     A subclass says how the function is called (`call`), which keys an item has (`keys`), and how a result becomes
     records (`record`) and is made from them (`restore`).
@@ -24,22 +38,23 @@ class FunctionDecoder:
     one_for_all = True
     judge: Judge
     pixels: ImageStore
+    process: ProcessNote
 
+    @abstractmethod
     def call(self, item: Any) -> Any:
         "Call the function. Raises whatever it raises."
-        raise NotImplementedError
 
+    @abstractmethod
     def keys(self, item: Any) -> Keys:
         "Return the keys of the records of `item`; raise Unkeyable."
-        raise NotImplementedError
 
+    @abstractmethod
     def record(self, made: Any) -> Any:
         "Return the records of a result, or none and the reason why it has none."
-        raise NotImplementedError
 
+    @abstractmethod
     def restore(self, records: Sequence[Any]) -> Any:
         "Return a result made from its records."
-        raise NotImplementedError
 
     def trusted(self) -> bool:
         "Return whether records may be served. Those of a cache file may not, if the function turned out to be random."
@@ -64,10 +79,6 @@ class FunctionDecoder:
         random = self.judge.before(self.call, item) if self.pixels.rule != 0 else ""
         return Decoded(None, reason=random) if random else self._decoded(item, True, random)
 
-    def forked(self) -> bool:
-        "Return whether this process was forked since the function was called last, and note that it was called here."
-        raise NotImplementedError
-
     def reviewed(self, decoded: Decoded) -> Decoded:
         "Return `decoded` without its records if they can't be kept, because of what happened while the function ran."
         reason = self.judge.reason()
@@ -75,7 +86,7 @@ class FunctionDecoder:
 
     def _decoded(self, item: Any, keep: bool, random: Optional[str]) -> Decoded:
         "Call the function. `random`: why results are not kept, an empty string, or None if that must be found out."
-        if self.forked():
+        if self.process.changed():
             forks.own_offsets()
         before = random_states()
         made = self.call(item)
@@ -87,15 +98,3 @@ class FunctionDecoder:
         if random:
             decoded = decoded._replace(pieces=(), reason=random)
         return self.reviewed(decoded) if keep else decoded
-
-
-class ProcessNote:
-    "Remember in which process something was done last."
-
-    def __init__(self) -> None:
-        self.pid = os.getpid()
-
-    def changed(self) -> bool:
-        "Return whether this is another process than the last time, and remember it."
-        changed, self.pid = self.pid != os.getpid(), os.getpid()
-        return changed

@@ -18,14 +18,15 @@ from weakref import WeakValueDictionary
 
 from ..store import ImageStore
 
-Stores = Tuple[ImageStore, ImageStore]
+#: The two stores of a cached function, see `Cached.stores`, and when it was decorated.
+Sent = Tuple[ImageStore, ImageStore, int]
 _KEY = "memlist"
 
 
 class _Published:
     "Hold the cached functions of this process, and the stores of those of the process that has spawned it."
 
-    def __init__(self, sent: Dict[str, Stores]) -> None:
+    def __init__(self, sent: Dict[str, Sent]) -> None:
         self.functions: WeakValueDictionary[str, Any] = WeakValueDictionary()
         self.sent = sent
 
@@ -37,7 +38,7 @@ class _Published:
         """
         if get_spawning_popen() is None:
             return tuple, ((b"", 0),)
-        here = {name: one.stores() for name, one in self.functions.items()}
+        here = {name: one.sent() for name, one in self.functions.items()}
         return tuple, ((pickle.dumps({**self.sent, **here}), os.getpid()),)
 
 
@@ -63,17 +64,14 @@ def publish(name: str, function: Any) -> None:
     _published().functions[name] = function
 
 
-def stores(name: str) -> Optional[Stores]:
-    "Return the stores of the parent's function of this name; None if there is none."
+def sent(name: str) -> Optional[Sent]:
+    "Return what the parent has sent of its function of this name; None if it has none."
     return _published().sent.get(name) if name else None
 
 
 def found(module: str, name: str) -> Any:
-    "Return what a module has under a name, which may have dots; None if there is nothing."
-    try:
-        made: Any = importlib.import_module(module)
-        for part in name.split("."):
-            made = getattr(made, part)
-    except (ImportError, AttributeError):
-        return None
+    "Return what a module has under a name, which may have dots; raise AttributeError if there is nothing."
+    made: Any = importlib.import_module(module)
+    for part in name.split("."):
+        made = getattr(made, part)
     return made

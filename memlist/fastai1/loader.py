@@ -150,11 +150,10 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         """
         sampler = getattr(inner.batch_sampler, "sampler", None)
         known = type(inner.batch_sampler) is BatchSampler and type(sampler) in _SAMPLERS
+        batches = _batches(inner)
         if self._packs() and inner.num_workers and known:
-            with _garbage_kept():
-                batches = iter(inner)
             return Ahead(batches, self._moved, torch.device(self.device))
-        return (self._moved(b) for b in _batches(inner))
+        return (self._moved(b) for b in batches)
 
     def _moved(self, b: Any) -> Tuple[Any, Any]:
         "Return a batch, and the pair of its inputs and targets on the device; None of one that stock code made."

@@ -61,7 +61,7 @@ def noise_rows(il: Any, n: int) -> Optional[Tuple[Tensor, List[Tensor]]]:
 
 
 # torch's own functions, as they were registered when memlist was imported.
-_TORCHS = tuple(
+_REGISTERED = tuple(
     (kind, function)
     for kind, function in getattr(torch_collate, "default_collate_fn_map", {}).items()
     if function.__module__ == torch_collate.__name__
@@ -83,7 +83,7 @@ def _plain(il: Any, names: Tuple[str, ...]) -> bool:
 def _torch_collates() -> bool:
     "Return whether torch collates with functions of its own: since torch 2, others can be registered."
     known: Dict[Any, Any] = getattr(torch_collate, "default_collate_fn_map", {})
-    return tuple(known.items()) == _TORCHS
+    return tuple(known.items()) == _REGISTERED
 
 
 # -- what is collated ---------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from fastai.vision.image import Image, ImageSegment
 from ..cache import arrays, keys
 from ..cache.arrays import DIVIDED, INVERSE, ODD, ORDER, WHOLE_NUMBERS
 from ..cache.decode import Decoded, Keys, Piece, UnknownClass
-from ..cache.function import FunctionDecoder
+from ..cache.function import FunctionDecoder, ProcessNote
 from ..cache.randomness import VARIES, Judge
 from ..store import DTYPES, ImageStore
 from .decoders import floats
@@ -57,6 +57,10 @@ class Whole(FunctionDecoder):
         return self.family.judge  # type: ignore[no-any-return]
 
     @property
+    def process(self) -> ProcessNote:  # type: ignore[override]
+        return self.family.process  # type: ignore[no-any-return]
+
+    @property
     def pixels(self) -> ImageStore:  # type: ignore[override]
         return self.family.pixels  # type: ignore[no-any-return]
 
@@ -88,9 +92,6 @@ class Whole(FunctionDecoder):
         made = cls.__new__(cls)
         Image.__init__(made, px)
         return made
-
-    def forked(self) -> bool:
-        return self.family.process.changed()  # type: ignore[no-any-return]
 
     def reviewed(self, decoded: Decoded) -> Decoded:
         family, il = self.family, getattr(self.function, "__self__", None)

@@ -151,7 +151,7 @@ def test_holes_blank_rows_and_images_that_are_made_before(interpreted: Any) -> N
 
 
 def test_parts_of_pictures(interpreted: Any) -> None:
-    "Of a picture that is larger than its image, a part in the middle is sent."
+    "Send the middle of a picture that is larger than its image."
     pixels = [Pixels(noise(90, 110, 3, k), 255) for k in range(4)]
     matrix = np.tile(np.diag([0.2, 0.15, 1.0]), (4, 1, 1))
     matrix[:, :2, 2] = np.linspace(-0.6, 0.6, 8).reshape(4, 2)
@@ -293,7 +293,7 @@ def test_a_cpu_and_a_machine_without_triton_have_no_kernels(monkeypatch: pytest.
 
 
 def test_as_few_computations_are_started_for_many_images_as_for_one() -> None:
-    "Of each way that pictures are sent, one kernel, and one more that averages; all else is views."
+    "Start one kernel for each way that pictures are sent, and one more that averages; all else is views."
     dispatch: Any = pytest.importorskip("torch.utils._python_dispatch")
 
     class Count(dispatch.TorchDispatchMode):  # type: ignore[misc,name-defined]
