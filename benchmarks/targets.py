@@ -153,10 +153,13 @@ TARGETS: Tuple[Target, ...] = (
     Target("segmentation pairs, against tensordict", (">=", 1.1), pairs_against_tensordict),
     Target("common job, with 2 workers or threads, against FFCV's 2 threads", (">=", 1.1), common_against_ffcv),
     Target("common job, of the limit", (">=", 0.45), of_the_limit("common"), True),
-    Target("default transforms, of the limit", (">=", 0.2), of_the_limit("default"), True),
+    Target("default transforms, of the limit", (">=", 0.2), of_the_limit("default"), True, "default"),
     Target("crops, of the limit", (">=", 0.3), of_the_limit("crops"), True, "crops"),
     Target(
-        "the swap alone, warm, default transforms, no workers, against fastai", (">=", 1.6), swap(("default",), (0,))
+        "the swap alone, warm, default transforms, no workers, against fastai",
+        (">=", 1.6),
+        swap(("default",), (0,)),
+        key="swap",
     ),
     Target("the same with 2 workers", (">=", 1.3), swap(("default",), (2,))),
     Target("the swap alone, warm, on every job, against fastai", (">=", 1.0), swap(WORKS, (0, 2))),
