@@ -191,8 +191,9 @@ def sent(at: Setting) -> Dict[str, Any]:
     for name, (width, height, size) in WAYS.items():
         with resized(at, 32, width, height) as small:
             batch = small.collate(small.bunch(OURS, 0, bs=32, size=size))(list(range(len(small.files))))
+            sent = batch.x.data.numel()
             x, _ = batch.on(at.device, to_device)
-            found[name] = {"sent": batch.x.data.numel(), "batch": x.numel() * x.element_size()}
+            found[name] = {"sent": sent, "batch": x.numel() * x.element_size()}
             say(f"sent, {name}: {found[name]['sent'] / found[name]['batch']:.2f} batches")
     return found
 
@@ -201,8 +202,9 @@ def memory(at: Setting) -> float:
     "Return the most memory on the device besides the batch, in batches; 0 without a GPU: see figure_batches.py."
     if at.device.type != "cuda":
         return 0.0
-    batch = at.collate(at.bunch(OURS, 0))(list(range(at.bs)))
-    batch.on(at.device, to_device)
+    collate = at.collate(at.bunch(OURS, 0))
+    collate(list(range(at.bs))).on(at.device, to_device)  # whatever is made once has been made
+    batch = collate(list(range(at.bs)))
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(at.device)
     before = torch.cuda.memory_allocated(at.device)
