@@ -20,14 +20,16 @@ FOLDERS: Dict[str, Set[str]] = {
     "store": set(),
     "cache": {"store"},
     "batch": set(),
+    "resampling": {"batch"},
     "timing": set(),
-    "fastai1": {"store", "cache", "batch", "timing"},
+    "fastai1": {"store", "cache", "batch", "resampling", "timing"},
 }
 # Which packages besides the standard library a folder may import.
 PACKAGES: Dict[str, Set[str]] = {
     "store": {"numpy", "psutil", "numba", "llvmlite"},
     "cache": {"numpy", "psutil", "PIL"},
     "batch": {"numpy", "torch", "numba", "llvmlite", "triton"},
+    "resampling": {"numpy", "PIL", "torch", "numba", "llvmlite"},
     "timing": {"torch", "matplotlib"},
     "fastai1": {"numpy", "PIL", "torch", "fastai", "pandas", "matplotlib", "IPython"},
 }
