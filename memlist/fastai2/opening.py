@@ -1,0 +1,68 @@
+"""`FromMemory`: the transform that opens an image, from memory."""
+
+from __future__ import annotations
+
+from operator import itemgetter
+from pathlib import Path
+from typing import Any, Dict, Optional, Tuple
+
+from fasttransform import Transform
+from multiprocessing.context import get_spawning_popen
+
+from .memory import Memory
+from .sketch import Sketch
+from .stock import STOCK, PILMask, create_of, mode_of, opened_by, vision_core
+
+
+class FromMemory(Transform):  # type: ignore[misc]
+    """Open images of a class `kind` as the transform `stock` does, but those of files from `memory`.
+
+    - `stock`: fastai's own `Transform(PILImage.create)`, or that of a class whose `create` is fastai's own
+    - `memory`: None while it is not known where images are to be kept; then it does as `stock`
+
+    Its pickle is `stock`, so that an exported learner loads where memlist is not installed; only a process that is
+    being spawned gets the memory, too.
+    """
+
+    def __init__(self, stock: Transform, memory: Memory) -> None:
+        vars(self).update(vars(stock))
+        kind = opened_by(stock)
+        assert kind is not None
+        self.stock, self.memory, self.kind = stock, memory, kind
+
+    def known(self, item: Any) -> Optional[Tuple[str, bool]]:
+        "Return the mode of an item that `memory` can open, and whether its values are labels; None of any other."
+        kind = self.kind
+        if not isinstance(item, (str, Path)) or not STOCK.opens():
+            return None
+        if create_of(kind) is not vars(vision_core.PILBase)["create"].__func__:
+            return None
+        mode = mode_of(kind)
+        return None if mode is None else (mode, issubclass(kind, PILMask))
+
+    def sketch(self, item: Any) -> Any:
+        "Return a sketch of the image of a file; None of another item. Raises whatever opening it raises."
+        how = self.known(item)
+        if how is None:
+            return None
+        memory, kind = self.memory, self.kind
+        return Sketch(kind, how[0], memory.pixels(item, *how), lambda: kind(memory.image(item, *how)))
+
+    def _do_call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        how = self.known(args[0]) if name == "encodes" and len(args) == 1 and not kwargs else None
+        if how is None:
+            return super()._do_call(name, *args, **kwargs)
+        return self.kind(self.memory.image(args[0], *how))
+
+    def setup(self, items: Any = None, train_setup: bool = False) -> Any:
+        "Prepare for a dataset that is being made: its files are looked at anew."
+        self.memory.look_anew()
+        return super().setup(items, train_setup)
+
+    def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
+        if get_spawning_popen() is None:
+            return itemgetter(0), ((self.stock,),)
+        return FromMemory, (self.stock, self.memory)
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> FromMemory:
+        return self
