@@ -23,6 +23,7 @@ FOLDERS: Dict[str, Set[str]] = {
     "resampling": {"batch"},
     "timing": set(),
     "fastai1": {"store", "cache", "batch", "resampling", "timing"},
+    "fastai2": {"store", "cache", "batch", "resampling", "timing"},
 }
 # Which packages besides the standard library a folder may import.
 PACKAGES: Dict[str, Set[str]] = {
@@ -32,6 +33,7 @@ PACKAGES: Dict[str, Set[str]] = {
     "resampling": {"numpy", "PIL", "torch", "numba", "llvmlite"},
     "timing": {"torch", "matplotlib"},
     "fastai1": {"numpy", "PIL", "torch", "fastai", "pandas", "matplotlib", "IPython"},
+    "fastai2": {"numpy", "PIL", "torch", "torchvision", "fastai", "fastcore", "fasttransform", "plum", "matplotlib"},
 }
 # The same, for imports inside `try`: the folder works without these.
 OPTIONAL: Dict[str, Set[str]] = {"cache": {"fastprogress", "IPython"}}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, List, Optional
+from typing import Any, List, Optional, Tuple
 
 from ..cache import CacheInfo
 from . import work
@@ -52,6 +52,7 @@ def _loaded(self: Any) -> bool:
     return work.is_loaded(_loaders_or_error(self))
 
 
-for _cls in (DataLoaders, BatchLoader):
+_CLASSES: Tuple[Any, ...] = (DataLoaders, BatchLoader)
+for _cls in _CLASSES:
     _cls.load_data, _cls.purge, _cls.cache_info = _load_data, _purge, _cache_info
     _cls.loaded = property(_loaded)

@@ -7,6 +7,7 @@ from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 import torch
+from fastai.data.load import SkipItemException, fa_collate
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
@@ -16,7 +17,7 @@ from ..batch.threads import ONE_THREAD, Threads
 from ..resampling import render
 from .memory import Memory
 from .sketch import Sketch
-from .stock import L, PILMask, load
+from .stock import L, PILMask
 from .supported import Part, Plan, Stage, Unknown, examined
 
 
@@ -64,7 +65,7 @@ class Batches:
             else:
                 try:
                     item = _drawn(_item(plan, s or 0), plan)
-                except load.SkipItemException:
+                except SkipItemException:
                     continue
             if item is not None:
                 yield item
@@ -80,7 +81,7 @@ class Batches:
         if not alike or not any(type(one) is Sketch for one in rows[0]) or not all(map(_fits, columns)):
             return dl.do_batch([_made(item) for item in items])
         try:
-            made = [self._rendered(one) if type(one[0]) is Sketch else load.fa_collate(one) for one in columns]
+            made = [self._rendered(one) if type(one[0]) is Sketch else fa_collate(one) for one in columns]
         except Exception:  # fastai's own code raises it again, unless the store was purged
             return dl.do_batch([_made(item) for item in items])
         return dl.retain(tuple(made) if tuples else made[0], items)
@@ -99,7 +100,8 @@ class Batches:
         if records:
             self.memory.store.count(True, len(records))
         made = out[:, 0] if issubclass(first.kind, PILMask) else out
-        return made.as_subclass(first.kind._tensor_cls)
+        tensors: Any = first.kind
+        return made.as_subclass(tensors._tensor_cls)
 
 
 class Purged(Exception):

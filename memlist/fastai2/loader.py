@@ -69,12 +69,13 @@ def _received(stock: type) -> Any:
 
 
 @functools.lru_cache(maxsize=None)
-def loader_class(stock: type) -> Any:
+def loader_class(stock: Any) -> Any:
     "Return the class of loaders that are a `stock` and make their batches at once; always the same class."
     if issubclass(stock, BatchLoader):
         return stock
     members = {"stock": stock, "__module__": __name__, "__doc__": stock.__doc__}
-    return type(stock)(f"Memory{stock.__name__}", (BatchLoader, stock), members)
+    metaclass: Any = type(stock)
+    return metaclass(f"Memory{stock.__name__}", (BatchLoader, stock), members)
 
 
 def openings(dataset: Any) -> Iterator[Tuple[Any, FromMemory]]:

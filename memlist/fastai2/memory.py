@@ -10,6 +10,7 @@ from weakref import ref
 import numpy as np
 import PIL.Image
 import PIL.ImageFile
+from fastai.vision.core import load_image
 
 from ..batch.buffers import Buffers
 from ..cache import ImageCache, PillowDecoder
@@ -18,7 +19,6 @@ from ..cache.decode import DECODER
 from ..cache.keys import Unkeyable
 from ..cache.messages import warn_user
 from ..store import ImageStore, MaxRam, Record, format_size, parse_max_ram, shown, store_for
-from .stock import vision_core
 
 
 class FileDecoder(PillowDecoder):
@@ -28,7 +28,7 @@ class FileDecoder(PillowDecoder):
         super().__init__(mode, most, labels, whole=True)
 
     def _decode(self, item: Any) -> Tuple[PIL.Image.Image, Optional[Tuple[int, int]]]:
-        return (vision_core.load_image(item, self.mode), None) if self.most is None else super()._decode(item)
+        return (load_image(item, self.mode), None) if self.most is None else super()._decode(item)
 
 
 class Pixels(NamedTuple):
@@ -104,7 +104,7 @@ class Memory:
         try:
             return self._said(item, self.cache(mode, labels).fetch(item)).image  # type: ignore[no-any-return]
         except Unkeyable:
-            return vision_core.load_image(item, mode)  # type: ignore[no-any-return]
+            return load_image(item, mode)  # type: ignore[no-any-return]
 
     def pixels(self, item: Any, mode: str, labels: bool) -> Pixels:
         "Return the pixels of a file, uncounted if they are a view. Raises whatever opening it raises."
@@ -112,7 +112,7 @@ class Memory:
         try:
             wanted = cache.decoder.keys(item)
         except Unkeyable:
-            return Pixels(np.asarray(vision_core.load_image(item, mode)), None)
+            return Pixels(np.asarray(load_image(item, mode)), None)
         records = cache.records(wanted, item)
         if records is not None:
             return Pixels(records[0].array, records[0])

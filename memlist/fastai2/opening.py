@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
+from multiprocessing.context import get_spawning_popen
 from operator import itemgetter
 from pathlib import Path
 from typing import Any, Dict, Optional, Tuple
 
 from fasttransform import Transform
-from multiprocessing.context import get_spawning_popen
 
 from .memory import Memory
 from .sketch import Sketch
-from .stock import STOCK, PILMask, create_of, mode_of, opened_by, vision_core
+from .stock import STOCK, PILBase, PILMask, create_of, mode_of, opened_by
 
 
 class FromMemory(Transform):  # type: ignore[misc]
@@ -25,7 +25,7 @@ class FromMemory(Transform):  # type: ignore[misc]
     """
 
     def __init__(self, stock: Transform, memory: Memory) -> None:
-        vars(self).update(vars(stock))
+        self.__dict__.update(vars(stock))
         kind = opened_by(stock)
         assert kind is not None
         self.stock, self.memory, self.kind = stock, memory, kind
@@ -35,7 +35,7 @@ class FromMemory(Transform):  # type: ignore[misc]
         kind = self.kind
         if not isinstance(item, (str, Path)) or not STOCK.opens():
             return None
-        if create_of(kind) is not vars(vision_core.PILBase)["create"].__func__:
+        if create_of(kind) is not vars(PILBase)["create"].__func__:
             return None
         mode = mode_of(kind)
         return None if mode is None else (mode, issubclass(kind, PILMask))

@@ -6,11 +6,13 @@ import operator
 from typing import Any, Callable, List, Optional, Tuple
 
 import PIL.Image
+from fastai.vision import augment
+from fastcore.basics import fastuple
 from fasttransform.cast import retain_type
 
 from ..resampling import Crop, Resize, Step, Turn, supported
 from .memory import Pixels
-from .stock import STOCK, PILImage, augment
+from .stock import STOCK, PILImage
 
 _ZEROS = (0,)
 #: Turns that exchange width and height, by Pillow's numbers.
@@ -36,16 +38,16 @@ class Sketch:
 
     __slots__ = ("_calls", "_open", "kind", "mode", "pixels", "size", "steps", "to_tensor")
 
-    def __init__(self, kind: type, mode: str, pixels: Pixels, open: Callable[[], Any]) -> None:
+    def __init__(self, kind: Any, mode: str, pixels: Pixels, open: Callable[[], Any]) -> None:
         self.kind, self.mode, self.pixels, self._open = kind, mode, pixels, open
         height, width = pixels.array.shape[:2]
-        self.size: Tuple[int, int] = (width, height)
+        self.size: Tuple[int, int] = fastuple(width, height)  # as an image of fastai's has it
         self.steps: List[Step] = []
         self.to_tensor: Optional[Tuple[Callable[..., Any], Any]] = None
         self._calls: List[Tuple[str, Tuple[Any, ...], Any]] = []
 
-    @property
-    def __class__(self) -> type:  # type: ignore[override]
+    @property  # type: ignore[misc]
+    def __class__(self) -> Any:  # type: ignore[override]
         "The class of the image: fastai asks `isinstance(x, PILMask)` to choose the filter of a resize."
         return self.kind
 
@@ -111,8 +113,8 @@ class Sketch:
                 raise Odd
             before = max(-left, 0), max(-top, 0)
             after = max(right - whole_width, 0), max(bottom - whole_height, 0)
-            size = (own + some + more for own, some, more in zip(self.size, before, after))
-            self._window(Crop(-before[0], -before[1], *size, _ZEROS, mode))
+            across, down = (own + some + more for own, some, more in zip(self.size, before, after))
+            self._window(Crop(-before[0], -before[1], across, down, _ZEROS, mode))
         if resize_to is not None:
             self._resize(_two(resize_to), resize_mode)
 
@@ -121,7 +123,7 @@ class Sketch:
             raise Odd
         if (step.left, step.top, step.width, step.height) != (0, 0, *self.size):
             self.steps.append(step)
-            self.size = step.width, step.height
+            self.size = fastuple(step.width, step.height)
 
     def _resize(self, size: Tuple[int, int], filter: Any) -> None:
         try:
@@ -132,7 +134,7 @@ class Sketch:
             raise Odd
         if size != self.size:
             self.steps.append(Resize(*size, number))
-            self.size = size
+            self.size = fastuple(size)
 
     def _dihedral(self, k: int) -> None:
         if not issubclass(self.kind, PILImage) or type(k) is not int or not 0 <= k <= 7:
@@ -143,7 +145,7 @@ class Sketch:
     def _turn(self, code: int) -> None:
         self.steps.append(Turn(code))
         if code in _EXCHANGE:
-            self.size = self.size[::-1]
+            self.size = fastuple(self.size[::-1])
 
 
 def _two(pair: Any) -> Tuple[int, int]:

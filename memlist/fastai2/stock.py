@@ -35,6 +35,17 @@ L = data_core.L
 #: Classes of transforms that run on one image and that are known.
 _GEOMETRY = augment.Resize, augment.RandomResizedCrop, augment.RandomCrop, augment.CropPad
 _TURNS = augment.FlipItem, augment.DihedralItem
+#: The methods of a loader that make a batch.
+_LOADING = (
+    "create_batches",
+    "do_item",
+    "create_item",
+    "create_batch",
+    "do_batch",
+    "chunkify",
+    "retain",
+    "prebatched",
+)
 
 
 class Name(NamedTuple):
@@ -60,7 +71,7 @@ def encoder(f: Any, one: Any) -> Optional[Callable[..., Any]]:
     found = getattr(f, "encodes", None)
     if found is None:
         return None
-    function, args = (found._f, (f, one)) if isinstance(found, MethodType) else (found, (one,))  # type: ignore[union-attr]
+    function, args = (found._f, (f, one)) if isinstance(found, MethodType) else (found, (one,))  # type: ignore[attr-defined]
     try:
         function = function._resolve_method_with_cache(args)[0]
     except NotFoundLookupError:
@@ -132,8 +143,7 @@ class Stock:
         self.tensors = {encoder(vision_core.ToTensor(), sample(kind)) for kind in (PILImage, PILMask)}
         classes = (RandTransform, *_GEOMETRY, *_TURNS)
         self.draws = {vars(cls)["before_call"] for cls in classes if "before_call" in vars(cls)}
-        names = "do_item create_item create_batch do_batch chunkify retain prebatched create_batches".split()
-        self.loading: Dict[str, Any] = {name: vars(DataLoader)[name] for name in names}
+        self.loading: Dict[str, Any] = {name: vars(DataLoader)[name] for name in _LOADING}
         everything = [*(one.value for one in self.opening + self.making), *self.encodes, *self.tensors, *self.draws]
         self._own = all(map(_own, [*everything, *self.loading.values()]))
 

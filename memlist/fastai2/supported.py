@@ -10,11 +10,12 @@ from __future__ import annotations
 from functools import partial
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
 
+from fastai.vision.data import bb_pad
 from fasttransform import Pipeline, Transform
 
 from ..resampling import supported
 from .opening import FromMemory
-from .stock import STOCK, PILMask, RandTransform, encoder, mode_of, sample, split_of, vision_data
+from .stock import STOCK, PILMask, RandTransform, encoder, mode_of, sample, split_of
 
 
 class Unknown(Exception):
@@ -161,12 +162,10 @@ def _check_before_batch(pipeline: Any) -> None:
             raise Unknown(f"{_name(f)} in before_batch")
         found = encoder(f, [])
         function = found.func if isinstance(found, partial) else found
-        if found is not None and function is not vision_data.bb_pad:
+        if found is not None and function is not bb_pad:
             raise Unknown(f"{_name(f)} in before_batch")
 
 
 def _name(f: Any) -> str:
     name = getattr(f, "_name", type(f).__name__)
     return f"the transform {name}" if isinstance(f, Transform) else f"{name} as a transform"
-
-

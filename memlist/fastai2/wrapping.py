@@ -51,7 +51,7 @@ def in_memory(
                 _replace(tl.tfms, memory, made)
     for dl in loaders:
         if not isinstance(dl, BatchLoader) and any(True for _ in openings(dl.dataset)):
-            dl.__class__ = loader_class(type(dl))
+            dl.__class__ = loader_class(dl.__class__)
     return dls
 
 
