@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import copyreg
 import functools
 from multiprocessing.context import get_spawning_popen
 from typing import Any, Dict, Iterator, Optional, Tuple
@@ -49,12 +50,10 @@ class BatchLoader:
         return made
 
     def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
-        made = list(super().__reduce_ex__(protocol))
-        if get_spawning_popen() is None:
-            made[1] = (self.stock, *made[1][1:])
-        else:
-            made[:2] = _received, (self.stock,)
-        return tuple(made)
+        if get_spawning_popen() is not None:
+            return _received, (self.stock,), vars(self)
+        # Not `copyreg.__newobj__`, which must be of this very class.
+        return copyreg._reconstructor, (self.stock, object, None), vars(self)  # type: ignore[attr-defined]
 
     def __deepcopy__(self, memo: Dict[int, Any]) -> Any:
         made = memo[id(self)] = self.__class__.__new__(self.__class__)

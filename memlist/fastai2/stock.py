@@ -15,6 +15,7 @@ import fastai
 import PIL.Image
 import torch
 import torchvision.transforms.functional
+from fastai import imports
 from fastai.data import core as data_core
 from fastai.data import load
 from fastai.data import transforms as data_transforms
@@ -66,6 +67,10 @@ def sample(kind: Any) -> Any:
     return kind(PIL.Image.new("L", (1, 1))) if issubclass(kind, PILBase) else torch.empty(0).as_subclass(kind)
 
 
+#: Functions that return what they are given; fastai puts them where a user gave none.
+_NOTHING = transforms.noop, imports.noop
+
+
 def encoder(f: Any, one: Any) -> Optional[Callable[..., Any]]:
     "Return the function by which the transform `f` encodes the object `one`; None if it leaves it alone."
     found = getattr(f, "encodes", None)
@@ -76,7 +81,7 @@ def encoder(f: Any, one: Any) -> Optional[Callable[..., Any]]:
         function = function._resolve_method_with_cache(args)[0]
     except NotFoundLookupError:
         return None
-    return None if function is transforms.noop else function
+    return None if function in _NOTHING else function
 
 
 def _opening() -> Iterator[Name]:
