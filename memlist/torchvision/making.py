@@ -1,0 +1,171 @@
+"""Make the items of a batch: draw for each picture in turn, as stock does, then make all pictures at once."""
+
+from __future__ import annotations
+
+from types import FrameType
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+import PIL.Image
+import torch
+from torch import Tensor
+from torch.utils.data import get_worker_info
+
+from ..batch.threads import ONE_THREAD, Threads
+from ..resampling import render
+from . import messages
+from .collating import BatchMemory, to_default_collate
+from .kept import Kept, Paths, Picture
+from .pipeline import Pipeline, Unknown, Values, bits, drawable
+from .standin import StandIn, Untold
+
+
+class Drawn(NamedTuple):
+    "A picture that is still to be made: where its bytes lie, and it as a stand-in, with its steps and its size."
+
+    path: Any
+    picture: Picture
+    standin: StandIn
+
+
+class Drawing(NamedTuple):
+    """A batch whose random numbers are drawn.
+
+    - `samples`: for each item a `Drawn`, or what stock's transform has returned
+    - `targets`: for each item its target
+    - `generation`: of the store, before the pictures were looked up
+    """
+
+    pipeline: Pipeline
+    samples: List[Any]
+    targets: List[Any]
+    generation: int
+
+
+class Making:
+    "Make the batches of one dataset in this process; see `items`."
+
+    def __init__(self) -> None:
+        self.memory = BatchMemory()
+        self._threads: Tuple[int, Threads] = (0, ONE_THREAD)
+
+    def __reduce__(self) -> Tuple[Any, ...]:
+        return Making, ()
+
+    def items(self, dataset: Any, kept: Kept, indices: Sequence[Any], frame: Optional[FrameType]) -> List[Any]:
+        """Return the items of `dataset` at `indices`, equal to `[dataset[i] for i in indices]`: samples and targets.
+
+        `frame`: that of the caller. If it is torch, which will collate the items itself, pictures are `Row`s.
+        """
+        try:
+            pipeline = Pipeline(dataset.transform)
+        except Unknown as why:
+            if not why.quiet:
+                messages.say_unknown(kept.store, kept.name, str(why))
+            return [dataset[i] for i in indices]
+        return self.made(draw(dataset, kept, pipeline, indices), kept, frame)
+
+    def made(self, drawing: Drawing, kept: Kept, frame: Optional[FrameType]) -> List[Any]:
+        "Return the items of a batch whose random numbers are drawn."
+        drawn = [one for one in drawing.samples if isinstance(one, Drawn)]
+        found: Dict[int, Any] = {}
+        for group in _groups(drawn):
+            values = drawing.pipeline.values(group[0].picture.mode)
+            whole = len(group) == len(drawing.samples)
+            if whole and to_default_collate(frame, values.probe):
+                batch = self.memory.batch(_shape(group, values), values.dtype)
+                self._render(drawing, group, values, batch.tensor, kept)
+                return list(zip(batch.rows(), drawing.targets))
+            made = torch.empty(_shape(group, values), dtype=values.dtype)
+            self._render(drawing, group, values, made, kept)
+            like = _like(drawing.pipeline, group[0].standin)
+            found.update((id(one), _item(row, like, values)) for one, row in zip(group, made))
+        samples = [found[id(one)] if isinstance(one, Drawn) else one for one in drawing.samples]
+        return list(zip(samples, drawing.targets))
+
+    def _render(self, drawing: Drawing, group: List[Drawn], values: Values, made: Tensor, kept: Kept) -> None:
+        "Write pictures of one size into `made`, (n, channels, height, width)."
+        out = bits(made).numpy().transpose(0, 2, 3, 1)
+        steps = [one.standin.steps for one in group]
+        render([one.picture.array for one in group], steps, out, values.table, self.threads())
+        if not kept.valid(drawing.generation):
+            # The store was purged meanwhile, so some bytes may have been overwritten: read the files again.
+            render([_copied(kept, one) for one in group], steps, out, values.table, self.threads())
+
+    def threads(self) -> Threads:
+        "Return as many threads as torch uses here; in a worker that is one."
+        n = 1 if get_worker_info() is not None else torch.get_num_threads()
+        known, threads = self._threads
+        if known != n:
+            threads.close()
+            self._threads = n, Threads(n)
+        return self._threads[1]
+
+
+def draw(dataset: Any, kept: Kept, pipeline: Pipeline, indices: Sequence[Any]) -> Drawing:
+    "Draw for the items of a batch: for each in turn its transforms, and then its target's, as stock does."
+    generation, hits = kept.store.generation, 0
+    records = kept.look(Paths(dataset.samples), indices)
+    stored: List[Optional[np.ndarray]] = [None] * len(indices) if records is None else records.arrays()
+    samples: List[Any] = []
+    targets: List[Any] = []
+    for i, array in zip(indices, stored):
+        path, target = dataset.samples[i]
+        hits += array is not None
+        picture = Picture(array, "RGB") if array is not None else kept.picture(path)
+        samples.append(_drawn(dataset, kept, pipeline, path, picture))
+        targets.append(target if dataset.target_transform is None else dataset.target_transform(target))
+    if hits:
+        kept.store.count(True, hits)
+    return Drawing(pipeline, samples, targets, generation)
+
+
+def _drawn(dataset: Any, kept: Kept, pipeline: Pipeline, path: Any, picture: Any) -> Any:
+    "Draw for a picture; return it as `Drawn`, or the result of stock's transform if it can't be."
+    if not isinstance(picture, Picture):
+        return dataset.transform(picture)
+    if not drawable(picture.mode) or len(picture.array.shape) not in (2, 3):
+        return dataset.transform(kept(path))
+    state = torch.get_rng_state()
+    height, width = picture.array.shape[:2]
+    try:
+        pipeline.values(picture.mode)
+        return Drawn(path, picture, pipeline.draw(picture.mode, (width, height)))
+    except (Untold, Unknown):
+        torch.set_rng_state(state)
+        return dataset.transform(kept(path))
+
+
+def _copied(kept: Kept, one: Drawn) -> np.ndarray:
+    "Return the bytes of a picture in memory of its own."
+    while True:
+        generation = kept.store.generation
+        picture = kept.picture(one.path)
+        array = picture.array.copy()
+        if kept.valid(generation):
+            return array
+
+
+def _groups(drawn: Sequence[Drawn]) -> List[List[Drawn]]:
+    "Return the pictures of one mode and size together."
+    groups: Dict[Any, List[Drawn]] = {}
+    for one in drawn:
+        groups.setdefault((one.picture.mode, one.standin.size), []).append(one)
+    return list(groups.values())
+
+
+def _shape(group: Sequence[Drawn], values: Values) -> Tuple[int, ...]:
+    width, height = group[0].standin.size
+    return len(group), values.channels, height, width
+
+
+def _like(pipeline: Pipeline, standin: StandIn) -> Tensor:
+    "Return a tensor such as stock makes of a picture of this mode and size, for its strides."
+    return pipeline.finished(PIL.Image.new(standin.mode, standin.size))
+
+
+def _item(row: Tensor, like: Tensor, values: Values) -> Tensor:
+    "Return a row as stock would make it: of the same type and strides, in memory of its own."
+    made = torch.empty_strided(like.shape, like.stride(), dtype=values.dtype)
+    made.copy_(row)
+    return made if values.cls is Tensor else made.as_subclass(values.cls)
