@@ -52,15 +52,15 @@ for _name in __all__:  # so that pickles do not depend on where the public class
 former.install()
 
 if _installed("torchvision"):  # imported when it is first asked for, because it takes seconds
-    __all__ += ["MemoryImageFolder"]  # noqa: F405
+    __all__ += ["MemoryImageFolder", "MemoryLoader"]  # noqa: F405
 
 
 def __getattr__(name: str) -> object:
     "Return a module by its former name, or say which library a name needs."
     if name in former.MOVED:
         return sys.modules[f"memlist.{name}"]
-    if name == "MemoryImageFolder" and name in __all__:
-        return import_module(".torchvision", __name__).MemoryImageFolder
+    if name in ("MemoryImageFolder", "MemoryLoader") and name in __all__:
+        return getattr(import_module(".torchvision", __name__), name)
     if name in former.FASTAI1 or name.startswith("Memory"):
         raise AttributeError(f"memlist.{name} needs fastai 1, which is not installed here: pip install 'fastai<2'")
     raise AttributeError(f"module 'memlist' has no attribute {name!r}")

@@ -136,12 +136,12 @@ def _geometry(rng: random.Random, module: Any, mode: str) -> List[Any]:
     made: List[Any] = []
     fills = [0, 7, 255] + ([(1, 2, 3)] if mode == "RGB" else [])
     padding_mode = rng.choice(["constant", "constant", "edge", "reflect", "symmetric"])
-    crop = dict(
-        padding=rng.choice([None, 4, (1, 2), (1, 2, 3, 4)]),
-        pad_if_needed=rng.random() < 0.7,
-        fill=rng.choice(fills),
-        padding_mode=padding_mode,
-    )
+    crop = {
+        "padding": rng.choice([None, 4, (1, 2), (1, 2, 3, 4)]),
+        "pad_if_needed": rng.random() < 0.7,
+        "fill": rng.choice(fills),
+        "padding_mode": padding_mode,
+    }
     if padding_mode in ("reflect", "symmetric"):  # Pillow's pictures are too small for larger ones
         made.append(module.Resize(60))
     kind = rng.randrange(6)

@@ -57,6 +57,12 @@ class InMemory:
         self._making.memory.clear()
         return self._kept.store.purge(file)
 
+    def expect(self, indices: Sequence[int]) -> None:
+        "Begin to make the batch of `indices`, for which torch will probably ask next; see `Making.expect`."
+        dataset = self._sampled
+        if is_stock_getitem(dataset) and isinstance(dataset.loader, Kept):
+            self._making.expect(dataset, dataset.loader, indices)
+
     @property
     def loaded(self) -> bool:
         "Return whether every picture is in memory."

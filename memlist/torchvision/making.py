@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from types import FrameType
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -14,7 +17,7 @@ from torch.utils.data import get_worker_info
 from ..batch.threads import ONE_THREAD, Threads
 from ..resampling import render
 from . import messages
-from .collating import BatchMemory, to_default_collate
+from .collating import Batch, BatchMemory, to_default_collate
 from .kept import Kept, Paths, Picture
 from .pipeline import Pipeline, Unknown, Values, bits, drawable
 from .standin import StandIn, Untold
@@ -26,6 +29,11 @@ class Drawn(NamedTuple):
     path: Any
     picture: Picture
     standin: StandIn
+
+    def same(self, other: Drawn) -> bool:
+        "Return whether both are the same picture after the same steps."
+        steps = self.standin.steps == other.standin.steps
+        return steps and self.path == other.path and self.picture.mode == other.picture.mode
 
 
 class Drawing(NamedTuple):
@@ -47,6 +55,7 @@ class Making:
 
     def __init__(self) -> None:
         self.memory = BatchMemory()
+        self._expected = Expected()
         self._threads: Tuple[int, Threads] = (0, ONE_THREAD)
 
     def __reduce__(self) -> Tuple[Any, ...]:
@@ -63,7 +72,9 @@ class Making:
             if not why.quiet:
                 messages.say_unknown(kept.store, kept.name, str(why))
             return [dataset[i] for i in indices]
-        return self.made(draw(dataset, kept, pipeline, indices), kept, frame)
+        drawing = draw(dataset, kept, pipeline, indices)
+        assert drawing is not None
+        return self.made(drawing, kept, frame)
 
     def made(self, drawing: Drawing, kept: Kept, frame: Optional[FrameType]) -> List[Any]:
         "Return the items of a batch whose random numbers are drawn."
@@ -73,8 +84,7 @@ class Making:
             values = drawing.pipeline.values(group[0].picture.mode)
             whole = len(group) == len(drawing.samples)
             if whole and to_default_collate(frame, values.probe):
-                batch = self.memory.batch(_shape(group, values), values.dtype)
-                self._render(drawing, group, values, batch.tensor, kept)
+                batch = self._batch(drawing, group, values, kept)
                 return list(zip(batch.rows(), drawing.targets))
             made = torch.empty(_shape(group, values), dtype=values.dtype)
             self._render(drawing, group, values, made, kept)
@@ -82,6 +92,35 @@ class Making:
             found.update((id(one), _item(row, like, values)) for one, row in zip(group, made))
         samples = [found[id(one)] if isinstance(one, Drawn) else one for one in drawing.samples]
         return list(zip(samples, drawing.targets))
+
+    def expect(self, dataset: Any, kept: Kept, indices: Sequence[Any]) -> None:
+        """Begin to make the batch of `indices` in a thread, since torch will probably ask for it next.
+
+        What it will draw is drawn now, and the random generator is set back. When torch asks, everything is drawn
+        again, in its turn, and the batch is used only if that comes to the same. So it does not matter what else draws,
+        or changes a transform, in between. No code of a user's runs early.
+        """
+        self._expected.drop()
+        if not self._expected.worthwhile():
+            return
+        state = torch.get_rng_state()
+        with suppress(Exception):  # it will be raised when torch asks
+            pipeline = Pipeline(dataset.transform)
+            drawing = draw(dataset, kept, pipeline, indices, early=True)
+            groups = _groups(drawing.samples) if drawing is not None else []
+            if drawing is not None and len(groups) == 1:
+                values = pipeline.values(groups[0][0].picture.mode)
+                batch = self.memory.batch(_shape(groups[0], values), values.dtype)
+                self._expected.begin(self, drawing, groups[0], values, batch, kept)
+        torch.set_rng_state(state)
+
+    def _batch(self, drawing: Drawing, group: List[Drawn], values: Values, kept: Kept) -> Batch:
+        "Return the batch of all pictures: the expected one, if it is the same."
+        batch = self._expected.taken(drawing, group, values)
+        if batch is None:
+            batch = self.memory.batch(_shape(group, values), values.dtype)
+            self._render(drawing, group, values, batch.tensor, kept)
+        return batch
 
     def _render(self, drawing: Drawing, group: List[Drawn], values: Values, made: Tensor, kept: Kept) -> None:
         "Write pictures of one size into `made`, (n, channels, height, width)."
@@ -102,20 +141,85 @@ class Making:
         return self._threads[1]
 
 
-def draw(dataset: Any, kept: Kept, pipeline: Pipeline, indices: Sequence[Any]) -> Drawing:
-    "Draw for the items of a batch: for each in turn its transforms, and then its target's, as stock does."
+class Expected:
+    """The batch that is being made in a thread before torch asks for it, and what was drawn for it.
+
+    Where it turns out wrong `MISSES` times in a row, because the training draws from torch's generator, too, nothing is
+    expected for the next `PAUSE` batches.
+    """
+
+    MISSES, PAUSE = 2, 64
+
+    def __init__(self) -> None:
+        self._missed = 0
+        self._pid, self._pool = 0, None  # type: int, Optional[ThreadPoolExecutor]
+        self._given: Optional[Tuple[Drawing, List[Drawn], Values, Batch, Future[None]]] = None
+
+    def begin(
+        self, making: Making, drawing: Drawing, group: List[Drawn], values: Values, batch: Batch, kept: Kept
+    ) -> None:
+        "Begin to make a batch."
+        if self._pool is None or self._pid != os.getpid():  # a forked process has no threads
+            self._pid, self._pool = os.getpid(), ThreadPoolExecutor(1, "memlist-ahead")
+        work = self._pool.submit(making._render, drawing, group, values, batch.tensor, kept)
+        self._given = drawing, group, values, batch, work
+
+    def taken(self, drawing: Drawing, group: List[Drawn], values: Values) -> Optional[Batch]:
+        "Return the batch if it was made of the same pictures in the same way, else None."
+        given, self._given = self._given, None
+        if given is None or self._pid != os.getpid():
+            return None
+        was, pictures, then, batch, work = given
+        same = was.generation == drawing.generation and values.same(then) and len(pictures) == len(group)
+        if not same or not all(one.same(other) for one, other in zip(pictures, group)):
+            work.cancel()
+            self._missed += 1
+            return None
+        self._missed = 0
+        with suppress(Exception):  # it is raised again where the batch is made
+            work.result()
+            return batch
+        return None
+
+    def worthwhile(self) -> bool:
+        "Return whether the next batch is to be expected."
+        if self._missed >= self.MISSES:
+            self._missed += 1
+            if self._missed > self.MISSES + self.PAUSE:
+                self._missed = 0
+        return self._missed < self.MISSES
+
+    def drop(self) -> None:
+        "Forget the batch."
+        if self._given is not None:
+            self._given[-1].cancel()
+        self._given = None
+
+
+def draw(
+    dataset: Any, kept: Kept, pipeline: Pipeline, indices: Sequence[Any], early: bool = False
+) -> Optional[Drawing]:
+    """Draw for the items of a batch: for each in turn its transforms, and then its target's, as stock does.
+
+    With `early`, only what needs no file and no code of a user's: there are no targets, and the result is None if a
+    picture is not there.
+    """
     generation, hits = kept.store.generation, 0
     records = kept.look(Paths(dataset.samples), indices)
     stored: List[Optional[np.ndarray]] = [None] * len(indices) if records is None else records.arrays()
     samples: List[Any] = []
     targets: List[Any] = []
+    if early and any(array is None for array in stored):
+        return None
     for i, array in zip(indices, stored):
         path, target = dataset.samples[i]
         hits += array is not None
         picture = Picture(array, "RGB") if array is not None else kept.picture(path)
         samples.append(_drawn(dataset, kept, pipeline, path, picture))
+        if early:
+            continue
         targets.append(target if dataset.target_transform is None else dataset.target_transform(target))
-    if hits:
+    if hits and not early:
         kept.store.count(True, hits)
     return Drawing(pipeline, samples, targets, generation)
 
