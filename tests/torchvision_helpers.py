@@ -70,7 +70,7 @@ def same(one: Any, other: Any) -> bool:
         if type(one) is not type(other) or one.dtype != other.dtype or one.shape != other.shape:
             return False
         one, other = one.as_subclass(torch.Tensor), other.as_subclass(torch.Tensor)
-        return one.contiguous().view(torch.uint8).equal(other.contiguous().view(torch.uint8))
+        return one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8))
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     return bool(one == other)

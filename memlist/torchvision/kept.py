@@ -48,6 +48,7 @@ class Kept:
         self.stock = loader in DEFAULT_LOADERS
         self.place: Optional[str] = None if root is None else str(Path(root).resolve())
         self._images: Optional[ImageCache] = None
+        _check(loader, self.stock, name, cache_file, max_size)
         if isinstance(loader, Cached):
             self.store = loader.images.store
         elif self.stock and self.place is not None:
@@ -132,6 +133,19 @@ class Kept:
 
     def __repr__(self) -> str:
         return f"<{shown(getattr(self.loader, '__qualname__', self.loader))}, kept in memory>"
+
+
+def _check(loader: Loader, stock: bool, name: str, cache_file: Any, max_size: Optional[int]) -> None:
+    "Raise TypeError or ValueError for settings that are wrong, or that only torchvision's own loader has."
+    if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
+        raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
+    if max_size is not None and not stock:
+        raise ValueError(f"max_size={max_size}: {name} has a loader of your own; please reduce the pictures there")
+    if cache_file is not None and not stock:
+        raise TypeError(
+            f"{name} has a loader of your own, and only you know when its code changes: please decorate it with "
+            '`memlist.cached(cache_file=…, version="1")`, and leave cache_file out here'
+        )
 
 
 def as_picture(made: Any) -> Any:
