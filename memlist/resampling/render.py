@@ -8,6 +8,7 @@ import numpy as np
 
 from ..batch.threads import ONE_THREAD, Threads
 from . import pillow
+from .probe import Probed, probed
 from .steps import MIRRORED, Crop, Resize, Step, Turn
 
 
@@ -29,9 +30,16 @@ def render(
       and a normalisation cost nothing more. Without it, `out` has to hold bytes.
     - `threads`: those that share the work
 
+    The kernels of this folder do it, where they have been found to make what the installed Pillow makes (see `probe`);
+    elsewhere Pillow itself, with the same result. A picture of 500 x 375 pixels of which a window becomes 224 x 224
+    floats takes a kernel 0.25 ms of a processor of 2023, and 0.1 ms more where sizes or filters need more sums.
+
     Raises ValueError where a picture, its steps and `out` don't fit together; then nothing has been written.
     """
     _check(pictures, steps, out, values)
+    found = probed()
+    if isinstance(found, Probed) and found.compiled.run(pictures, steps, out, values, found.newer, threads):
+        return
     channels = np.arange(out.shape[3])
 
     def some(which: np.ndarray) -> None:
@@ -40,6 +48,18 @@ def render(
             out[i] = made if values is None else values[made, channels]
 
     threads.map(some, np.arange(len(pictures)), out.size)
+
+
+def prepare() -> str:
+    """Compile the kernels that `render` uses, or load them from the disk, so that forked workers have them.
+
+    Return why Pillow will do their work instead, for instance since numba is not installed; else an empty string.
+    """
+    found = probed()
+    if not isinstance(found, Probed):
+        return found
+    found.compiled.prepare()
+    return ""
 
 
 def _three(picture: np.ndarray) -> np.ndarray:
