@@ -104,15 +104,22 @@ class BatchMemory:
     def batch(self, shape: Tuple[int, ...], dtype: torch.dtype) -> Batch:
         "Return an uninitialised batch."
         worker = get_worker_info()
-        if self._pid != os.getpid():
-            self._pid, self._own, self._shared = os.getpid(), Buffers(), None
-        memory: Memory = self._own
+        memory: Memory = self._private()
         if worker is not None:
             if self._shared is None:
                 self._shared = SharedBuffers(2 + SHARED)
             self._shared.begin()
             memory = self._shared
         return Batch(memory.empty(shape, dtype), worker is not None)
+
+    def scratch(self, shape: Tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        "Return an uninitialised tensor that stays in this process."
+        return self._private().empty(shape, dtype)
+
+    def _private(self) -> Buffers:
+        if self._pid != os.getpid():
+            self._pid, self._own, self._shared = os.getpid(), Buffers(), None
+        return self._own
 
     def clear(self) -> None:
         "Give free memory back to the system."

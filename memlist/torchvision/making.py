@@ -19,7 +19,7 @@ from ..resampling import render
 from . import messages
 from .collating import Batch, BatchMemory, to_default_collate
 from .kept import Kept, Paths, Picture
-from .pipeline import Pipeline, Unknown, Values, bits, drawable
+from .pipeline import Pipeline, Unknown, Values, bits
 from .standin import StandIn, Untold
 
 
@@ -86,9 +86,9 @@ class Making:
             if whole and to_default_collate(frame, values.probe):
                 batch = self._batch(drawing, group, values, kept)
                 return list(zip(batch.rows(), drawing.targets))
-            made = torch.empty(_shape(group, values), dtype=values.dtype)
-            self._render(drawing, group, values, made, kept)
             like = _like(drawing.pipeline, group[0].standin)
+            made = self._alike(len(group), like)
+            self._render(drawing, group, values, made, kept)
             found.update((id(one), _item(row, like, values)) for one, row in zip(group, made))
         samples = [found[id(one)] if isinstance(one, Drawn) else one for one in drawing.samples]
         return list(zip(samples, drawing.targets))
@@ -130,6 +130,12 @@ class Making:
         if not kept.valid(drawing.generation):
             # The store was purged meanwhile, so some bytes may have been overwritten: read the files again.
             render([_copied(kept, one) for one in group], steps, out, values.table, self.threads())
+
+    def _alike(self, n: int, like: Tensor) -> Tensor:
+        "Return an uninitialised tensor for `n` pictures, whose rows have the strides of `like` if these are dense."
+        order = sorted(range(3), key=like.stride, reverse=True)
+        made = self.memory.scratch((n, *(like.shape[axis] for axis in order)), like.dtype)
+        return made.permute(0, *(1 + order.index(axis) for axis in range(3)))
 
     def threads(self) -> Threads:
         "Return as many threads as torch uses here; in a worker that is one."
@@ -228,12 +234,10 @@ def _drawn(dataset: Any, kept: Kept, pipeline: Pipeline, path: Any, picture: Any
     "Draw for a picture; return it as `Drawn`, or the result of stock's transform if it can't be."
     if not isinstance(picture, Picture):
         return dataset.transform(picture)
-    if not drawable(picture.mode) or len(picture.array.shape) not in (2, 3):
-        return dataset.transform(kept(path))
     state = torch.get_rng_state()
     height, width = picture.array.shape[:2]
     try:
-        pipeline.values(picture.mode)
+        pipeline.values(picture.mode)  # raises for a mode of which no values can be told
         return Drawn(path, picture, pipeline.draw(picture.mode, (width, height)))
     except (Untold, Unknown):
         torch.set_rng_state(state)

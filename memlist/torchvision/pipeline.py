@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ..resampling import Crop, supported
-from .known import CONTAINER, CONVERSION, FUNCTIONAL_PIL, GEOMETRY, LIBRARY, Known, is_plain, on_cpu
+from .known import CONTAINER, CONVERSION, FUNCTIONAL_PIL, GEOMETRY, LIBRARY, V2_FORWARD, Known, is_plain, on_cpu
 from .standin import StandIn, Untold
 
 #: Of so many pixels is the picture that shows what becomes of each byte.
@@ -101,6 +101,8 @@ class Pipeline:
         return self._values[mode]
 
     def _found_values(self, mode: str) -> Values:
+        if not supported(mode):
+            raise Unknown(f"pictures of mode {mode} are not known", quiet=True)
         channels = PIL.Image.getmodebands(mode)
         levels = np.repeat(np.arange(_SIDE * _SIDE, dtype=np.uint8)[:, None], channels, 1)
         item = self.finished(PIL.Image.frombytes(mode, (_SIDE, _SIDE), levels.tobytes()))
@@ -125,11 +127,6 @@ class Pipeline:
 def bits(tensor: Tensor) -> Tensor:
     "Return a tensor of the same bits, of a type that NumPy knows."
     return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
-
-
-def drawable(mode: str) -> bool:
-    "Return whether pictures of this mode are arrays of bytes that can be cut and turned."
-    return supported(mode)
 
 
 def _leaves(transform: Any) -> Iterator[Tuple[Any, Known]]:
@@ -162,7 +159,14 @@ def _drawing(transform: Any, known: Known) -> Drawing:
         return _center_crop
     if name == "RandomCrop" and (transform.padding or transform.pad_if_needed):
         return _random_crop if known.v2 else _random_crop_v1
+    if known.v2 and type(transform).forward is V2_FORWARD:
+        return _called_inside
     return _called
+
+
+def _called_inside(transform: Any, picture: StandIn) -> Any:
+    "Do what `Transform.forward` of the second generation does for one picture, without looking for others."
+    return transform.transform(picture, transform.make_params([picture]))
 
 
 def _called(transform: Any, picture: StandIn) -> Any:

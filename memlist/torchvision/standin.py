@@ -40,7 +40,9 @@ class StandIn(PIL.Image.Image):
 
     def crop(self, box: Any = None) -> StandIn:
         "Note a window."
-        left, top, right, bottom = (_whole(one) for one in box)
+        left, top, right, bottom = box
+        if not type(left) is type(top) is type(right) is type(bottom) is int:
+            left, top, right, bottom = map(_whole, box)
         return self.windowed(Crop(left, top, right - left, bottom - top))
 
     def windowed(self, step: Crop) -> StandIn:
@@ -49,7 +51,9 @@ class StandIn(PIL.Image.Image):
         A window of a window is one, such as padding and then a crop. Where a picture is mirrored more than once, that
         is left to whoever makes it.
         """
-        steps, last = self.steps, self.steps[-1] if self.steps else None
+        if not self.steps:
+            return self._after(step, (step.width, step.height))
+        steps, last = self.steps, self.steps[-1]
         within = 0 <= step.left <= self.width - step.width and 0 <= step.top <= self.height - step.height
         if isinstance(last, Crop) and within and last.mode in ("constant", "edge"):
             steps = steps[:-1]
@@ -58,7 +62,7 @@ class StandIn(PIL.Image.Image):
 
     def resize(self, size: Any, resample: Any = None, box: Any = None, reducing_gap: Any = None) -> StandIn:
         "Note another size."
-        width, height = (_whole(one) for one in size)
+        width, height = map(_whole, size)
         if resample is None or box is not None or reducing_gap is not None or not supported(self.mode, int(resample)):
             raise Untold("it resizes in a way that is not known")
         return self._after(Resize(width, height, int(resample)), (width, height))
@@ -71,13 +75,15 @@ class StandIn(PIL.Image.Image):
         return self._after(Turn(code), self.size[::-1] if code in (2, 4, 5, 6) else self.size)
 
     def _after(self, step: Step, size: Tuple[int, int]) -> StandIn:
-        if min(size) < 1:  # Pillow raises, or makes a picture without pixels
+        if size[0] < 1 or size[1] < 1:  # Pillow raises, or makes a picture without pixels
             raise Untold("it leaves no pixels")
         return StandIn(self.mode, size, (*self.steps, step))
 
 
 def _whole(number: Any) -> int:
     "Return a whole number; raise `Untold` for others, which Pillow would round."
+    if type(number) is int:
+        return number
     if int(number) != number:
         raise Untold("it uses fractions of pixels")
     return int(number)
