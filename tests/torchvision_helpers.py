@@ -61,6 +61,8 @@ def _kept(batch: Any) -> Any:
         return type(batch), batch.mode, batch.size, repr(sorted(batch.info.items())), batch.tobytes()
     if isinstance(batch, (list, tuple)):
         return type(batch), [_kept(one) for one in batch]
+    if isinstance(batch, dict):
+        return {key: _kept(one) for key, one in batch.items()}
     return type(batch), batch
 
 
@@ -73,6 +75,8 @@ def same(one: Any, other: Any) -> bool:
         return one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8))
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     return bool(one == other)
 
 
