@@ -23,6 +23,7 @@ FOLDERS: Dict[str, Set[str]] = {
     "resampling": {"batch"},
     "timing": set(),
     "fastai1": {"store", "cache", "batch", "resampling", "timing"},
+    "torchvision": {"store", "cache", "batch", "resampling", "timing"},
 }
 # Which packages besides the standard library a folder may import.
 PACKAGES: Dict[str, Set[str]] = {
@@ -31,6 +32,7 @@ PACKAGES: Dict[str, Set[str]] = {
     "batch": {"numpy", "torch", "numba", "llvmlite", "triton"},
     "resampling": {"numpy", "PIL", "torch", "numba", "llvmlite"},
     "timing": {"torch", "matplotlib"},
+    "torchvision": {"numpy", "PIL", "torch", "torchvision"},
     "fastai1": {"numpy", "PIL", "torch", "fastai", "pandas", "matplotlib", "IPython"},
 }
 # The same, for imports inside `try`: the folder works without these.
