@@ -7,6 +7,7 @@ need a library which is not installed are left out. `memlist.store` needs only N
 from __future__ import annotations
 
 import sys
+from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -50,11 +51,16 @@ for _name in __all__:  # so that pickles do not depend on where the public class
 
 former.install()
 
+if _installed("torchvision"):  # imported when it is first asked for, because it takes seconds
+    __all__ += ["MemoryImageFolder", "MemoryLoader"]  # noqa: F405
+
 
 def __getattr__(name: str) -> object:
     "Return a module by its former name, or say which library a name needs."
     if name in former.MOVED:
         return sys.modules[f"memlist.{name}"]
+    if name in ("MemoryImageFolder", "MemoryLoader") and name in __all__:
+        return getattr(import_module(".torchvision", __name__), name)
     if name in former.FASTAI1 or name.startswith("Memory"):
         raise AttributeError(f"memlist.{name} needs fastai 1, which is not installed here: pip install 'fastai<2'")
     raise AttributeError(f"module 'memlist' has no attribute {name!r}")

@@ -24,6 +24,7 @@ FOLDERS: Dict[str, Set[str]] = {
     "timing": set(),
     "fastai1": {"store", "cache", "batch", "resampling", "timing"},
     "fastai2": {"store", "cache", "batch", "resampling", "timing"},
+    "torchvision": {"store", "cache", "batch", "resampling", "timing"},
 }
 # Which packages besides the standard library a folder may import.
 PACKAGES: Dict[str, Set[str]] = {
@@ -32,6 +33,7 @@ PACKAGES: Dict[str, Set[str]] = {
     "batch": {"numpy", "torch", "numba", "llvmlite", "triton"},
     "resampling": {"numpy", "PIL", "torch", "numba", "llvmlite"},
     "timing": {"torch", "matplotlib"},
+    "torchvision": {"numpy", "PIL", "torch", "torchvision"},
     "fastai1": {"numpy", "PIL", "torch", "fastai", "pandas", "matplotlib", "IPython"},
     "fastai2": {"numpy", "PIL", "torch", "torchvision", "fastai", "fastcore", "fasttransform", "plum", "matplotlib"},
 }
