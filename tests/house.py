@@ -44,6 +44,7 @@ TOPMOST: Dict[str, Set[str]] = {
     "memlist": {"memlist.__main__"},
     "memlist.__main__": set(),
     "memlist.former": {"memlist"},
+    "memlist.doors": {"memlist"},
 }
 
 # Lines, at most. Whatever is longer is named in LONGER (`"folder/file.py"`, `"folder/file.py:Class.method"`), with the

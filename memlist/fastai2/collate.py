@@ -133,7 +133,7 @@ def _read(part: Part, s: Any) -> Any:
         made = f(made, split_idx=split_idx)
     if part.opening is None:
         return made
-    sketch = part.opening.sketch(made)
+    sketch = part.opening.sketch(made, part.how)
     if sketch is None:
         made = part.opening(made, split_idx=split_idx)
     else:

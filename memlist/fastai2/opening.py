@@ -13,6 +13,9 @@ from .memory import Memory
 from .sketch import Sketch
 from .stock import STOCK, PILBase, PILMask, create_of, mode_of, opened_by
 
+#: The types of items that name a file: what fastai's `create` opens as such.
+FILE = str, Path
+
 
 class FromMemory(Transform):  # type: ignore[misc]
     """Open images of a class `kind` as the transform `stock` does, but those of files from `memory`.
@@ -30,26 +33,29 @@ class FromMemory(Transform):  # type: ignore[misc]
         assert kind is not None
         self.stock, self.memory, self.kind = stock, memory, kind
 
-    def known(self, item: Any) -> Optional[Tuple[str, bool]]:
-        "Return the mode of an item that `memory` can open, and whether its values are labels; None of any other."
+    def how(self) -> Optional[Tuple[str, bool]]:
+        """Return the mode in which files are opened, and whether their values are labels.
+
+        It is None if the code that opens them is not fastai's own any more. Then they are not kept.
+        """
         kind = self.kind
-        if not isinstance(item, (str, Path)) or not STOCK.opens():
+        if not STOCK.opens():
             return None
         if create_of(kind) is not vars(PILBase)["create"].__func__:
             return None
         mode = mode_of(kind)
         return None if mode is None else (mode, issubclass(kind, PILMask))
 
-    def sketch(self, item: Any) -> Any:
+    def sketch(self, item: Any, how: Tuple[str, bool]) -> Any:
         "Return a sketch of the image of a file; None of another item. Raises whatever opening it raises."
-        how = self.known(item)
-        if how is None:
+        if not isinstance(item, FILE):
             return None
         memory, kind = self.memory, self.kind
         return Sketch(kind, how[0], memory.pixels(item, *how), lambda: kind(memory.image(item, *how)))
 
     def _do_call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        how = self.known(args[0]) if name == "encodes" and len(args) == 1 and not kwargs else None
+        plain = name == "encodes" and len(args) == 1 and not kwargs and isinstance(args[0], FILE)
+        how = self.how() if plain else None
         if how is None:
             return super()._do_call(name, *args, **kwargs)
         return self.kind(self.memory.image(args[0], *how))

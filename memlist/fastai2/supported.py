@@ -8,14 +8,14 @@ item, such as labels and points, does not matter: fastai's own code does it.
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 from fastai.vision.data import bb_pad
 from fasttransform import Pipeline, Transform
 
 from ..resampling import supported
 from .opening import FromMemory
-from .stock import STOCK, PILMask, RandTransform, encoder, mode_of, sample, split_of
+from .stock import STOCK, PILMask, RandTransform, does_nothing, encoder, mode_of, sample, split_of
 
 
 class Unknown(Exception):
@@ -47,13 +47,14 @@ class Part(NamedTuple):
     """Hold how one part of an item is made.
 
     - `tl`: its list; `before`: what comes before the image is opened, or all there is
-    - `opening`: what opens the image; None for a part that is no image from memory
+    - `opening`: what opens the image; None for a part that is no image from memory; `how`: see `FromMemory.how`
     - `after`: what comes after that
     """
 
     tl: Any
     before: Sequence[Any]
     opening: Optional[FromMemory]
+    how: Tuple[str, bool]
     after: Sequence[Stage]
 
 
@@ -102,9 +103,13 @@ def _part(tl: Any) -> Part:
     pipeline = tl.tfms
     fs: List[Any] = list(_transforms(pipeline))
     k = next((k for k, f in enumerate(fs) if type(f) is FromMemory), None)
+    before = [f for f in fs[:k] if not does_nothing(f)]
     if k is None:
-        return Part(tl, fs, None, ())
-    return Part(tl, fs[:k], fs[k], [_stage(f, pipeline.split_idx) for f in fs[k + 1 :]])
+        return Part(tl, before, None, ("", False), ())
+    how = fs[k].how()
+    if how is None:
+        raise Unknown(f"what opens images of {fs[k].kind.__name__} was replaced")
+    return Part(tl, before, fs[k], how, [_stage(f, pipeline.split_idx) for f in fs[k + 1 :]])
 
 
 def _transforms(pipeline: Any) -> Sequence[Any]:

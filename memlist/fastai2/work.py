@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from contextlib import suppress
-from pathlib import Path
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from ..cache import CacheInfo, ImageCache, filling, info
@@ -11,7 +10,7 @@ from ..cache.cache import NEVER
 from ..cache.jobs import Job, Say, Work, stores_of
 from ..cache.keys import Unkeyable
 from .loader import openings
-from .opening import FromMemory
+from .opening import FILE, FromMemory
 from .stock import L, is_own_getter
 
 
@@ -24,7 +23,7 @@ class FileWork(Work):
 
     def __init__(self, tl: Any, opening: FromMemory, running: bool) -> None:
         self.tl, self.opening, self.running = tl, opening, running
-        self._how = opening.known("")  # any path is opened in the same way
+        self._how = opening.how()
         self._errors: Dict[int, Exception] = {}
         super().__init__(f"{opening.kind.__name__} from memory", opening.memory.cache(*(self._how or ("", False))))
 
@@ -54,7 +53,7 @@ class FileWork(Work):
                 self._errors[len(found)] = error
                 found.append(item)
                 continue
-            if isinstance(item, (str, Path)):
+            if isinstance(item, FILE):
                 found.append(item)
         if not own:
             memory.keep_files(tl, [one for k, one in enumerate(found) if k not in self._errors])
