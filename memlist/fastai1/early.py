@@ -208,8 +208,6 @@ class EarlyBatches:
         agree(sides)
         maker = collate.maker()
         packed = maker.make_all([side.part(maker) for side in sides])
-        if looked_up.generations != _generations(ds):
-            return None  # a purge, so some bytes may have been overwritten
         if not all(isinstance(one, Packed) for one in packed):
             return None
         made = self._stream.make(lambda: [one.make(self._device) for one in packed])

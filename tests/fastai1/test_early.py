@@ -12,9 +12,10 @@ import PIL.Image
 import pytest
 import torch
 from batch_helpers import TRAIN, VALID, photo
-from fastai.vision import ImageList, cutout, dihedral, get_transforms, imagenet_stats
+from fastai.vision import ImageList, cutout, dihedral, flip_lr, get_transforms, imagenet_stats
 
 import memlist as m
+from memlist.batch.maker import Maker
 from memlist.batch.sending import Batch
 from memlist.fastai1 import early, loader
 
@@ -157,13 +158,16 @@ def _purge(data: Any) -> None:
     data.purge()
 
 
-def _purge_and_load(data: Any) -> None:
+def _purge_and_load_others(data: Any) -> None:
+    "Their records lie where those of the former images lay."
+    for k, file in enumerate(data.train_ds.x.items):
+        photo(50 + k, 40, 60).save(file)
     data.purge()
     data.train_ds.load_data(progress=False)
 
 
 def _item(data: Any) -> None:
-    data.train_ds.set_item(photo_item())
+    data.train_ds.item = photo_item()
 
 
 def photo_item() -> Any:
@@ -173,11 +177,13 @@ def photo_item() -> Any:
     return Image(pil2tensor(photo(99, 40, 60), np.float32).div_(255))
 
 
-@pytest.mark.parametrize("change", [_tfms_off, _size, _label, _items, _purge, _purge_and_load, _item])
+@pytest.mark.parametrize("change", [_tfms_off, _size, _label, _items, _purge, _purge_and_load_others, _item])
 def test_what_is_changed_between_two_batches_counts_for_the_next(
     change: Callable[[Any], None], pictures: Path, made: List[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def both() -> List[Any]:
+        for k, file in enumerate(sorted(pictures.rglob("*.png"))):
+            photo(k, 40, 60).save(file)
         data = bunch(classes(m.MemoryImageList, pictures).load_data(progress=False))
         found = epoch(data, lambda k: change(data) if k == 2 else None)
         data.train_ds.item = None
@@ -188,6 +194,43 @@ def test_what_is_changed_between_two_batches_counts_for_the_next(
     monkeypatch.setattr(early, "MOST_IN_VAIN", 0)
     made.clear()
     assert same(ours, both()) and "early" not in made
+
+
+@pytest.mark.parametrize("where", ["while it is made", "before it is asked for"])
+def test_a_batch_of_images_that_are_purged_is_made_anew_even_if_others_lie_in_their_place(
+    where: str, pictures: Path, made: List[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = bunch(classes(m.MemoryImageList, pictures).load_data(progress=False))
+    monkeypatch.setattr(early.np, "array_equal", lambda one, other: len(one) == len(other))  # as if they did
+    make_all, calls = Maker.make_all, []
+
+    def purged(self: Maker, parts: Any) -> Any:
+        calls.append(threading.current_thread().name[:13])
+        if where == "while it is made" and calls == ["MainThread", *["memlist-early"] * 3]:
+            _purge_and_load_others(data)
+        return make_all(self, parts)
+
+    monkeypatch.setattr(Maker, "make_all", purged)
+    for k, _ in enumerate(data.train_dl):
+        if where != "while it is made" and k == 2:
+            _purge_and_load_others(data)
+    assert made == ["late", "early", "early", "late", *["early"] * 4]
+
+
+def test_a_target_that_repeats_a_draw_from_elsewhere_repeats_the_last_one(
+    pictures: Path, made: List[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def turned() -> List[Any]:
+        data = bunch(masks(None, pictures).load_data(progress=False))
+        own = flip_lr(p=0.5)
+        own.resolve()
+        own.do_run = True  # whatever was drawn
+        data.train_ds.tfms_y = [own]
+        return epoch(data, lambda k: setattr(own, "do_run", k % 3 == 1))
+
+    ours = turned()
+    monkeypatch.setattr(early, "MOST_IN_VAIN", 0)
+    assert same(ours, turned())
 
 
 def test_an_epoch_that_is_left_leaves_the_generators_sizes_and_hits_of_the_batches_that_were_taken(
