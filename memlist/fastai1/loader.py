@@ -200,9 +200,9 @@ def _batches(inner: Any) -> Tuple[Iterator[Any], Optional[Iterator[Any]]]:
     with _garbage_kept():
         found: Any = iter(inner)  # draws what stock draws
     indices = getattr(found, "_sampler_iter", None)
-    if inner.num_workers or indices is None or getattr(found, "_pin_memory", True):
+    if inner.num_workers or indices is None:
         return found, None
-    return map(inner.collate_fn, indices), indices
+    return found if getattr(found, "_pin_memory", True) else map(inner.collate_fn, indices), indices
 
 
 @contextmanager
