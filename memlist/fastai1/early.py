@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import random
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from typing import Any, Callable, Iterator, List, NamedTuple, Optional, Sequence, Tuple
 
@@ -48,8 +49,8 @@ class Generators:
         for call in pipeline.calls:
             if call is random.random:
                 made.append(self.python.random)
-            elif type(call) is Uniform:
-                made.append(partial(call, self.torch))
+            elif isinstance(call, Uniform):
+                made.append(replace(call, generator=self.torch))
             elif isinstance(call, partial) and call.func is uniform_int and not call.keywords:
                 made.append(partial(self.python.randint, *call.args))
             elif isinstance(call, partial) and call.func in (int, float):  # draws nothing
