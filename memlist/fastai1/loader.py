@@ -40,9 +40,10 @@ LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data 
 _NORMALIZE = (("mean", torch.empty(0, 0)), ("std", torch.empty(0, 0)), ("do_x", True), ("do_y", False))
 # Samplers that draw from the generators of the process only when an iteration begins.
 _SAMPLERS = RandomSampler, SequentialSampler, SubsetRandomSampler
-# Workers that gather batches for a GPU. For a training on an H200 with 16 CPU cores, two were as fast as four, and
-# faster than none and eight: benchmarks/results/gpu.json.
-GPU_WORKERS = 2
+# Workers that gather batches for a GPU, and the batches of an epoch from which on they are worth their start. For the
+# training of benchmarks/gpu.py on an H200 with 16 CPU cores, four were as fast as eight and faster than two; they took
+# half a second to start, and saved 7 ms per batch against none.
+GPU_WORKERS, WORTH_WORKERS = 4, 64
 
 
 class BatchDeviceDataLoader(DeviceDataLoader):
@@ -271,17 +272,19 @@ def release(data: DataBunch) -> None:
             buffers.clear()
 
 
-def default_workers(lists: LabelLists, device: Any = None, collate_fn: Any = data_collate) -> int:
+def default_workers(lists: LabelLists, device: Any = None, collate_fn: Any = data_collate, bs: int = 64) -> int:
     """Return the default number of workers.
 
     On a CPU, none: threads of the main process are as fast, and batches of a worker have to be sent. For a GPU,
-    `GPU_WORKERS`: they gather batches while the GPU computes, and more would only take longer to start. If stock code
-    has to make the batches, fastai's default.
+    `GPU_WORKERS`: they gather batches while the GPU computes; but none if an epoch has fewer than `WORTH_WORKERS`
+    batches, because fastai starts new workers in each. If stock code has to make the batches, fastai's default.
     """
     kind = torch.device(defaults.device if device is None else device).type
     if reason(lists.train, collate_fn):
         return defaults.cpus  # type: ignore[no-any-return]
-    return 0 if kind == "cpu" else min(GPU_WORKERS, defaults.cpus)
+    if kind == "cpu" or len(lists.train) < WORTH_WORKERS * bs:
+        return 0
+    return min(GPU_WORKERS, defaults.cpus)
 
 
 def checked(batch_tfms: Any) -> bool:
