@@ -89,46 +89,55 @@ def _emit_values(address: int, channels: int, columns: int, to: int, column: int
 
 
 @njit(**OPTIONS)
-def _emit(address: int, job: Any, i: int, to: int, values: Any) -> None:
-    "Write row `i` of a job, whose bytes lie at `address`."
-    to += i * job[_TO_ROW]
-    if job[_LAST] and len(values):
-        _emit_values(address, job[_CHANNELS], job[_COLUMNS], to, job[_TO_COLUMN], job[_TO_CHANNEL], values)
-    else:
-        _emit_bytes(address, job[_CHANNELS], job[_COLUMNS], to, job[_TO_COLUMN], job[_TO_CHANNEL])
+def _emit(job: Any, rows: int, pitch: int, to: int, values: Any) -> None:
+    "Write the rows of a job, whose bytes lie from `rows` on, `pitch` bytes apart."
+    as_values = job[_LAST] and len(values)
+    for i in range(job[_ROWS]):
+        address, goal = rows + i * pitch, to + i * job[_TO_ROW]
+        if as_values:
+            _emit_values(address, job[_CHANNELS], job[_COLUMNS], goal, job[_TO_COLUMN], job[_TO_CHANNEL], values)
+        else:
+            _emit_bytes(address, job[_CHANNELS], job[_COLUMNS], goal, job[_TO_COLUMN], job[_TO_CHANNEL])
 
 
 # -- jobs that copy -----------------------------------------------------------------------------------------------
+# What makes rows of bytes returns their address and how far apart they lie.
 
 
 @njit(**OPTIONS)
-def _paint(job: Any, to: int, values: Any, scratch: int) -> None:
-    "Fill a rectangle."
+def _filled(job: Any, scratch: int) -> Any:
+    "Return a row of one value, for all rows."
     channels, fill = job[_CHANNELS], job[_FILL]
     row = carray(at(scratch), (job[_COLUMNS] * channels,), np.uint8)
     for j in range(job[_COLUMNS]):
         for c in range(channels):
             row[j * channels + c] = np.uint8((fill >> (8 * c)) & 255)
-    for i in range(job[_ROWS]):
-        _emit(scratch, job, i, to, values)
+    return scratch, 0
 
 
 @njit(**OPTIONS)
-def _copy(job: Any, source: int, to: int, values: Any, scratch: int) -> None:
-    "Copy pixels: rows and columns that follow one another, or those of an index."
+def _chosen(job: Any, source: int, scratch: int) -> Any:
+    "Return the rows and columns of an index, or those that follow one another."
     rows, columns, channels, line = job[_ROWS], job[_COLUMNS], job[_CHANNELS], job[_LINE]
+    if not job[_ROW_INDEX] and not job[_COLUMN_INDEX]:
+        return source, line
     down = carray(at(job[_ROW_INDEX]), (rows,), np.int64)
     right = carray(at(job[_COLUMN_INDEX]), (columns,), np.int64)
-    made = carray(at(scratch), (columns * channels,), np.uint8)
+    pitch = columns * channels
     for i in range(rows):
-        address = source + (down[i] if job[_ROW_INDEX] else i) * line
-        if job[_COLUMN_INDEX]:
-            row = carray(at(address), (1,), np.uint8)
+        row = carray(at(source + (down[i] if job[_ROW_INDEX] else i) * line), (1,), np.uint8)
+        made = carray(at(scratch + i * pitch), (pitch,), np.uint8)
+        if not job[_COLUMN_INDEX]:
+            for j in range(pitch):
+                made[j] = row[j]
+        elif channels == 1:
+            for j in range(columns):
+                made[j] = row[np.uint64(right[j])]
+        else:
             for j in range(columns):
                 for c in range(channels):
                     made[j * channels + c] = row[np.uint64(right[j] * channels + c)]
-            address = scratch
-        _emit(address, job, i, to, values)
+    return scratch, pitch
 
 
 # -- resampling ---------------------------------------------------------------------------------------------------
@@ -239,45 +248,32 @@ def _divide(address: int, channels: int, columns: int) -> None:
 
 
 @njit(**OPTIONS)
-def _finish(address: int, job: Any, i: int, to: int, values: Any) -> None:
-    "Write row `i` of a resize."
-    if job[_CHANNELS] == 2 or job[_CHANNELS] == 4:
-        _divide(address, job[_CHANNELS], job[_COLUMNS])
-    _emit(address, job, i, to, values)
-
-
-@njit(**OPTIONS)
-def _rows_first(
-    job: Any, source: int, line: int, to: int, values: Any, x: Any, wx: Any, y: Any, wy: Any, scratch: int
-) -> None:
-    "Resize with the horizontal pass first, as rows of it are needed for the vertical one."
+def _rows_first(job: Any, source: int, line: int, x: Any, wx: Any, y: Any, wy: Any, scratch: int) -> Any:
+    "Resize with the horizontal pass first, as rows of it are needed for the vertical one; or with that one alone."
     rows, channels, lines = job[_ROWS], job[_CHANNELS], np.empty(LANES, np.int64)
     width = job[_COLUMNS] * channels
     pitch = -(-width // _WIDE) * _WIDE + _WIDE
     vertical = job[_HEIGHT] != job[_NEW_HEIGHT]
     top = y[0, 0] if vertical else job[_TOP]
     needed = y[rows - 1, 0] + y[rows - 1, 1] - top if vertical else rows
-    whole, row = scratch, scratch + (needed + LANES) * pitch
+    made, between = scratch, scratch + (rows * pitch if vertical else 0)
+    free = between + (needed + LANES) * pitch
     first = source + top * line + x[0, 0] * channels
     done, place, most = 0, address_of(wy), wy.shape[1] * 4
     for i in range(rows):
         begin, count = (y[i, 0] - top, y[i, 1]) if vertical else (i, 1)
         while done < begin + count:
             _lines(lines, first, line, done, needed)
-            _across(whole + done * pitch, pitch, lines, channels, x, wx, row + pitch)
+            _across(between + done * pitch, pitch, lines, channels, x, wx, free)
             done += LANES
         if vertical:
             for j in range(0, width, _WIDE):
-                weigh_4(row + j, whole + begin * pitch + j, pitch, count, place + i * most)
-            _finish(row, job, i, to, values)
-        else:
-            _finish(whole + i * pitch, job, i, to, values)
+                weigh_4(made + i * pitch + j, between + begin * pitch + j, pitch, count, place + i * most)
+    return made, pitch
 
 
 @njit(**OPTIONS)
-def _columns_first(
-    job: Any, source: int, line: int, to: int, values: Any, x: Any, wx: Any, y: Any, wy: Any, scratch: int
-) -> None:
+def _columns_first(job: Any, source: int, line: int, x: Any, wx: Any, y: Any, wy: Any, scratch: int) -> Any:
     "Resize with the vertical pass first, sixteen rows at a time; or with that one alone."
     rows, channels, lines = job[_ROWS], job[_CHANNELS], np.empty(LANES, np.int64)
     horizontal = job[_WIDTH] != job[_NEW_WIDTH]
@@ -285,20 +281,18 @@ def _columns_first(
     left = x[0, 0] if horizontal else job[_LEFT]
     nbytes = (x[last, 0] + x[last, 1] - left if horizontal else job[_COLUMNS]) * channels
     pitch = -(-nbytes // _WIDE) * _WIDE + _WIDE
-    made = scratch + LANES * pitch
     wide = -(-job[_COLUMNS] * channels // _WIDE) * _WIDE + _WIDE
+    made = scratch + (LANES if horizontal else rows) * pitch
+    free = made + (rows + LANES) * wide
     place, most = address_of(wy), wy.shape[1] * 4
-    for i in range(0, rows, LANES):
-        n = min(LANES, rows - i)
-        for k in range(n):
-            begin, count = y[i + k, 0], y[i + k, 1]
-            first = source + begin * line + left * channels
-            _weigh_row(scratch + k * pitch, first, line, nbytes, count, place + (i + k) * most)
-        if horizontal:
-            _lines(lines, scratch, pitch, 0, n)
-            _across(made, wide, lines, channels, x, wx, made + LANES * wide)
-        for k in range(n):
-            _finish(made + k * wide if horizontal else scratch + k * pitch, job, i + k, to, values)
+    for i in range(rows):
+        first = source + y[i, 0] * line + left * channels
+        goal = scratch + (i % LANES if horizontal else i) * pitch
+        _weigh_row(goal, first, line, nbytes, y[i, 1], place + i * most)
+        if horizontal and (i % LANES == LANES - 1 or i == rows - 1):
+            _lines(lines, scratch, pitch, 0, i % LANES + 1)
+            _across(made + i // LANES * LANES * wide, wide, lines, channels, x, wx, free)
+    return (made, wide) if horizontal else (scratch, pitch)
 
 
 @njit(**OPTIONS)
@@ -311,28 +305,31 @@ def _rows_come_first(job: Any, newer: bool) -> bool:
 @njit(**OPTIONS)
 def _scratch_of(job: Any) -> int:
     "Return how many bytes of scratch a job needs at most."
-    row = (max(job[_WIDTH], job[_COLUMNS]) + 1) * job[_CHANNELS] + 4 * _WIDE
-    if job[_KIND] != _RESIZE:
-        return row
-    alpha = (job[_HEIGHT] + 1) * row if job[_CHANNELS] % 2 == 0 else 0
     made = job[_COLUMNS] * job[_CHANNELS] + 2 * _WIDE
-    return alpha + (max(job[_HEIGHT], job[_ROWS]) + 3 * LANES) * made + LANES * (3 * row + 3 * made)
+    if job[_KIND] != _RESIZE:
+        return job[_ROWS] * made
+    row = (job[_WIDTH] + 1) * job[_CHANNELS] + 2 * _WIDE
+    alpha = job[_HEIGHT] * row if job[_CHANNELS] % 2 == 0 else 0
+    rows = job[_ROWS] + max(job[_HEIGHT], job[_ROWS]) + 3 * LANES
+    return alpha + rows * made + LANES * (3 * row + 2 * made)
 
 
 @njit(**OPTIONS)
-def _resize(
-    job: Any, source: int, to: int, values: Any, newer: bool, x: Any, wx: Any, y: Any, wy: Any, scratch: int
-) -> None:
-    "Resize a picture, or a window of the result."
-    line = job[_LINE]
-    if job[_CHANNELS] == 2 or job[_CHANNELS] == 4:
-        line = job[_WIDTH] * job[_CHANNELS]
+def _resized(job: Any, source: int, newer: bool, x: Any, wx: Any, y: Any, wy: Any, scratch: int) -> Any:
+    "Return a picture that is resized, or a window of it."
+    line, channels, alpha = job[_LINE], job[_CHANNELS], job[_CHANNELS] % 2 == 0
+    if alpha:
+        line = job[_WIDTH] * channels
         _premultiplied(job, source, scratch, line)
         source, scratch = scratch, scratch + job[_HEIGHT] * line + _WIDE
     if job[_WIDTH] != job[_NEW_WIDTH] and (job[_HEIGHT] == job[_NEW_HEIGHT] or _rows_come_first(job, newer)):
-        _rows_first(job, source, line, to, values, x, wx, y, wy, scratch)
+        rows, pitch = _rows_first(job, source, line, x, wx, y, wy, scratch)
     else:
-        _columns_first(job, source, line, to, values, x, wx, y, wy, scratch)
+        rows, pitch = _columns_first(job, source, line, x, wx, y, wy, scratch)
+    if alpha:
+        for i in range(job[_ROWS]):
+            _divide(rows + i * pitch, channels, job[_COLUMNS])
+    return rows, pitch
 
 
 @njit(**OPTIONS)
@@ -383,14 +380,15 @@ def work(jobs: Any, nbytes: int, newer: bool, values: Any) -> None:
         if to < 0:
             to = address_of(between) - 1 - to
         if job[_KIND] == _PAINT:
-            _paint(job, to, values, scratch)
+            rows, pitch = _filled(job, scratch)
         elif job[_KIND] == _COPY:
-            _copy(job, source, to, values, scratch)
+            rows, pitch = _chosen(job, source, scratch)
         else:
             # Weights of the job before are used again where they are the same.
             if _other(across, job, _ACROSS):
                 x, wx = _weights(job[_FILTER], job[_WIDTH], job[_NEW_WIDTH], job[_LEFT], job[_COLUMNS])
             if _other(down, job, _DOWN):
                 y, wy = _weights(job[_FILTER], job[_HEIGHT], job[_NEW_HEIGHT], job[_TOP], job[_ROWS])
-            _resize(job, source, to, values, newer, x, wx, y, wy, scratch)
+            rows, pitch = _resized(job, source, newer, x, wx, y, wy, scratch)
+        _emit(job, rows, pitch, to, values)
     between[0] = memory[0] = 0  # numba frees an array after its last use, and an address is none

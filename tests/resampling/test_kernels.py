@@ -122,12 +122,21 @@ def _at_the_edge(shape: Tuple[int, ...], after: bool) -> np.ndarray:
 
 def _all_at_the_edge() -> None:
     draw = random.Random(0)
-    for _ in range(150):
+    for i in range(400):
         channels = draw.choice([1, 2, 3, 4])
         made = some_picture(draw, channels)
         picture = _at_the_edge(made.shape, draw.random() < 0.5)
         picture[:] = made
-        steps = some_steps(draw, picture.shape[:2], channels)
+        height, width = picture.shape[:2]
+        steps = some_steps(draw, (height, width), channels)
+        if i % 2:  # the whole picture: both passes, in each order, or one of them
+            new = [
+                (width * 2, height),
+                (width // 2 + 1, height * 2),
+                (width, height // 2 + 1),
+                (width * 2, height // 9 + 1),
+            ]
+            steps = [Resize(*draw.choice(new), draw.randrange(1, 6))]
         wanted = by_pillow(picture, steps)
         height, width = wanted.shape[:2]
         out = _at_the_edge((1, channels, height, width), draw.random() < 0.5).transpose(0, 2, 3, 1)

@@ -83,6 +83,16 @@ def test_batch_of_many_sizes_over_threads(filter: int) -> None:
     assert equal(out, np.stack([one[2] for one in cases]))
 
 
+def test_pictures_of_one_size_with_different_steps() -> None:
+    draw, cases = random.Random(0), []
+    for i in range(60):
+        picture = np.random.default_rng(i).integers(0, 256, (40, 50, 3), dtype=np.uint8)
+        size = draw.choice([(30, 45), (31, 45), (30, 46)])
+        steps = [Resize(*size, draw.randrange(6)), Crop(draw.choice([0, 3]), draw.choice([0, 4]), 21, 19)]
+        cases.append((picture, steps, by_pillow(picture, steps)))
+    assert equal(*rendered(cases))
+
+
 def test_pictures_may_be_read_only_views() -> None:
     whole = np.random.default_rng(0).integers(0, 256, 40 * 30 * 3 + 5, dtype=np.uint8)
     whole.flags.writeable = False
