@@ -29,6 +29,7 @@ def _module(name: str) -> Optional[ModuleType]:
 
 V1 = torchvision.transforms.transforms
 V2 = _module("transforms.v2")
+tv_tensors: Any = _module("tv_tensors")
 V2_FORWARD: Any = getattr(V2, "Transform", None) and V2.Transform.forward  # type: ignore[union-attr]
 FUNCTIONAL_PIL: Any = _module("transforms._functional_pil") or _module("transforms.functional_pil")
 
