@@ -56,7 +56,10 @@ class Making:
     def __init__(self) -> None:
         self.memory = BatchMemory()
         self._expected = Expected()
-        self._threads: Tuple[int, Threads] = (0, ONE_THREAD)
+        self._pid, self._threads = os.getpid(), (0, ONE_THREAD)  # type: int, Tuple[int, Threads]
+        # A forked process has the objects of the threads of its parent, but not the threads. It keeps the objects: to
+        # end them it would have to wait for locks that nobody will release.
+        self._inherited: List[Any] = []
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return Making, ()
@@ -141,6 +144,9 @@ class Making:
     def threads(self) -> Threads:
         "Return as many threads as torch uses here; in a worker that is one."
         n = 1 if get_worker_info() is not None else torch.get_num_threads()
+        if self._pid != os.getpid():
+            self._inherited.append(self._threads)
+            self._pid, self._threads = os.getpid(), (0, ONE_THREAD)
         known, threads = self._threads
         if known != n:
             threads.close()
@@ -159,6 +165,7 @@ class Expected:
 
     def __init__(self) -> None:
         self._missed = 0
+        self._inherited: List[Any] = []  # as in `Making`
         self._pid, self._pool = 0, None  # type: int, Optional[ThreadPoolExecutor]
         self._given: Optional[Tuple[Drawing, List[Drawn], Values, Batch, Future[None]]] = None
 
@@ -166,7 +173,8 @@ class Expected:
         self, making: Making, drawing: Drawing, group: List[Drawn], values: Values, batch: Batch, kept: Kept
     ) -> None:
         "Begin to make a batch."
-        if self._pool is None or self._pid != os.getpid():  # a forked process has no threads
+        if self._pool is None or self._pid != os.getpid():
+            self._inherited.append(self._pool)
             self._pid, self._pool = os.getpid(), ThreadPoolExecutor(1, "memlist-ahead")
         work = self._pool.submit(making._render, drawing, group, values, batch.tensor, kept)
         self._given = drawing, group, values, batch, work
