@@ -12,7 +12,6 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from ..batch.threads import ONE_THREAD, Threads
 from ..resampling import render, supported
@@ -143,7 +142,7 @@ class Making:
 
     def threads(self) -> Threads:
         "Return as many threads as torch uses here; in a worker that is one."
-        n = 1 if get_worker_info() is not None else torch.get_num_threads()
+        n = torch.get_num_threads()
         if self._pid != os.getpid():
             self._inherited.append(self._threads)
             self._pid, self._threads = os.getpid(), (0, ONE_THREAD)
