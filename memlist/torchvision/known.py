@@ -58,7 +58,7 @@ KINDS: Dict[str, str] = {
 }
 
 
-class Known(NamedTuple):
+class KnownClass(NamedTuple):
     "A known class: what it does, whether it is of the second generation, and the names that an object may not replace."
 
     kind: str
@@ -66,14 +66,17 @@ class Known(NamedTuple):
     methods: Set[str]
 
 
-def _classes() -> Iterator[Tuple[type, Known]]:
+def _classes() -> Iterator[Tuple[type, KnownClass]]:
     for module in (V1, V2):
         for name, kind in KINDS.items():
             cls = getattr(module, name, None)
             if isinstance(cls, type) and cls.__module__.startswith("torchvision."):
                 names = {n for n in dir(cls) if callable(getattr(cls, n)) and n not in ("__class__",)}
-                yield cls, Known(kind, module is V2, names)
-    yield nn.Sequential, Known(CONTAINER, False, {n for n in dir(nn.Sequential) if callable(getattr(nn.Sequential, n))})
+                yield cls, KnownClass(kind, module is V2, names)
+    yield (
+        nn.Sequential,
+        KnownClass(CONTAINER, False, {n for n in dir(nn.Sequential) if callable(getattr(nn.Sequential, n))}),
+    )
 
 
 class Library:
@@ -83,7 +86,7 @@ class Library:
     """
 
     def __init__(self) -> None:
-        self.classes: Dict[type, Known] = dict(_classes())
+        self.classes: Dict[type, KnownClass] = dict(_classes())
         self._names: List[Tuple[Mapping[Any, Any], Any, Any]] = []
         self.replaced = ""
         for name in ("functional", "_functional_pil", "_functional_tensor", "functional_pil", "functional_tensor"):
@@ -140,7 +143,7 @@ _FLIPS = "horizontal_flip", "vertical_flip"
 _CONVERSIONS = "to_dtype", "normalize", "pil_to_tensor", "to_image"
 
 
-def is_plain(transform: Any, known: Known) -> bool:
+def is_plain(transform: Any, known: KnownClass) -> bool:
     "Return whether an object of a known class runs the code of its class: nothing replaced on it, and no hooks."
     attributes = vars(transform)
     if not known.methods.isdisjoint(attributes):
