@@ -42,7 +42,7 @@ from harness import Job
 #: A system and its number of workers; of threads for FFCV and tf.data. Those that are only copies of what has been made
 #: before are at the settings that are their best on the page of the comparison.
 OURS = (("memlist", 0), ("memlist", 2), ("ahead", 0))
-STOCK = (("stock", 0), ("stock", 2), ("tensors", 2))
+STOCK = (("stock", 0), ("single", 0), ("stock", 2), ("tensors", 2))
 CONTENDERS: Dict[str, Tuple[Tuple[str, int], ...]] = {
     "folder": (("limit", 0), *OURS, *STOCK, ("ffcv", 1), ("ffcv", 2)),
     "square": (
