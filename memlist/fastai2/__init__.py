@@ -6,12 +6,16 @@
 - `sketch`: what stands in for an image while fastai's own code draws for it; `supported`: whether batches can be made
   at once; `collate`: how they are made; `loader`: the loader that does it
 - `work`: the verbs, and datasets as work for `load_data`; `attach`: methods added to fastai's own classes
+- `waiting`: `DataWait`; `comparing`: `compare`
 
 This folder may import every folder except other front ends.
 """
 
+from ..timing import Comparison
 from . import attach as attach
 from .blocks import MemoryImageBlock, MemoryMaskBlock
+from .comparing import compare
+from .waiting import DataWait
 from .wrapping import in_memory
 
-__all__ = ["MemoryImageBlock", "MemoryMaskBlock", "in_memory"]
+__all__ = ["Comparison", "DataWait", "MemoryImageBlock", "MemoryMaskBlock", "compare", "in_memory"]
