@@ -62,9 +62,10 @@ docs: $(VENV)/ready-docs
 	$(RUN) -W ignore -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(VENV)/bin/linkchecker --config docs/linkchecker.ini --no-status docs/_build/html/index.html
 
-# Run the notebooks and keep what they show.
-notebooks: $(VENV)/ready
-	cd examples && $(abspath $(VENV))/bin/jupyter execute --inplace --timeout=600 *.ipynb
+# Run the notebooks and keep what they show; those of fastai 2 in its own environment.
+notebooks: $(VENV)/ready $(VENV)-fastai2/ready
+	cd examples && $(abspath $(VENV))/bin/jupyter execute --inplace --timeout=600 $$(ls *.ipynb | grep -v ^fastai2_)
+	cd examples && $(abspath $(VENV))-fastai2/bin/jupyter execute --inplace --timeout=600 fastai2_*.ipynb
 
 demo: $(VENV)/ready
 	$(RUN) -W ignore examples/demo.py $(DATA)
