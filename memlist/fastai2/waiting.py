@@ -65,9 +65,8 @@ class DataWait(Callback):
     """Show how much of training is waiting for images: `learn.fit(3, cbs=DataWait())`.
 
     This adds a column `data_wait` to the table of results: the percentage of the epoch in which the model had no batch
-    to work on. Keep the callback, `wait = DataWait()`, to look at it afterwards: it has `epochs`, each with `wait` and
-    `compute` in seconds and its `steps`; `warm`, when the cache became warm; and `plot()`. It works with images that
-    are not in memory as well.
+    to work on. Afterwards `learn.data_wait` has `epochs`, each with `wait` and `compute` in seconds and its `steps`;
+    `warm`, when the cache became warm; and `plot()`. It works with images that are not in memory as well.
 
     Waiting is the time that the loop spends in its data loaders until a batch has arrived, transforms of batches
     included. On a GPU a batch has arrived once it is there, according to events on the GPU's stream, which need no
@@ -85,6 +84,11 @@ class DataWait(Callback):
         self._watch, self._given = watch, watch is not None  # a given watch continues across calls of `fit`
         self._dls: Any = None  # which the watch is timing
         self._fitting = self._nested = False
+
+    @property
+    def name(self) -> str:
+        "The attribute that fastai deletes from the learner after `fit`: not `data_wait`, which stays."
+        return "data_wait_callback"
 
     @property
     def epochs(self) -> List[Epoch]:
@@ -105,6 +109,7 @@ class DataWait(Callback):
             if not self._given:
                 self._watch = None
             self._dls, self._fitting = None, True
+            self.learn.data_wait = self
         recorder = getattr(self.learn, "recorder", None)
         if self._fitting and recorder is not None:
             names = recorder.metric_names

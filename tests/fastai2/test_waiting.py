@@ -100,7 +100,7 @@ def test_every_second_counts_as_waiting_or_computing(files: List[Path], hands: H
     learn, wait = learner(dls), m.DataWait()
     others = Working(hands, before_batch=0.25, after_pred=4.0, after_batch=0.75)
     learn.fit(2, cbs=[others, wait])
-    assert len(wait.epochs) == 2
+    assert learn.data_wait is wait and len(wait.epochs) == 2
     for epoch in wait.epochs:
         assert [step.train for step in epoch.steps] == [True] * 4 + [False] * 2
         assert [step.wait for step in epoch.steps] == [6.0] * 6
