@@ -16,24 +16,31 @@ OUTSIDE ?= build/outside
 # What `make test-faults` is told besides: FAULTS=--quick makes each fault a few times, and leaves the page as it is.
 FAULTS ?=
 
-.PHONY: demo docs notebooks package test test-full test-faults test-legacy test-latest lint bench bench-quick bench-ffcv bench-gpu clean
+.PHONY: demo docs notebooks package test test-full test-fastai2 test-faults test-legacy test-latest lint bench bench-quick bench-ffcv bench-gpu clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable '.[fast,test]' --constraint constraints.txt
+	$(RUN) -m pip install --quiet --editable '.[fastai1,fast,test]' --constraint constraints.txt
 	touch $@
 
 $(VENV)-legacy/ready: pyproject.toml constraints-legacy.txt
 	$(LEGACY) -m venv $(VENV)-legacy
 	$(VENV)-legacy/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-legacy/bin/python -m pip install --quiet --editable '.[fast,test]' --constraint constraints-legacy.txt
+	$(VENV)-legacy/bin/python -m pip install --quiet --editable '.[fastai1,fast,test]' --constraint constraints-legacy.txt
+	touch $@
+
+# fastai 2 has an environment of its own: it can't be installed beside fastai 1.
+$(VENV)-fastai2/ready: pyproject.toml constraints-fastai2.txt
+	$(PYTHON) -m venv $(VENV)-fastai2
+	$(VENV)-fastai2/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)-fastai2/bin/python -m pip install --quiet --editable '.[fastai2,torchvision,fast,test]' --constraint constraints-fastai2.txt
 	touch $@
 
 $(VENV)-latest/ready: pyproject.toml constraints.txt
 	$(LATEST) -m venv $(VENV)-latest
 	$(VENV)-latest/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-latest/bin/python -m pip install --quiet --editable '.[fast,test]' --constraint constraints.txt
+	$(VENV)-latest/bin/python -m pip install --quiet --editable '.[fastai1,fast,test]' --constraint constraints.txt
 	touch $@
 
 # The loaders that memlist is compared with, each in an environment of its own; where one can't be made, the page says why.
@@ -48,7 +55,7 @@ $(RIVALS:%=$(VENV)-%/ready): $(VENV)-%/ready: benchmarks/rivals/%.txt
 
 # The documentation, in docs/_build/html: every warning is an error, and every link inside it has to lead somewhere.
 $(VENV)/ready-docs: $(VENV)/ready
-	$(RUN) -m pip install --quiet --editable '.[fast,test,docs]' --constraint constraints.txt
+	$(RUN) -m pip install --quiet --editable '.[fastai1,fast,test,docs]' --constraint constraints.txt
 	touch $@
 
 docs: $(VENV)/ready-docs
@@ -68,13 +75,18 @@ lint: $(VENV)/ready
 	$(RUN) -m mypy
 	$(RUN) tests/house.py
 
-# The pairwise sample of the matrices: under ten minutes on two cores.
-test: lint
+# The pairwise sample of the matrices: under ten minutes on two cores. Then what fastai 2 has, in its own environment.
+test: lint test-fastai2
 	$(RUN) -m pytest -q -n 2 --dist worksteal -m "not full"
 
 # All of them.
-test-full: lint
+test-full: lint $(VENV)-fastai2/ready
 	$(RUN) -m pytest -q -n 2 --dist worksteal
+	$(VENV)-fastai2/bin/python -m pytest -q -n 2 --dist worksteal tests/fastai2
+
+# The tests of fastai 2, under three minutes.
+test-fastai2: $(VENV)-fastai2/ready
+	$(VENV)-fastai2/bin/python -m pytest -q -n 2 --dist worksteal -m "not full" tests/fastai2
 
 # Every fault that memlist is proven against, the storm included: under fifteen minutes. Makes docs/reliability.md.
 test-faults: $(VENV)/ready
@@ -103,7 +115,7 @@ package: $(VENV)/ready $(VENV)-twine/ready
 	$(VENV)-twine/bin/python -m twine check --strict dist/*
 	$(PYTHON) -m venv $(OUTSIDE)/venv
 	$(OUTSIDE)/venv/bin/python -m pip install --quiet --upgrade pip
-	$(OUTSIDE)/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[fast,test]" --constraint constraints.txt
+	$(OUTSIDE)/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[fastai1,fast,test]" --constraint constraints.txt
 	mkdir -p $(OUTSIDE)/suite
 	tar -xzf dist/*.tar.gz -C $(OUTSIDE)/suite --strip-components 1
 	rm -r $(OUTSIDE)/suite/memlist $(OUTSIDE)/suite/memlist.egg-info
@@ -132,5 +144,5 @@ bench-gpu: $(VENV)/ready
 	$(RUN) -W ignore benchmarks/gpu.py
 
 clean:
-	rm -rf $(VENV) $(VENV)-legacy $(VENV)-latest $(RIVALS:%=$(VENV)-%) $(VENV)-twine build dist *.egg-info
+	rm -rf $(VENV) $(VENV)-fastai2 $(VENV)-legacy $(VENV)-latest $(RIVALS:%=$(VENV)-%) $(VENV)-twine build dist *.egg-info
 	rm -rf docs/_build docs/notebooks .pytest_cache .mypy_cache .ruff_cache

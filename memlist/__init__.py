@@ -1,32 +1,23 @@
 """memlist: decoded images in RAM, one copy for every worker.
 
-With fastai 1: swap `ImageList` for `MemoryImageList`, change nothing else, and get the same pixels, sooner. Names that
-need a library which is not installed are left out. `memlist.store` needs only NumPy and psutil.
+With fastai 1: swap `ImageList` for `MemoryImageList`, change nothing else, and get the same pixels, sooner. With fastai
+2: `in_memory(dls)`. With torchvision: `MemoryImageFolder`. With any Python: `cached`. Names that need a library which
+is not installed are left out; asking for one says what to install. `memlist.store` needs only NumPy and psutil.
 """
 
 from __future__ import annotations
 
 import sys
-from importlib.util import find_spec
-from pathlib import Path
 
-from . import former
+from . import doors, former
+from .doors import in_memory as in_memory
 from .store import CacheFileError, ImageStore
 
 __version__ = "0.1.0"
 __all__ = ["CacheFileError", "ImageStore"]
 
 
-def _installed(library: str, module: str = "__init__.py") -> bool:
-    "Return whether `library` is installed and has this module, without importing it."
-    try:
-        spec = find_spec(library)
-    except (ImportError, ValueError):
-        return False
-    return spec is not None and any(Path(folder, module).exists() for folder in spec.submodule_search_locations or ())
-
-
-if _installed("PIL"):
+if doors.installed("PIL"):
     from .cache import CacheInfo, ImageLoadError, cached
 
     __all__ += ["CacheInfo", "ImageLoadError", "cached"]
@@ -38,7 +29,7 @@ def _is_command() -> bool:
     return sys.argv[:1] == ["-m"] and "-m" in given and given[given.index("-m") + 1] == __name__
 
 
-if _installed("fastai", "basic_data.py") and not _is_command():  # fastai 1; fastai 2 has no such module
+if doors.fastai() == 1 and not _is_command():  # at once: what it repairs has to be repaired before it is used
     from . import fastai1
     from .fastai1 import *  # noqa: F403
 
@@ -50,11 +41,14 @@ for _name in __all__:  # so that pickles do not depend on where the public class
 
 former.install()
 
+__all__ += doors.names()
+
 
 def __getattr__(name: str) -> object:
-    "Return a module by its former name, or say which library a name needs."
+    "Return a module by its former name, or a name of a front end; say which library a name needs."
     if name in former.MOVED:
         return sys.modules[f"memlist.{name}"]
-    if name in former.FASTAI1 or name.startswith("Memory"):
-        raise AttributeError(f"memlist.{name} needs fastai 1, which is not installed here: pip install 'fastai<2'")
-    raise AttributeError(f"module 'memlist' has no attribute {name!r}")
+    found = doors.opened(name)
+    if found is None:
+        raise AttributeError(f"module 'memlist' has no attribute {name!r}")
+    return found

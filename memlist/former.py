@@ -32,9 +32,6 @@ MOVED: Dict[str, Tuple[str, ...]] = {
     "waiting": ("fastai1.waiting", "timing.epochs", "timing.clocks"),
 }
 
-#: Public names that need fastai 1, besides all that begin with "Memory".
-FASTAI1 = {"Comparison", "DataWait", "InMemory", "compare", "compat"}
-
 
 class Former(ModuleType):
     "A module that has moved. It looks up its names where they are defined now."

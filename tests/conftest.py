@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import traceback
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Callable, Dict, Iterator, List
 
@@ -21,6 +22,18 @@ matplotlib.use("Agg")
 torch.set_num_threads(1)
 with contextlib.suppress(ValueError):  # background jobs of a shell ignore Ctrl-C, and so do their children
     signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+def _fastai() -> int:
+    "Return which fastai is installed: 1 or 2; 0 if none is. An environment can't have both."
+    try:
+        return int(version("fastai").split(".")[0])
+    except PackageNotFoundError:
+        return 0
+
+
+FASTAI = _fastai()
+collect_ignore_glob = [f"fastai{other}/test_*.py" for other in (1, 2) if other != FASTAI]
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:

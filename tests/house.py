@@ -20,16 +20,22 @@ FOLDERS: Dict[str, Set[str]] = {
     "store": set(),
     "cache": {"store"},
     "batch": set(),
+    "resampling": {"batch"},
     "timing": set(),
-    "fastai1": {"store", "cache", "batch", "timing"},
+    "fastai1": {"store", "cache", "batch", "resampling", "timing"},
+    "fastai2": {"store", "cache", "batch", "resampling", "timing"},
+    "torchvision": {"store", "cache", "batch", "resampling", "timing"},
 }
 # Which packages besides the standard library a folder may import.
 PACKAGES: Dict[str, Set[str]] = {
     "store": {"numpy", "psutil", "numba", "llvmlite"},
     "cache": {"numpy", "psutil", "PIL"},
     "batch": {"numpy", "torch", "numba", "llvmlite", "triton"},
+    "resampling": {"numpy", "PIL", "torch", "numba", "llvmlite"},
     "timing": {"torch", "matplotlib"},
+    "torchvision": {"numpy", "PIL", "torch", "torchvision"},
     "fastai1": {"numpy", "PIL", "torch", "fastai", "pandas", "matplotlib", "IPython"},
+    "fastai2": {"numpy", "PIL", "torch", "torchvision", "fastai", "fastcore", "fasttransform", "plum", "matplotlib"},
 }
 # The same, for imports inside `try`: the folder works without these.
 OPTIONAL: Dict[str, Set[str]] = {"cache": {"fastprogress", "IPython"}}
@@ -38,6 +44,7 @@ TOPMOST: Dict[str, Set[str]] = {
     "memlist": {"memlist.__main__"},
     "memlist.__main__": set(),
     "memlist.former": {"memlist"},
+    "memlist.doors": {"memlist"},
 }
 
 # Lines, at most. Whatever is longer is named in LONGER (`"folder/file.py"`, `"folder/file.py:Class.method"`), with the

@@ -210,17 +210,23 @@ def test_a_folder_needs_only_its_packages(folder: str, known: Dict[str, house.Mo
     python("".join(f"import {name}\n" for name in modules), *(LIBRARIES - needed))
 
 
-def test_without_fastai_the_store_works_and_lists_say_what_to_install() -> None:
+def test_without_fastai_the_store_works_and_names_say_what_to_install() -> None:
     said = python(
         """
         import memlist
-        memlist.ImageStore, memlist.CacheFileError
-        try:
-            memlist.MemoryImageList
-        except AttributeError as error:
-            print(error)
+        memlist.ImageStore, memlist.CacheFileError, memlist.cached
+        for name in ("MemoryImageList", "DataWait", "MemoryImageBlock", "MemoryImageFolder"):
+            assert name not in memlist.__all__
+            try:
+                getattr(memlist, name)
+            except ImportError as error:
+                print(error)
         try:
             from memlist import MemoryImageList
+        except ImportError as error:
+            print(error)
+        try:
+            memlist.in_memory(None)
         except ImportError as error:
             print(error)
         try:
@@ -229,8 +235,10 @@ def test_without_fastai_the_store_works_and_lists_say_what_to_install() -> None:
             assert "fastai" not in str(error), error
         """,
         "fastai",
+        "torchvision",
     )
-    assert "pip install 'fastai<2'" in said.splitlines()[0] and len(said.splitlines()) == 2
+    extras = ["fastai1", "fastai1", "fastai2", "torchvision", "fastai1", "fastai2"]
+    assert [line.split("pip install ")[1] for line in said.splitlines()] == [f"'memlist[{one}]'" for one in extras]
 
 
 @pytest.mark.skipif(sys.version_info < (3, 10), reason="Python does not tell how it was started")

@@ -6,6 +6,7 @@ the user's own cache. Where none of them can be written to, a private folder for
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import tempfile
@@ -32,11 +33,12 @@ OPTIONS = {"nogil": True, "error_model": "numpy", "fastmath": {"contract", "reas
 PATIENCE = 60.0
 
 
-def _content() -> str:
-    "Return a digest of all sources."
+@functools.lru_cache(maxsize=None)
+def _content(folder: Path) -> str:
+    "Return a digest of all sources in `folder`."
     made = hashlib.sha256()
     for pattern in SOURCES:
-        for file in sorted(Path(__file__).parent.glob(pattern)):
+        for file in sorted(folder.glob(pattern)):
             made.update(file.read_bytes())
     return made.hexdigest()
 
@@ -44,10 +46,11 @@ def _content() -> str:
 class _Cache(FunctionCache):  # type: ignore[misc]  # numba has no types
     "Keep compiled code by the content of all sources; numba looks only at the file of the kernel itself."
 
-    content = _content()
+    content = _content(Path(__file__).parent)
 
     def _index_key(self, *given: Any) -> Tuple[Any, ...]:
-        return (*super()._index_key(*given), self.content)
+        own = _content(Path(self._py_func.__code__.co_filename).parent)  # kernels of another folder use these, too
+        return (*super()._index_key(*given), self.content, own)
 
 
 def kernel(function: Callable[..., None]) -> Any:

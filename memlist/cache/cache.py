@@ -191,22 +191,32 @@ class ImageCache:
             self.stale.add(keys)
         return changed
 
+    def records(self, wanted: Keys, item: Any) -> Optional[List[Record]]:
+        """Return the records under `wanted`, the keys of `item`, if all are stored and of the present file; else None.
+
+        Their arrays are views of shared memory: ask `store.current` of the first one after reading them.
+        """
+        if wanted in self.stale or not self.decoder.trusted():
+            return None
+        records = []
+        for key in wanted:
+            record = self.store.read(key)
+            if record is None:
+                return None
+            records.append(record)
+        # All records of an image must be of the same version of its file: the present one.
+        alike = len(records) == 1 or records[0].version == records[1].version
+        if not alike or (self.since and not self.fresh(records[0], item)):
+            self.stale.add(wanted)
+            return None
+        return records
+
     def _hit(self, wanted: Keys, item: Any) -> Optional[Fetched]:
         "Return the image under `wanted` if all its records are stored, fresh, and unchanged while it is made."
         store, decoder = self.store, self.decoder
-        if wanted in self.stale or not decoder.trusted():
-            return None
         while True:
-            records = []
-            for key in wanted:
-                record = store.read(key)
-                if record is None:
-                    return None
-                records.append(record)
-            # All records of an image must be of the same version of its file: the present one.
-            alike = len(records) == 1 or records[0].version == records[1].version
-            if not alike or (self.since and not self.fresh(records[0], item)):
-                self.stale.add(wanted)
+            records = self.records(wanted, item)
+            if records is None:
                 return None
             try:
                 restored = decoder.restore(records)

@@ -136,6 +136,11 @@ class Cached:
             own.purge()
         return freed
 
+    @property
+    def images(self) -> ImageCache:
+        "The cache of this process over the store of the results."
+        return self._images or self._cache()
+
     def stores(self) -> Tuple[ImageStore, ImageStore]:
         "Return the store of this function alone, for notes, and that of its results: the same, or a cache file's."
         decoder: Any = self._cache().decoder

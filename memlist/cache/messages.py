@@ -6,11 +6,11 @@ import sys
 import warnings
 
 #: The packages whose code is not the user's own.
-LIBRARIES = ("memlist", "fastai")
+LIBRARIES = ("memlist", "fastai", "fastcore", "fasttransform", "plum", "torch", "torchvision")
 
 
 def warn_user(message: str) -> None:
-    "Warn at the line of the user's own code that led here, not at one of memlist or fastai."
+    "Warn at the line of the user's own code that led here, not at one of a library."
     level, frame = 1, sys._getframe(0)
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in LIBRARIES:
         level, frame = level + 1, frame.f_back

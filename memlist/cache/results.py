@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import importlib
 import struct
-from typing import Any, List, NamedTuple, Sequence, Tuple
+from typing import Any, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 import PIL.Image
@@ -67,6 +67,27 @@ def result_of(array: np.ndarray, tag: int, copy: bool = True) -> Any:
     (length,) = _HEAD.unpack_from(array.data)
     body = array[_aligned(_HEAD.size + length) :]
     return _made(plain.loads(array[_HEAD.size : _HEAD.size + length].tobytes()), body, copy)
+
+
+def picture_of(array: np.ndarray, tag: int) -> Optional[Tuple[np.ndarray, str]]:
+    """Return the pixels and the mode of a result that is one PIL image of bytes, a view of its record; else None.
+
+    The pixels are those that Pillow shows NumPy: (height, width) or (height, width, channels), uint8.
+    """
+    if tag >> KIND & 7 != SEVERAL:
+        return None
+    (length,) = _HEAD.unpack_from(array.data)
+    described = plain.loads(array[_HEAD.size : _HEAD.size + length].tobytes())
+    if described[0] != "image":
+        return None
+    stored_tag, dtype, shape, begin = described[1]
+    mode, _, palette = plain.loads(described[2])
+    if DTYPES[dtype] != np.uint8 or palette or mode == "1" or stored_tag & (arrays.ODD | arrays.DIVIDED):
+        return None
+    body = array[_aligned(_HEAD.size + length) :]
+    stored = body[begin : begin + int(np.prod(shape, dtype=np.int64))].reshape(shape)
+    pixels = stored.transpose(arrays.INVERSE[stored.ndim][stored_tag >> arrays.ORDER & 31])
+    return pixels, mode
 
 
 class _Room:

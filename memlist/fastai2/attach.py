@@ -1,0 +1,58 @@
+"""The verbs of memlist as methods of fastai's `DataLoaders`, and of loaders that are made from them."""
+
+from __future__ import annotations
+
+from typing import Any, List, Optional, Tuple
+
+from ..cache import CacheInfo
+from . import work
+from .loader import BatchLoader, openings
+from .stock import DataLoaders
+
+
+def _loaders_or_error(self: Any) -> List[Any]:
+    "Return the loaders that have images from memory; raise TypeError if there is none."
+    loaders = self.loaders if isinstance(self, DataLoaders) else [self]
+    found = [dl for dl in loaders if any(True for _ in openings(getattr(dl, "dataset", None)))]
+    if not found:
+        raise TypeError(
+            f"this {type(self).__name__} has no images in memory: please call `memlist.in_memory(dls)` first, or use "
+            "`MemoryImageBlock` in the DataBlock. Only images that fastai's own `create` opens can be kept."
+        )
+    return found
+
+
+def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> Any:
+    """Decode every image of these loaders, inputs and targets, that is not in memory; return this object.
+
+    - `n_workers`: the number of threads; None: one per usable CPU
+    - `progress`: show a bar
+    - `on_error`: images that can't be decoded are listed in one `ImageLoadError` after all others are loaded; with
+      `"warn"`, in a warning
+    """
+    work.load_data(_loaders_or_error(self), n_workers, progress, on_error)
+    return self
+
+
+def _purge(self: Any, file: bool = False) -> int:
+    """Give the memory of these images back to the system, in every process; return the bytes freed.
+
+    A `cache_file` keeps its records, unless `file` is True.
+    """
+    return work.purge(_loaders_or_error(self), file)
+
+
+def _cache_info(self: Any) -> CacheInfo:
+    "Return how many of the distinct images of these loaders are in memory, and how full their store is."
+    return work.cache_info(_loaders_or_error(self))
+
+
+def _loaded(self: Any) -> bool:
+    "Return whether every image that these loaders open is in memory."
+    return work.is_loaded(_loaders_or_error(self))
+
+
+_CLASSES: Tuple[Any, ...] = (DataLoaders, BatchLoader)
+for _cls in _CLASSES:
+    _cls.load_data, _cls.purge, _cls.cache_info = _load_data, _purge, _cache_info
+    _cls.loaded = property(_loaded)

@@ -1,0 +1,96 @@
+"""Turn the images of loaders into work for `load_data`, and load, count and purge them."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from typing import Any, Dict, Iterator, List, Optional, Sequence
+
+from ..cache import CacheInfo, ImageCache, filling, info
+from ..cache.cache import NEVER
+from ..cache.jobs import Job, Say, Work, stores_of
+from ..cache.keys import Unkeyable
+from .loader import openings
+from .opening import FILE, FromMemory
+from .stock import L, is_own_getter
+
+
+class FileWork(Work):
+    """The image files that one list of a dataset opens.
+
+    `running`: run the user's functions that tell which file belongs to an item, as `load_data` does. Without it, such a
+    list has the files that they named in the last `load_data`.
+    """
+
+    def __init__(self, tl: Any, opening: FromMemory, running: bool) -> None:
+        self.tl, self.opening, self.running = tl, opening, running
+        self._how = opening.how()
+        self._errors: Dict[int, Exception] = {}
+        super().__init__(f"{opening.kind.__name__} from memory", opening.memory.cache(*(self._how or ("", False))))
+
+    def jobs(self) -> Iterator[Job]:
+        for number, file in enumerate(self._files() if self._how is not None else ()):
+            wanted: Any = ()
+            with suppress(Unkeyable):
+                wanted = self.images.decoder.keys(file) if number not in self._errors else ()
+            yield Job(self, file, number, wanted)
+
+    def _files(self) -> List[Any]:
+        "Return the files of the items; for an item that the user's functions fail for, the item."
+        tl, memory = self.tl, self.opening.memory
+        fs = list(tl.tfms.fs)
+        fs = fs[: [f is self.opening for f in fs].index(True)]
+        own = all(map(is_own_getter, fs))
+        if not own and not self.running:
+            return memory.files_of(tl)
+        found: List[Any] = []
+        items = L(tl.items, use_list=None)
+        for s in range(len(items)):
+            item = items[s]
+            try:
+                for f in fs:
+                    item = f(item, split_idx=tl.tfms.split_idx)
+            except Exception as error:
+                self._errors[len(found)] = error
+                found.append(item)
+                continue
+            if isinstance(item, FILE):
+                found.append(item)
+        if not own:
+            memory.keep_files(tl, [one for k, one in enumerate(found) if k not in self._errors])
+        return found
+
+    def decode(self, job: Job, images: ImageCache, say: Say) -> str:
+        if job.number in self._errors:
+            raise self._errors[job.number]
+        return super().decode(job, images, say) if job.keys else NEVER
+
+    def say_full(self, others: Sequence[Work]) -> None:
+        self.opening.memory.say_full()
+
+
+def works_of(loaders: Sequence[Any], running: bool = False) -> List[FileWork]:
+    "Return the work of each list of the datasets of `loaders` that opens images from memory."
+    return [FileWork(tl, f, running) for dl in loaders for tl, f in openings(dl.dataset)]
+
+
+def load_data(loaders: Sequence[Any], n_workers: Optional[int], progress: bool, on_error: str) -> None:
+    "Decode every image of `loaders` that is not cached; see `memlist.cache.filling.load_data`."
+    filling.load_data(works_of(loaders, True), n_workers, progress, on_error)
+
+
+def purge(loaders: Sequence[Any], file: bool) -> int:
+    "Empty the stores of `loaders`, and free the memory that is kept for batches; return the bytes of the stores."
+    works = works_of(loaders)
+    for work in works:
+        work.opening.memory.buffers.clear()
+    return sum(store.purge(file) for store in stores_of(works))
+
+
+def cache_info(loaders: Sequence[Any]) -> CacheInfo:
+    "Count the images of `loaders` and of their stores; see `memlist.cache.info.cache_info`."
+    return info.cache_info(works_of(loaders))
+
+
+def is_loaded(loaders: Sequence[Any]) -> bool:
+    "Return whether every image of `loaders` is cached."
+    return all(info.distinct(works_of(loaders)))

@@ -1,0 +1,161 @@
+"""The transforms that are known, and whether their code is still torchvision's own.
+
+A transform is known if its class is exactly one of torchvision's, and nothing of the code that runs was replaced: no
+method on the object, no hook, no function of torchvision's modules, no method of Pillow's images.
+"""
+
+from __future__ import annotations
+
+import importlib
+from contextlib import suppress
+from types import ModuleType
+from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
+
+import PIL.Image
+import PIL.ImageOps
+import torch
+import torchvision.datasets.folder
+import torchvision.transforms.functional
+import torchvision.transforms.transforms
+from torch import nn
+
+
+def _module(name: str) -> Optional[ModuleType]:
+    "Return a module of torchvision; None if this version has none of this name."
+    with suppress(ImportError):
+        return importlib.import_module(f"torchvision.{name}")
+    return None
+
+
+V1 = torchvision.transforms.transforms
+V2 = _module("transforms.v2")
+V2_FORWARD: Any = getattr(V2, "Transform", None) and V2.Transform.forward  # type: ignore[union-attr]
+FUNCTIONAL_PIL: Any = _module("transforms._functional_pil") or _module("transforms.functional_pil")
+
+# What a transform does, by the name of its class; both generations use the same names.
+CONTAINER, GEOMETRY, CONVERSION, VALUES = "container", "geometry", "conversion", "values"
+KINDS: Dict[str, str] = {
+    "Compose": CONTAINER,
+    "Resize": GEOMETRY,
+    "CenterCrop": GEOMETRY,
+    "RandomResizedCrop": GEOMETRY,
+    "RandomCrop": GEOMETRY,
+    "RandomHorizontalFlip": GEOMETRY,
+    "RandomVerticalFlip": GEOMETRY,
+    "ToTensor": CONVERSION,
+    "PILToTensor": CONVERSION,
+    "ToImage": CONVERSION,
+    "ToDtype": VALUES,
+    "ConvertImageDtype": VALUES,
+    "Normalize": VALUES,
+    "ToPureTensor": VALUES,
+}
+
+
+class Known(NamedTuple):
+    "A known class: what it does, whether it is of the second generation, and the names that an object may not replace."
+
+    kind: str
+    v2: bool
+    methods: Set[str]
+
+
+def _classes() -> Iterator[Tuple[type, Known]]:
+    for module in (V1, V2):
+        for name, kind in KINDS.items():
+            cls = getattr(module, name, None)
+            if isinstance(cls, type) and cls.__module__.startswith("torchvision."):
+                names = {n for n in dir(cls) if callable(getattr(cls, n)) and n not in ("__class__",)}
+                yield cls, Known(kind, module is V2, names)
+    yield nn.Sequential, Known(CONTAINER, False, {n for n in dir(nn.Sequential) if callable(getattr(nn.Sequential, n))})
+
+
+class Library:
+    """The code of torchvision and Pillow that known transforms run, as it was when this object was made.
+
+    `unchanged` compares it with the present one: some hundred names, in some 20 µs.
+    """
+
+    def __init__(self) -> None:
+        self.classes: Dict[type, Known] = dict(_classes())
+        self._names: List[Tuple[Mapping[str, Any], str, Any]] = []
+        self.replaced = ""
+        for name in ("functional", "_functional_pil", "_functional_tensor", "functional_pil", "functional_tensor"):
+            self._add_module(_module(f"transforms.{name}"))
+        for name in ("_geometry", "_meta", "_misc", "_type_conversion", "_utils"):
+            self._add_module(_module(f"transforms.v2.functional.{name}"))
+        self._add_module(_module("transforms.v2._utils"))
+        self._add_module(_module("transforms.v2._geometry"))
+        self._add_module(_module("transforms._utils"))
+        self._add_module(V1)
+        for cls in self.classes:
+            for base in cls.__mro__[:-1]:
+                if base is not nn.Module or cls is nn.Sequential:
+                    self._add_class(base)
+        self._add_class(PIL.Image.Image)
+        self._add(vars(PIL.Image), "open", "PIL")
+        self._add(vars(PIL.ImageOps), "expand", "PIL")
+        for functional, kernels in getattr(_module("transforms.v2.functional._utils"), "_KERNEL_REGISTRY", {}).items():
+            if functional.__name__ in ("resize", "crop", "center_crop", "resized_crop", "pad", *_FLIPS, *_CONVERSIONS):
+                self._names += [(kernels, kind, kernel) for kind, kernel in kernels.items()]
+
+    def unchanged(self) -> bool:
+        "Return whether all of it is as it was, and was torchvision's own then."
+        hooks = nn.modules.module
+        if self.replaced or hooks._global_forward_hooks or hooks._global_forward_pre_hooks:
+            return False
+        return all(names.get(name) is value for names, name, value in self._names)
+
+    def _add_module(self, module: Optional[ModuleType]) -> None:
+        for name, value in vars(module).items() if module is not None else ():
+            if callable(value) and not isinstance(value, type) and str(value.__module__).startswith("torchvision"):
+                self._names.append((vars(module), name, value))
+
+    def _add_class(self, cls: type) -> None:
+        for name, value in vars(cls).items():
+            if callable(value) or isinstance(value, (staticmethod, classmethod, property)):
+                self._add(vars(cls), name, cls.__module__.split(".")[0])
+
+    def _add(self, names: Mapping[str, Any], name: str, package: str) -> None:
+        value = names[name]
+        function = getattr(value, "__func__", value)
+        origin = getattr(function, "__module__", package)
+        own = not isinstance(origin, str) or origin.split(".")[0] in (
+            package,
+            "torchvision",
+            "torch",
+            "builtins",
+            "PIL",
+        )
+        if not (own or name.startswith("__") or isinstance(value, type)):
+            self.replaced = name
+        self._names.append((names, name, value))
+
+
+_FLIPS = "horizontal_flip", "vertical_flip"
+_CONVERSIONS = "to_dtype", "normalize", "pil_to_tensor", "to_image"
+
+
+def is_plain(transform: Any, known: Known) -> bool:
+    "Return whether an object of a known class runs the code of its class: nothing replaced on it, and no hooks."
+    attributes = vars(transform)
+    if not known.methods.isdisjoint(attributes):
+        return False
+    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_modules", "_parameters", "_buffers"
+    children = known.kind == CONTAINER
+    return not any(attributes.get(name) for name in hooks if not (children and name == "_modules"))
+
+
+LIBRARY = Library()
+DEFAULT_LOADERS = torchvision.datasets.folder.default_loader, torchvision.datasets.folder.pil_loader
+STOCK_GETITEM = torchvision.datasets.folder.DatasetFolder.__getitem__
+
+
+def on_cpu() -> bool:
+    "Return whether new tensors are made on the CPU: not inside `with torch.device(...)` of another."
+    return torch.empty(0).device.type == "cpu"
+
+
+def is_stock_getitem(dataset: Any) -> bool:
+    "Return whether `dataset` makes its items by `DatasetFolder`'s own code."
+    return type(dataset).__getitem__ is STOCK_GETITEM and "__getitem__" not in vars(dataset)

@@ -1,0 +1,57 @@
+"""The messages of datasets. Each is shown once per store, in one process."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..cache.messages import warn_user
+from ..store import ImageStore, format_size, shown
+
+
+def _say(store: ImageStore, note: str, text: str) -> None:
+    if store.note(f"said {note}".encode()):
+        warn_user(text)
+
+
+def say_unknown(store: ImageStore, name: str, reason: str) -> None:
+    "Say that transforms run one by one, because of what memlist does not know."
+    text = (
+        f"{name}: {reason}, so each picture is transformed by itself, as torchvision does it. The pictures come from "
+        "memory all the same. What memlist knows, and makes a batch at a time, is listed on the page "
+        "'PyTorch and torchvision' of its documentation."
+    )
+    _say(store, f"unknown {reason}", text)
+
+
+def say_never(store: ImageStore, name: str, path: Any, reason: str) -> None:
+    "Say that a picture is not kept."
+    _say(store, f"never {reason}", f"{name}: {shown(path)} is not kept in memory, because {shown(reason)}.")
+
+
+def full(store: ImageStore, name: str) -> str:
+    "Return the message that the budget is used up, once; nothing if that is what the budget says."
+    if store.rule == 0 or not store.note(b"said full"):
+        return ""
+    info = store.info()
+    return (
+        f"{name}: the store holds {format_size(info.nbytes)} and may take {format_size(info.max_ram)}. What does not "
+        "fit is opened from disk every time. A larger max_ram, less memory in other processes, max_size or smaller "
+        "images on disk would help."
+    )
+
+
+def say_full(store: ImageStore, name: str) -> None:
+    "Say that the budget is used up."
+    text = full(store, name)
+    if text:
+        warn_user(text)
+
+
+def say_reduced(store: ImageStore, name: str, max_size: int) -> None:
+    "Say that pixels differ from those of torchvision's dataset, because of `max_size`."
+    text = (
+        f"{name}: with max_size={max_size} pictures are kept with their shorter side reduced to {max_size} pixels at "
+        "most, so the pixels of larger ones differ from those of torchvision's own dataset. For the same pixels, "
+        "leave max_size out."
+    )
+    _say(store, f"max_size {max_size}", text)

@@ -1,0 +1,110 @@
+"""`in_memory`: keep the pictures of a dataset that exists already."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from typing import Any, List, Optional, Sequence
+
+from torch.utils.data import Dataset, Subset
+
+from ..store import MaxRam, parse_max_ram, shown
+from . import messages
+from .folder import InMemory
+from .kept import Kept
+from .known import is_stock_getitem
+from .making import Making
+
+
+def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_size: Optional[int] = None) -> Any:
+    """Return `dataset` with its pictures in memory: one copy per machine, for all workers.
+
+    The dataset has to open its files by its attribute `loader`, as torchvision's `DatasetFolder` does. What it returns
+    is equal to the bit. Where items are made by `DatasetFolder`'s own code, from `samples`, `transform` and
+    `target_transform`, a batch is made at once, see `MemoryImageFolder`; a `__getitem__` of your own is called item by
+    item. The dataset itself stays as it is; a subset is taken apart and put together again.
+
+    - `max_ram`, `cache_file`, `max_size`: see `MemoryImageFolder`
+
+    Raises TypeError for a dataset without a `loader`: decorate the function that opens its files with
+    `memlist.cached` instead.
+    """
+    parse_max_ram(max_ram)
+    if isinstance(dataset, InMemory):
+        return dataset
+    if type(dataset) is Subset:
+        return Subset(in_memory(dataset.dataset, max_ram, cache_file, max_size), dataset.indices)
+    loader = getattr(dataset, "loader", None)
+    if not callable(loader) or not hasattr(dataset, "__dict__"):
+        raise TypeError(
+            f"in_memory({shown(type(dataset).__name__)}): it has no attribute `loader` that opens its files, so "
+            "memlist can't tell what to keep. Please let it open them by a function, and decorate that with "
+            "`memlist.cached`."
+        )
+    root = getattr(dataset, "root", None)
+    name = type(dataset).__name__ + ("" if root is None else f" over {shown(root)}")
+    kept = Kept(loader, root, name, max_ram, cache_file, max_size)
+    return MemoryDataset(dataset, kept)
+
+
+class MemoryDataset(InMemory, Dataset[Any]):
+    """A dataset whose `loader` loads from memory; see `in_memory`. `dataset` is that dataset.
+
+    Its attributes are those of `dataset`, also if they are set.
+    """
+
+    dataset: Any
+
+    def __init__(self, dataset: Any, kept: Kept) -> None:
+        own = copy.copy(dataset)
+        own.loader = kept
+        vars(self).update(dataset=own, _making=Making())
+
+    @property
+    def _kept(self) -> Kept:
+        loader = self.dataset.loader
+        if not isinstance(loader, Kept):
+            raise TypeError(f"{self!r}: its loader was replaced, so its pictures are not kept: call in_memory again")
+        return loader
+
+    @property
+    def _sampled(self) -> Any:
+        return self.dataset
+
+    def _paths(self) -> List[Any]:
+        if not hasattr(self.dataset, "samples"):
+            raise TypeError(
+                f"{self!r} has no `samples`, so memlist can't tell which files it opens. Please use it: what it opens "
+                "is kept from then on."
+            )
+        return super()._paths()
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, i: Any) -> Any:
+        return self.dataset[i]
+
+    def __getitems__(self, indices: Sequence[Any]) -> List[Any]:
+        "Return the items at `indices`, as torch asks for them: all of a batch at once."
+        dataset = self.dataset
+        kept = dataset.loader
+        if isinstance(kept, Kept) and is_stock_getitem(dataset):
+            return self._making.items(dataset, kept, indices, sys._getframe(1))
+        own = getattr(dataset, "__getitems__", None)
+        if callable(own):
+            return list(own(indices))
+        if isinstance(kept, Kept):
+            messages.say_unknown(kept.store, kept.name, f"{type(dataset).__name__}.__getitem__ is not torchvision's")
+        return [dataset[i] for i in indices]
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "dataset" or (name[:2] == "__" and name != "__iter__"):
+            raise AttributeError(name)
+        return getattr(self.dataset, name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        setattr(self.dataset, name, value)
+
+    def __repr__(self) -> str:
+        return f"<{type(self.dataset).__name__} in memory>"

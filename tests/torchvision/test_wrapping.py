@@ -1,0 +1,109 @@
+"""`in_memory`: a dataset that exists already, from memory."""
+
+import pickle
+
+import PIL.Image
+import pytest
+import torch
+from torch.utils.data import Dataset, Subset
+from torchvision import transforms as v1
+from torchvision.datasets import DatasetFolder, ImageFolder
+from torchvision_helpers import coloured, epoch, grey, make_folder, same, v2
+
+from memlist.torchvision import MemoryImageFolder, in_memory
+from memlist.torchvision.making import Making
+
+KNOWN = v1.Compose([v1.RandomCrop(16, pad_if_needed=True), v1.RandomHorizontalFlip(), v1.ToTensor()])
+
+
+class Own(Dataset):
+    "A dataset as people write them."
+
+    def __init__(self, folder, transform, loader=coloured):
+        self.paths = sorted(folder.rglob("*.png"))
+        self.transform, self.loader = transform, loader
+
+    def __len__(self):
+        return len(self.paths)
+
+    def __getitem__(self, i):
+        return {"image": self.transform(self.loader(self.paths[i])), "name": self.paths[i].name}
+
+
+class Opening(Own):
+    "A dataset that opens its files itself."
+
+    def __init__(self, folder, transform):
+        super().__init__(folder, transform)
+        del self.loader
+
+    def __getitem__(self, i):
+        return self.transform(PIL.Image.open(self.paths[i]).convert("RGB"))
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return make_folder(tmp_path / "pictures")
+
+
+def check(stock, ours, **kwargs):
+    for seed in range(2):
+        expected = epoch(stock, seed, **kwargs)
+        assert expected[1] is None and same(expected, epoch(ours, seed, **kwargs))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("loader", [coloured, grey])
+def test_dataset_folder_in_batches(folder, loader, workers):
+    stock = DatasetFolder(folder, loader, (".png",), KNOWN, target_transform=float)
+    ours = in_memory(stock)
+    check(stock, ours, workers=workers)
+    assert ours.loaded and ours.cache_info().misses == 12 and stock.loader is loader
+    assert ours.classes == stock.classes and len(ours) == 12
+
+
+@pytest.mark.skipif(v2 is None, reason="batches need torch 2")
+def test_batches_are_made_at_once(folder, monkeypatch):
+    made = []
+    render = Making._render
+    monkeypatch.setattr(Making, "_render", lambda self, *given: made.append(given) or render(self, *given))
+    stock = ImageFolder(folder, KNOWN)
+    ours = in_memory(Subset(stock, range(3, 12)))
+    check(Subset(stock, range(3, 12)), ours)
+    assert type(ours) is Subset and len(made) == 4
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_an_own_dataset_item_by_item(folder, workers):
+    stock = Own(folder, KNOWN)
+    ours = in_memory(stock)
+    if v2 and not workers:
+        with pytest.warns(UserWarning, match="Own.__getitem__ is not torchvision's"):
+            epoch(ours)
+    check(stock, ours, workers=workers)
+    assert len(ours.store) == 12 and ours.cache_info is not None
+    with pytest.raises(TypeError, match="has no `samples`"):
+        ours.load_data()
+
+
+def test_attributes_are_those_of_the_dataset(folder):
+    ours = in_memory(ImageFolder(folder, KNOWN))
+    ours.transform = v1.Compose([v1.CenterCrop(9), v1.ToTensor()])
+    assert ours.dataset.transform is ours.transform
+    check(ImageFolder(folder, ours.transform), ours)
+    with pytest.raises(AttributeError):
+        _ = ours.nothing
+
+
+def test_it_shares_its_store_and_travels(folder):
+    ours = in_memory(ImageFolder(folder, KNOWN))
+    assert ours.load_data(progress=False) is ours
+    assert in_memory(ours) is ours and in_memory(ImageFolder(folder)).loaded
+    again = pickle.loads(pickle.dumps(ours))
+    assert again.loaded and again.store is ours.store and MemoryImageFolder(folder).store is ours.store
+
+
+def test_what_opens_its_files_itself_is_refused(folder):
+    for wrong in (Opening(folder, KNOWN), [1, 2], torch.zeros(3)):
+        with pytest.raises(TypeError, match=r"no attribute `loader`(.|\n)*memlist\.cached"):
+            in_memory(wrong)
