@@ -74,6 +74,11 @@ class Kept:
             self._images = ImageCache(self.store, decoder, self.built if self.built > self.store.made else 0)
         return self._images
 
+    @property
+    def records(self) -> int:
+        "The number of records per picture: one with the pixels, and for torchvision's own loader one with the rest."
+        return 2 if self.stock else 1
+
     def __call__(self, path: Any) -> Any:
         "Return what the loader returns for `path`, in memory of its own; raise what the loader raises."
         if isinstance(self.loader, Cached):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib
 from contextlib import suppress
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
 
 import PIL.Image
@@ -29,6 +29,7 @@ def _module(name: str) -> Optional[ModuleType]:
 
 V1 = torchvision.transforms.transforms
 V2 = _module("transforms.v2")
+tv_tensors: Any = _module("tv_tensors")
 V2_FORWARD: Any = getattr(V2, "Transform", None) and V2.Transform.forward  # type: ignore[union-attr]
 FUNCTIONAL_PIL: Any = _module("transforms._functional_pil") or _module("transforms.functional_pil")
 
@@ -78,7 +79,7 @@ class Library:
 
     def __init__(self) -> None:
         self.classes: Dict[type, Known] = dict(_classes())
-        self._names: List[Tuple[Mapping[str, Any], str, Any]] = []
+        self._names: List[Tuple[Mapping[Any, Any], Any, Any]] = []
         self.replaced = ""
         for name in ("functional", "_functional_pil", "_functional_tensor", "functional_pil", "functional_tensor"):
             self._add_module(_module(f"transforms.{name}"))
@@ -92,12 +93,15 @@ class Library:
             for base in cls.__mro__[:-1]:
                 if base is not nn.Module or cls is nn.Sequential:
                     self._add_class(base)
-        self._add_class(PIL.Image.Image)
-        self._add(vars(PIL.Image), "open", "PIL")
-        self._add(vars(PIL.ImageOps), "expand", "PIL")
+        for name in _PILLOW:
+            if name in vars(PIL.Image.Image):
+                self._add(vars(PIL.Image.Image), name, vars(PIL.Image.Image)[name])
+        self._add(vars(PIL.Image), "open", PIL.Image.open)
+        self._add(vars(PIL.ImageOps), "expand", PIL.ImageOps.expand)
         for functional, kernels in getattr(_module("transforms.v2.functional._utils"), "_KERNEL_REGISTRY", {}).items():
             if functional.__name__ in ("resize", "crop", "center_crop", "resized_crop", "pad", *_FLIPS, *_CONVERSIONS):
-                self._names += [(kernels, kind, kernel) for kind, kernel in kernels.items()]
+                for kind, kernel in kernels.items():
+                    self._add(kernels, kind, kernel)
 
     def unchanged(self) -> bool:
         "Return whether all of it is as it was, and was torchvision's own then."
@@ -108,30 +112,25 @@ class Library:
 
     def _add_module(self, module: Optional[ModuleType]) -> None:
         for name, value in vars(module).items() if module is not None else ():
-            if callable(value) and not isinstance(value, type) and str(value.__module__).startswith("torchvision"):
-                self._names.append((vars(module), name, value))
+            if isinstance(value, FunctionType):
+                self._add(vars(module), name, value)
 
     def _add_class(self, cls: type) -> None:
         for name, value in vars(cls).items():
-            if callable(value) or isinstance(value, (staticmethod, classmethod, property)):
-                self._add(vars(cls), name, cls.__module__.split(".")[0])
+            if isinstance(value, (FunctionType, staticmethod, classmethod, property)):
+                self._add(vars(cls), name, value)
 
-    def _add(self, names: Mapping[str, Any], name: str, package: str) -> None:
-        value = names[name]
-        function = getattr(value, "__func__", value)
-        origin = getattr(function, "__module__", package)
-        own = not isinstance(origin, str) or origin.split(".")[0] in (
-            package,
-            "torchvision",
-            "torch",
-            "builtins",
-            "PIL",
-        )
-        if not (own or name.startswith("__") or isinstance(value, type)):
-            self.replaced = name
+    def _add(self, names: Mapping[Any, Any], name: Any, value: Any) -> None:
+        function = getattr(value, "fget", getattr(value, "__func__", value))
+        if str(getattr(function, "__module__", "torch")).split(".")[0] not in _LIBRARIES:
+            self.replaced = str(name)
         self._names.append((names, name, value))
 
 
+# Who may have defined a function that torchvision's modules hold.
+_LIBRARIES = {"torchvision", "torch", "PIL", "numpy", "typing", "functools", "warnings", "contextlib", "collections"}
+# The methods of Pillow's images that torchvision calls for the known transforms, and those that these call.
+_PILLOW = "crop", "resize", "transpose", "convert", "copy", "load", "tobytes", "getbands", "paste", "_new", "_crop"
 _FLIPS = "horizontal_flip", "vertical_flip"
 _CONVERSIONS = "to_dtype", "normalize", "pil_to_tensor", "to_image"
 

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.utils.data import get_worker_info
 
 from ..batch.threads import ONE_THREAD, Threads
-from ..resampling import render
+from ..resampling import render, supported
 from . import messages
 from .collating import Batch, BatchMemory, to_default_collate
 from .kept import Kept, Paths, Picture
@@ -56,7 +56,10 @@ class Making:
     def __init__(self) -> None:
         self.memory = BatchMemory()
         self._expected = Expected()
-        self._threads: Tuple[int, Threads] = (0, ONE_THREAD)
+        self._pid, self._threads = os.getpid(), (0, ONE_THREAD)  # type: int, Tuple[int, Threads]
+        # A forked process has the objects of the threads of its parent, but not the threads. It keeps the objects: to
+        # end them it would have to wait for locks that nobody will release.
+        self._inherited: List[Any] = []
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return Making, ()
@@ -129,7 +132,8 @@ class Making:
         render([one.picture.array for one in group], steps, out, values.table, self.threads())
         if not kept.valid(drawing.generation):
             # The store was purged meanwhile, so some bytes may have been overwritten: read the files again.
-            render([_copied(kept, one) for one in group], steps, out, values.table, self.threads())
+            again = [_own_bytes(kept, one.path, one.picture, drawing.generation) for one in group]
+            render(again, steps, out, values.table, self.threads())
 
     def _alike(self, n: int, like: Tensor) -> Tensor:
         "Return an uninitialised tensor for `n` pictures, whose rows have the strides of `like` if these are dense."
@@ -140,6 +144,9 @@ class Making:
     def threads(self) -> Threads:
         "Return as many threads as torch uses here; in a worker that is one."
         n = 1 if get_worker_info() is not None else torch.get_num_threads()
+        if self._pid != os.getpid():
+            self._inherited.append(self._threads)
+            self._pid, self._threads = os.getpid(), (0, ONE_THREAD)
         known, threads = self._threads
         if known != n:
             threads.close()
@@ -158,6 +165,7 @@ class Expected:
 
     def __init__(self) -> None:
         self._missed = 0
+        self._inherited: List[Any] = []  # as in `Making`
         self._pid, self._pool = 0, None  # type: int, Optional[ThreadPoolExecutor]
         self._given: Optional[Tuple[Drawing, List[Drawn], Values, Batch, Future[None]]] = None
 
@@ -165,7 +173,8 @@ class Expected:
         self, making: Making, drawing: Drawing, group: List[Drawn], values: Values, batch: Batch, kept: Kept
     ) -> None:
         "Begin to make a batch."
-        if self._pool is None or self._pid != os.getpid():  # a forked process has no threads
+        if self._pool is None or self._pid != os.getpid():
+            self._inherited.append(self._pool)
             self._pid, self._pool = os.getpid(), ThreadPoolExecutor(1, "memlist-ahead")
         work = self._pool.submit(making._render, drawing, group, values, batch.tensor, kept)
         self._given = drawing, group, values, batch, work
@@ -215,13 +224,16 @@ def draw(
     stored: List[Optional[np.ndarray]] = [None] * len(indices) if records is None else records.arrays()
     samples: List[Any] = []
     targets: List[Any] = []
-    if early and any(array is None for array in stored):
+    if early and (pipeline.on_tensors or any(array is None for array in stored)):
         return None
     for i, array in zip(indices, stored):
         path, target = dataset.samples[i]
         hits += array is not None
         picture = Picture(array, "RGB") if array is not None else kept.picture(path)
-        samples.append(_drawn(dataset, kept, pipeline, path, picture))
+        if pipeline.on_tensors and isinstance(picture, Picture) and supported(picture.mode):
+            samples.append(pipeline.from_bytes(_own_bytes(kept, path, picture, generation)))
+        else:
+            samples.append(_drawn(dataset, kept, pipeline, path, picture))
         if early:
             continue
         targets.append(target if dataset.target_transform is None else dataset.target_transform(target))
@@ -244,14 +256,14 @@ def _drawn(dataset: Any, kept: Kept, pipeline: Pipeline, path: Any, picture: Any
         return dataset.transform(kept(path))
 
 
-def _copied(kept: Kept, one: Drawn) -> np.ndarray:
-    "Return the bytes of a picture in memory of its own."
+def _own_bytes(kept: Kept, path: Any, picture: Picture, generation: int) -> np.ndarray:
+    "Return the bytes of a picture in memory of their own; it was read when the store had this generation."
     while True:
-        generation = kept.store.generation
-        picture = kept.picture(one.path)
         array = picture.array.copy()
         if kept.valid(generation):
             return array
+        generation = kept.store.generation
+        picture = kept.picture(path)
 
 
 def _groups(drawn: Sequence[Drawn]) -> List[List[Drawn]]:

@@ -14,9 +14,22 @@ import torch
 from torch import Tensor
 
 from ..resampling import Crop, supported
-from .known import CONTAINER, CONVERSION, FUNCTIONAL_PIL, GEOMETRY, LIBRARY, V2_FORWARD, Known, is_plain, on_cpu
+from .known import (
+    CONTAINER,
+    CONVERSION,
+    FUNCTIONAL_PIL,
+    GEOMETRY,
+    LIBRARY,
+    V2_FORWARD,
+    Known,
+    is_plain,
+    on_cpu,
+    tv_tensors,
+)
 from .standin import StandIn, Untold
 
+# Conversions whose tensors have the bytes of the picture.
+_BYTES_TO_TENSORS = "ToImage", "PILToTensor"
 #: Of so many pixels is the picture that shows what becomes of each byte.
 _SIDE = 16
 
@@ -67,20 +80,33 @@ class Pipeline:
             raise Unknown("tensors are not made on the CPU here", quiet=True)
         geometry: List[Tuple[Drawing, Any]] = []
         tail: List[Any] = []
+        kinds: List[str] = []
         for one, known in _leaves(transform):
-            if known.kind == GEOMETRY and tail:
-                text = (
-                    f"{type(one).__name__} works on tensors, not on pictures: it comes after {type(tail[0]).__name__}"
-                )
-                raise Unknown(text, quiet=True)
-            if known.kind == GEOMETRY:
+            if known.kind == GEOMETRY and not tail:
                 geometry.append((_drawing(one, known), one))
             else:
-                tail.append((one, known))
-        if not any(known.kind == CONVERSION for _, known in tail):
+                tail.append(one)
+                kinds.append(known.kind)
+        if CONVERSION not in kinds:
             raise Unknown("it makes no tensors", quiet=True)
-        self._geometry, self._tail = geometry, [one for one, _ in tail]
+        self.on_tensors = GEOMETRY in kinds
+        if self.on_tensors and (geometry or type(tail[0]).__name__ not in _BYTES_TO_TENSORS):
+            raise Unknown("it cuts or resizes tensors", quiet=True)
+        self._geometry, self._tail = geometry, tail
         self._values: Dict[str, Values] = {}
+
+    def from_bytes(self, pixels: np.ndarray) -> Any:
+        """Return what is made of a picture where windows and sizes come after the conversion: `on_tensors`.
+
+        All is torchvision's own but the conversion, which needs no picture: `pixels`, (height, width) or (height,
+        width, channels), become the tensor that it makes of one, over the same memory.
+        """
+        height, width = pixels.shape[:2]
+        tensor = torch.as_tensor(pixels).view(height, width, -1).permute((2, 0, 1))
+        made: Any = tv_tensors.Image(tensor) if type(self._tail[0]).__name__ == "ToImage" else tensor
+        for one in self._tail[1:]:
+            made = one(made)
+        return made
 
     def draw(self, mode: str, size: Tuple[int, int]) -> StandIn:
         """Draw for a picture of `mode` and `size`, (width, height), as stock does; return it with its steps.

@@ -8,8 +8,9 @@ from typing import Any, List, Optional, Sequence
 
 from torch.utils.data import Dataset, Subset
 
+from ..cache.info import CacheInfo
 from ..store import MaxRam, parse_max_ram, shown
-from . import messages
+from . import messages, work
 from .folder import InMemory
 from .kept import Kept
 from .known import is_stock_getitem
@@ -74,10 +75,21 @@ class MemoryDataset(InMemory, Dataset[Any]):
     def _paths(self) -> List[Any]:
         if not hasattr(self.dataset, "samples"):
             raise TypeError(
-                f"{self!r} has no `samples`, so memlist can't tell which files it opens. Please use it: what it opens "
-                "is kept from then on."
+                f"{self!r} has no attribute `samples`, so memlist can't tell which files it will open. Please leave "
+                "this call out: a picture is kept when it is first opened."
             )
         return super()._paths()
+
+    def cache_info(self) -> CacheInfo:
+        """Return how many of the pictures are in memory, and how full the store is.
+
+        Of a dataset without `samples`, the pictures that are in memory are all that are known.
+        """
+        if hasattr(self.dataset, "samples"):
+            return super().cache_info()
+        found = work.cache_info(self._kept, [])
+        n = len(self.store) // self._kept.records
+        return found._replace(cached=n, total=n)
 
     def __len__(self) -> int:
         return len(self.dataset)

@@ -6,6 +6,8 @@ import io
 import os
 import pickle
 import random
+import subprocess
+import sys
 import warnings
 from contextlib import nullcontext
 
@@ -376,3 +378,21 @@ def test_results_can_be_saved_and_grow(folder):
     torch.save(batch[0], file)
     file.seek(0)
     assert torch.equal(torch.load(file), batch[0])
+
+
+REPLACED = {
+    "a function": "import torchvision.transforms.functional as F; F.resize = lambda *a, **k: a[0]",
+    "a method": "import torchvision.transforms as T; T.Compose.__call__ = lambda self, x: x",
+    "a kernel": "from torchvision.transforms.v2 import functional as F; import PIL.Image; "
+    "F._utils._KERNEL_REGISTRY[F.resize][PIL.Image.Image] = lambda *a, **k: a[0]",
+    "Pillow's": "import PIL.Image; PIL.Image.Image.resize = lambda *a, **k: a[0]",
+    "nothing": "",
+}
+
+
+@batches
+@pytest.mark.parametrize("what", REPLACED)
+def test_what_was_replaced_before_memlist_was_imported_counts(what):
+    code = f"{REPLACED[what]}\nfrom memlist.torchvision.known import LIBRARY; print(LIBRARY.unchanged())"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(what == "nothing")], done.stderr
