@@ -44,10 +44,12 @@ def raw(name: str) -> Any:
 
 def test_pages_are_rendered_from_the_committed_figures(benchmarks: None) -> None:
     import page_beside
+    import page_doors
     import page_figures
     import page_gpu
 
     pages = {
+        "doors": page_doors.render(raw("doors")),
         "figures": page_figures.render(raw("figures")),
         "beside": page_beside.render(raw("beside"), raw("figures")),
         "gpu": page_gpu.render(raw("gpu")),
