@@ -53,7 +53,7 @@ def run(loader, work=lambda k: None, epochs=2):
     for _ in range(epochs):
         for k, batch in enumerate(loader):
             made.append([one.clone() for one in batch])
-            work(k)
+            made.append([work(k)])
     return made, states()
 
 
@@ -93,14 +93,15 @@ def test_a_training_that_draws_gets_its_own_numbers(folder, draws):
     check(folder, lambda ds: {"batch_size": 3, "shuffle": True}, draws)
 
 
+@pytest.mark.parametrize("size", [3, 5])
 @pytest.mark.parametrize("replacement", [False, True])
-def test_a_generator_of_the_users_that_the_training_draws_from(folder, taken, replacement):
+def test_a_generator_of_the_users_that_the_training_draws_from(folder, taken, replacement, size):
     def run_with(cls, dataset):
         generator = torch.Generator().manual_seed(4)
         sampler = RandomSampler(
             dataset, replacement=replacement, num_samples=40 if replacement else 12, generator=generator
         )
-        made = run(cls(dataset, 3, sampler=sampler), lambda k: torch.rand(1, generator=generator))
+        made = run(cls(dataset, size, sampler=sampler), lambda k: torch.rand(1, generator=generator))
         return made, generator.get_state()
 
     stock, ours = ImageFolder(folder, transform()), MemoryImageFolder(folder, transform()).load_data(progress=False)
@@ -134,7 +135,11 @@ def test_targets_are_transformed_once_and_in_turn(folder, taken):
 def test_a_purge_between_two_batches_changes_nothing(folder):
     ours = MemoryImageFolder(folder, transform()).load_data(progress=False)
     stock = run(DataLoader(ImageFolder(folder, transform()), 3, shuffle=True))
-    assert same(stock, run(MemoryLoader(ours, 3, shuffle=True), lambda k: ours.purge()))
+
+    def purge(k):
+        ours.purge()
+
+    assert same(stock, run(MemoryLoader(ours, 3, shuffle=True), purge))
 
 
 @pytest.mark.parametrize(
