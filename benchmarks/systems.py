@@ -71,6 +71,7 @@ FOLDERS = "", "image_folders"
 DOORS: Dict[str, Entry] = {
     "limit": SYSTEMS["limit"],
     "stock": Entry("torchvision `ImageFolder`", *FOLDERS, "Stock", keeps=False),
+    "single": Entry("torchvision `ImageFolder`, one torch thread", *FOLDERS, "OneThread", keeps=False),
     "tensors": SYSTEMS["torchvision"]._replace(name="torchvision `ImageFolder`, transforms of tensors"),
     "memlist": Entry("memlist `MemoryImageFolder`", *FOLDERS, "Memory", ours=True),
     "ahead": Entry("memlist `MemoryImageFolder`, `MemoryLoader`", *FOLDERS, "Ahead", ours=True),

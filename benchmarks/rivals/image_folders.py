@@ -38,6 +38,14 @@ class Stock(System):
         del self.loader, self.data
 
 
+class OneThread(Stock):
+    "Do so on one thread of torch: more of them take more of the processor's time than they save here."
+
+    def prepare(self) -> None:
+        torch.set_num_threads(1)
+        super().prepare()
+
+
 class Memory(Stock):
     "Keep the pictures in memory."
 

@@ -7,6 +7,7 @@ method on the object, no hook, no function of torchvision's modules, no method o
 from __future__ import annotations
 
 import importlib
+import warnings
 from contextlib import suppress
 from types import FunctionType, ModuleType
 from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set, Tuple
@@ -14,6 +15,7 @@ from typing import Any, Dict, Iterator, List, Mapping, NamedTuple, Optional, Set
 import PIL.Image
 import PIL.ImageOps
 import torch
+import torchvision
 import torchvision.datasets.folder
 import torchvision.transforms.functional
 import torchvision.transforms.transforms
@@ -22,13 +24,16 @@ from torch import nn
 
 def _module(name: str) -> Optional[ModuleType]:
     "Return a module of torchvision; None if this version has none of this name."
-    with suppress(ImportError):
+    with suppress(ImportError), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the second generation called itself a beta once
         return importlib.import_module(f"torchvision.{name}")
     return None
 
 
 V1 = torchvision.transforms.transforms
 V2 = _module("transforms.v2")
+if not hasattr(getattr(V2, "Transform", None), "make_params"):  # its early versions are left to torchvision
+    V2 = None
 tv_tensors: Any = _module("tv_tensors")
 V2_FORWARD: Any = getattr(V2, "Transform", None) and V2.Transform.forward  # type: ignore[union-attr]
 FUNCTIONAL_PIL: Any = _module("transforms._functional_pil") or _module("transforms.functional_pil")
@@ -53,7 +58,7 @@ KINDS: Dict[str, str] = {
 }
 
 
-class Known(NamedTuple):
+class KnownClass(NamedTuple):
     "A known class: what it does, whether it is of the second generation, and the names that an object may not replace."
 
     kind: str
@@ -61,14 +66,17 @@ class Known(NamedTuple):
     methods: Set[str]
 
 
-def _classes() -> Iterator[Tuple[type, Known]]:
+def _classes() -> Iterator[Tuple[type, KnownClass]]:
     for module in (V1, V2):
         for name, kind in KINDS.items():
             cls = getattr(module, name, None)
             if isinstance(cls, type) and cls.__module__.startswith("torchvision."):
                 names = {n for n in dir(cls) if callable(getattr(cls, n)) and n not in ("__class__",)}
-                yield cls, Known(kind, module is V2, names)
-    yield nn.Sequential, Known(CONTAINER, False, {n for n in dir(nn.Sequential) if callable(getattr(nn.Sequential, n))})
+                yield cls, KnownClass(kind, module is V2, names)
+    yield (
+        nn.Sequential,
+        KnownClass(CONTAINER, False, {n for n in dir(nn.Sequential) if callable(getattr(nn.Sequential, n))}),
+    )
 
 
 class Library:
@@ -78,7 +86,7 @@ class Library:
     """
 
     def __init__(self) -> None:
-        self.classes: Dict[type, Known] = dict(_classes())
+        self.classes: Dict[type, KnownClass] = dict(_classes())
         self._names: List[Tuple[Mapping[Any, Any], Any, Any]] = []
         self.replaced = ""
         for name in ("functional", "_functional_pil", "_functional_tensor", "functional_pil", "functional_tensor"):
@@ -135,19 +143,26 @@ _FLIPS = "horizontal_flip", "vertical_flip"
 _CONVERSIONS = "to_dtype", "normalize", "pil_to_tensor", "to_image"
 
 
-def is_plain(transform: Any, known: Known) -> bool:
+def is_plain(transform: Any, known: KnownClass) -> bool:
     "Return whether an object of a known class runs the code of its class: nothing replaced on it, and no hooks."
     attributes = vars(transform)
     if not known.methods.isdisjoint(attributes):
         return False
-    hooks = "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_modules", "_parameters", "_buffers"
     children = known.kind == CONTAINER
-    return not any(attributes.get(name) for name in hooks if not (children and name == "_modules"))
+    return not any(attributes.get(name) for name in _OTHER_CODE if not (children and name == "_modules"))
+
+
+# What a module runs besides its own methods, or instead of them.
+_OTHER_CODE = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_modules", "_parameters", "_buffers", "_compiled_call_impl"),
+)
 
 
 LIBRARY = Library()
-DEFAULT_LOADERS = torchvision.datasets.folder.default_loader, torchvision.datasets.folder.pil_loader
-STOCK_GETITEM = torchvision.datasets.folder.DatasetFolder.__getitem__
+_FOLDER = torchvision.datasets.folder
+_LOADERS = _FOLDER.default_loader, _FOLDER.pil_loader
+STOCK_GETITEM = _FOLDER.DatasetFolder.__getitem__
 
 
 def on_cpu() -> bool:
@@ -155,6 +170,17 @@ def on_cpu() -> bool:
     return torch.empty(0).device.type == "cpu"
 
 
+def is_stock_loader(loader: Any) -> bool:
+    "Return whether `loader` is torchvision's own, which opens a file with Pillow and converts it to RGB."
+    return loader in _LOADERS and loader.__module__ == _FOLDER.__name__
+
+
+def loads_by_pillow() -> bool:
+    "Return whether torchvision's own loader does what it did when this module was imported, and uses Pillow."
+    return bool(torchvision.get_image_backend() == "PIL" and _FOLDER.pil_loader is _LOADERS[1])
+
+
 def is_stock_getitem(dataset: Any) -> bool:
     "Return whether `dataset` makes its items by `DatasetFolder`'s own code."
-    return type(dataset).__getitem__ is STOCK_GETITEM and "__getitem__" not in vars(dataset)
+    own = type(dataset).__getitem__ is STOCK_GETITEM and "__getitem__" not in vars(dataset)
+    return own and STOCK_GETITEM.__module__ == _FOLDER.__name__

@@ -21,7 +21,7 @@ from .known import (
     GEOMETRY,
     LIBRARY,
     V2_FORWARD,
-    Known,
+    KnownClass,
     is_plain,
     on_cpu,
     tv_tensors,
@@ -78,7 +78,7 @@ class Pipeline:
             raise Unknown(f"code of torchvision or Pillow was replaced{LIBRARY.replaced and f': {LIBRARY.replaced}'}")
         if not on_cpu():
             raise Unknown("tensors are not made on the CPU here", quiet=True)
-        geometry: List[Tuple[Drawing, Any]] = []
+        geometry: List[Tuple[Calling, Any]] = []
         tail: List[Any] = []
         kinds: List[str] = []
         for one, known in _leaves(transform):
@@ -155,7 +155,7 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
 
 
-def _leaves(transform: Any) -> Iterator[Tuple[Any, Known]]:
+def _leaves(transform: Any) -> Iterator[Tuple[Any, KnownClass]]:
     "Yield the transforms that run one after the other, and what is known of each; raise Unknown."
     cls = type(transform)
     known = LIBRARY.classes.get(cls)
@@ -175,10 +175,10 @@ def _leaves(transform: Any) -> Iterator[Tuple[Any, Known]]:
 
 # -- geometry -----------------------------------------------------------------------------------------------------
 
-Drawing = Callable[[Any, StandIn], Any]
+Calling = Callable[[Any, StandIn], Any]
 
 
-def _drawing(transform: Any, known: Known) -> Drawing:
+def _drawing(transform: Any, known: KnownClass) -> Calling:
     "Return how to call a transform. Pillow pads by pasting into a new picture, which a stand-in can't note."
     name = type(transform).__name__
     if name == "CenterCrop":

@@ -11,7 +11,7 @@ from torch.utils.data import Dataset, Subset
 from ..cache.info import CacheInfo
 from ..store import MaxRam, parse_max_ram, shown
 from . import messages, work
-from .folder import InMemory
+from .folder import InMemoryDataset
 from .kept import Kept
 from .known import is_stock_getitem
 from .making import Making
@@ -31,7 +31,7 @@ def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_
     `memlist.cached` instead.
     """
     parse_max_ram(max_ram)
-    if isinstance(dataset, InMemory):
+    if isinstance(dataset, InMemoryDataset):
         return dataset
     if type(dataset) is Subset:
         return Subset(in_memory(dataset.dataset, max_ram, cache_file, max_size), dataset.indices)
@@ -48,7 +48,7 @@ def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_
     return MemoryDataset(dataset, kept)
 
 
-class MemoryDataset(InMemory, Dataset[Any]):
+class MemoryDataset(InMemoryDataset, Dataset[Any]):
     """A dataset whose `loader` loads from memory; see `in_memory`. `dataset` is that dataset.
 
     Its attributes are those of `dataset`, also if they are set.

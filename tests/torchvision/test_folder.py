@@ -396,3 +396,52 @@ def test_what_was_replaced_before_memlist_was_imported_counts(what):
     code = f"{REPLACED[what]}\nfrom memlist.torchvision.known import LIBRARY; print(LIBRARY.unchanged())"
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
     assert done.stdout.split() == [str(what == "nothing")], done.stderr
+
+
+def test_another_image_backend_and_another_loader_count(folder, monkeypatch):
+    from torchvision.datasets import folder as stock_folder
+
+    stock, ours = both(folder, v1.ToTensor())
+    check(stock, ours, batch_size=1)
+    monkeypatch.setattr(stock_folder, "pil_loader", lambda path: PIL.Image.new("RGB", (20, 20), len(str(path))))
+    check(stock, ours, batch_size=1)
+
+
+def test_truncated_files_count(folder, monkeypatch):
+    import PIL.ImageFile
+
+    path = folder / "class0" / "cut.jpg"
+    PIL.Image.effect_noise((64, 64), 50).convert("RGB").save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:-900])
+    stock, ours = both(folder, v1.ToTensor())
+    i = [sample[0] for sample in ours.samples].index(str(path))
+    for dataset in (stock, ours):
+        with pytest.raises(OSError, match="truncated"):
+            dataset[i]
+    monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert torch.equal(stock[i][0], ours[i][0]) and torch.equal(stock[i][0], ours[i][0])
+    monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    for dataset in (stock, ours):
+        with pytest.raises(OSError, match="truncated"):
+            dataset[i]
+
+
+@batches
+def test_two_threads_may_use_one_dataset(folder):
+    from concurrent.futures import ThreadPoolExecutor
+
+    transform = v2.Compose([v2.Resize((300, 200)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    stock, ours = both(folder, transform)
+    expected = list(DataLoader(stock, 4))
+    with ThreadPoolExecutor(3) as pool:
+        loaders = [DataLoader(ours, 4), memlist.MemoryLoader(ours, 4), memlist.MemoryLoader(ours, 4)]
+        for _ in range(5):
+            assert all(same(expected, made) for made in pool.map(list, loaders))
+
+
+@batches
+def test_mixup_after_torchs_own_collate_function(folder):
+    from torch.utils.data import default_collate
+
+    mixed = v2.CutMix(num_classes=3)
+    check(*both(folder, KNOWN), collate_fn=lambda batch: mixed(*default_collate(batch)))
