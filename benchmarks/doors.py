@@ -1,4 +1,4 @@
-"""Take the figures of `MemoryImageFolder` and `cached`: `python benchmarks/doors.py`, about 8 minutes on two cores.
+"""Take the figures of `MemoryImageFolder` and `cached`: `python benchmarks/doors.py`, some 8 minutes, two quiet cores.
 
 Writes all samples to results/doors.json and the page doors.md. `--render` only makes the page; `--quick` takes few
 images, into a temporary folder. Other loaders need the environments that `make bench` makes of rivals/*.txt; the page
