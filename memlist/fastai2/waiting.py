@@ -70,7 +70,7 @@ class DataWait(Callback):
     def __init__(self, watch: Optional[Watch] = None) -> None:
         super().__init__()
         self.watch, self.given = watch, watch is not None  # a given watch continues across calls of `fit`
-        self.dls: Any = None  # which `watch` is timing
+        self.timed: Any = None  # which `watch` is timing
 
     @property
     def name(self) -> str:
@@ -100,9 +100,9 @@ class DataWait(Callback):
             self.watch = None
         if self.watch is None:
             self.watch = Watch(TimedLoaders(self.learn.dls))
-        elif self.learn.dls is not self.dls:
+        elif self.learn.dls is not self.timed:
             self.watch.set_data(TimedLoaders(self.learn.dls))
-        self.dls = self.learn.dls
+        self.timed = self.learn.dls
         self.watch.begin()
         self._follow(True)
 
@@ -132,10 +132,10 @@ class DataWait(Callback):
 
     def after_fit(self) -> None:
         "Drop the data."
-        if self.watch is not None and self.dls is not None and not self.given:
+        if self.watch is not None and self.timed is not None and not self.given:
             with suppress(RuntimeError):  # from a GPU that has failed: the other callbacks must still run
                 self.watch.close()
-        self.dls = None
+        self.timed = None
 
     def _follow(self, train: bool) -> None:
         assert self.watch is not None
