@@ -2,16 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
-import gc
-import html
-import io
-import random
 from functools import partial
-from statistics import median
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
-import numpy as np
 import torch
 from fastai.basic_data import DataBunch
 from fastai.core import defaults, ifnone
@@ -19,43 +12,17 @@ from fastai.vision.data import ImageList
 
 from ..cache.progress import in_notebook, print_line, progress
 from ..cache.randomness import random_states
-from ..timing.epochs import Epoch, Watch
-from ..timing.plot import draw_epochs
+from ..timing import comparison as timing
+from ..timing.comparison import Run, quiet, seed_all, take_turns
+from ..timing.epochs import Watch
 from .bunch import MemoryImageDataBunch
 from .lists import MemoryImageList
 from .mixin import InMemory
 from .waiting import DataWait, TimedBunch
 
 
-class Run(NamedTuple):
-    "One side of a comparison: its epochs, when its cache became warm, and the training loss of its last epoch."
-
-    name: str
-    epochs: List[Epoch]
-    warm: Optional[float]
-    loss: Optional[float]
-
-    @property
-    def later(self) -> List[Epoch]:
-        "The epochs after the first, which fills the cache; the first one if there is no other."
-        return self.epochs[1:] or self.epochs
-
-    @property
-    def seconds(self) -> float:
-        "Median seconds of a later epoch."
-        return median(epoch.seconds for epoch in self.later)
-
-    @property
-    def wait(self) -> float:
-        "Median seconds that a later epoch waits for its batches."
-        return median(epoch.wait for epoch in self.later)
-
-
-class Comparison:
+class Comparison(timing.Comparison):
     "The result of `compare`: its `runs`, fastai's own first. It prints, and shows in a notebook, as a table."
-
-    def __init__(self, runs: Sequence[Run]) -> None:
-        self.runs = list(runs)
 
     def plot(self, axes: Optional[Sequence[Any]] = None, return_fig: Optional[bool] = None) -> Any:
         """Draw the runs side by side on the same scale, with their epochs as in `DataWait.plot`.
@@ -63,53 +30,7 @@ class Comparison:
         Draws into `axes`, one per run, or into a new figure. Returns the figure if `return_fig` or fastai's
         `defaults.return_fig` is true.
         """
-        from matplotlib import pyplot
-
-        n = len(self.runs)
-        own: Dict[str, Any] = {"sharey": True, "squeeze": False, "constrained_layout": True}
-        own["figsize"] = (3.4 * n, 3.4)
-        drawn: Any = pyplot.subplots(1, n, **own)[1] if axes is None else axes
-        flat = list(np.ravel(np.asarray(drawn, object)))
-        for axis, run, times in zip(flat, self.runs, self._times()):
-            draw_epochs(axis, run.epochs, run.warm)
-            axis.set_title(run.name if run is self.runs[0] else f"{run.name}\n{times}")
-            if axis is not flat[0]:
-                axis.set_ylabel("")
-        most = max(epoch.seconds for run in self.runs for epoch in run.epochs)
-        flat[0].set_ylim(0, 1.35 * most)  # with room for the legend
-        named = {label: handle for axis in flat for handle, label in zip(*axis.get_legend_handles_labels())}
-        flat[-1].legend(named.values(), named.keys(), loc="upper right", fontsize=8)
-        return flat[0].figure if ifnone(return_fig, defaults.return_fig) else None
-
-    def _times(self) -> List[str]:
-        return [f"{self.runs[0].seconds / max(run.seconds, 1e-9):.1f} times as fast" for run in self.runs]
-
-    def _table(self) -> List[Tuple[str, List[str]]]:
-        first = [f"{'warm, ' if run.warm == 0 else ''}{run.epochs[0].seconds:.2f} s" for run in self.runs]
-        rows = [("first epoch", first)]
-        if any(len(run.epochs) > 1 for run in self.runs):
-            rows.append(("later epochs, median", [f"{run.seconds:.2f} s" for run in self.runs]))
-        rows.append(("  of that: waiting", [f"{run.wait:.2f} s" for run in self.runs]))
-        rows.append(("  per cent", [f"{100 * run.wait / max(run.seconds, 1e-9):.0f} %" for run in self.runs]))
-        rows.append(("", ["", *self._times()[1:]]))
-        if any(run.loss is not None for run in self.runs):
-            rows.append(("loss of the last epoch", [f"{run.loss:.6f}" for run in self.runs]))
-        return rows
-
-    def __repr__(self) -> str:
-        rows = [("", [run.name for run in self.runs]), *self._table()]
-        width = max(len(cell) for _, cells in rows for cell in cells) + 2
-        return "\n".join(
-            (f"{name:<24}" + "".join(f"{cell:>{width}}" for cell in cells)).rstrip() for name, cells in rows
-        )
-
-    def _repr_html_(self) -> str:
-        head = "".join(f"<th>{html.escape(run.name)}</th>" for run in self.runs)
-        body = "".join(
-            f"<tr><th style='text-align:left'>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-            for name, cells in self._table()
-        )
-        return f"<table><tr><th></th>{head}</tr>{body}</table>"
+        return super().plot(axes, ifnone(return_fig, defaults.return_fig))
 
 
 def compare(
@@ -164,17 +85,11 @@ def compare(
 
 
 def _take_turns(sides: Sequence[_RunningSide], epochs: int, seed: int) -> None:
-    shown, done = progress(epochs * len(sides), "compare", "epochs"), 0
+    shown = progress(epochs * len(sides), "compare", "epochs")
     try:
-        for epoch in range(epochs):
-            for side in sides:
-                _seed(seed + epoch)
-                gc.collect()
-                side.run()
-                done += 1
-                shown.update(done, f"{side.name}: {side.watch.epochs[-1].seconds:.2f} s")
+        take_turns(sides, epochs, seed, shown.update)
     finally:
-        shown.close(done)
+        shown.close(sum(len(side.watch.epochs) for side in sides))
 
 
 class _RunningSide:
@@ -182,18 +97,18 @@ class _RunningSide:
 
     def __init__(self, name: str, make: Callable[[], Any], learner: Optional[Callable[[Any], Any]], seed: int) -> None:
         self.name = name
-        _seed(seed)
+        seed_all(seed)
         self.data = make()
         if not isinstance(self.data, DataBunch):
             raise TypeError(f"compare: {name} made a {type(self.data).__name__}: please let it return a DataBunch.")
-        _seed(seed)
+        seed_all(seed)
         self.learn = None if learner is None else learner(self.data)
         self.watch = Watch(TimedBunch(self.data))
 
     def run(self) -> None:
         "Run one epoch."
         if self.learn is not None:
-            with _quiet():
+            with quiet(in_notebook()):
                 self.learn.fit(1, callbacks=[DataWait(self.learn, self.watch)])
             return
         self.watch.begin()
@@ -207,22 +122,3 @@ class _RunningSide:
         self.watch.close()
         loss = None if self.learn is None else float(self.learn.recorder.losses[-1])
         return Run(self.name, self.watch.epochs, self.watch.warm(), loss)
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.manual_seed(seed)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    "Hide the table and the progress bar that each `fit` of one epoch would show."
-    if in_notebook():
-        from IPython.utils.capture import capture_output
-
-        with capture_output(stdout=True, stderr=False, display=True):
-            yield
-    else:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield

@@ -1,0 +1,143 @@
+"""The result of running the same code on several sides in turns, as a table and a plot, and how they take turns."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import html
+import io
+import random
+from statistics import median
+from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+
+import numpy as np
+import torch
+
+from .epochs import Epoch, Watch
+from .plot import draw_epochs
+
+
+class Run(NamedTuple):
+    "One side of a comparison: its epochs, when its cache became warm, and the training loss of its last epoch."
+
+    name: str
+    epochs: List[Epoch]
+    warm: Optional[float]
+    loss: Optional[float]
+
+    @property
+    def later(self) -> List[Epoch]:
+        "The epochs after the first, which fills the cache; the first one if there is no other."
+        return self.epochs[1:] or self.epochs
+
+    @property
+    def seconds(self) -> float:
+        "Median seconds of a later epoch."
+        return median(epoch.seconds for epoch in self.later)
+
+    @property
+    def wait(self) -> float:
+        "Median seconds that a later epoch waits for its batches."
+        return median(epoch.wait for epoch in self.later)
+
+
+class Comparison:
+    "The result of `compare`: its `runs`, the library's own first. It prints, and shows in a notebook, as a table."
+
+    def __init__(self, runs: Sequence[Run]) -> None:
+        self.runs = list(runs)
+
+    def plot(self, axes: Optional[Sequence[Any]] = None, return_fig: Optional[bool] = False) -> Any:
+        """Draw the runs side by side on the same scale, with their epochs as in `DataWait.plot`.
+
+        Draws into `axes`, one per run, or into a new figure. Returns the figure if `return_fig`.
+        """
+        from matplotlib import pyplot
+
+        n = len(self.runs)
+        own: Dict[str, Any] = {"sharey": True, "squeeze": False, "constrained_layout": True}
+        own["figsize"] = (3.4 * n, 3.4)
+        drawn: Any = pyplot.subplots(1, n, **own)[1] if axes is None else axes
+        flat = list(np.ravel(np.asarray(drawn, object)))
+        for axis, run, times in zip(flat, self.runs, self._times()):
+            draw_epochs(axis, run.epochs, run.warm)
+            axis.set_title(run.name if run is self.runs[0] else f"{run.name}\n{times}")
+            if axis is not flat[0]:
+                axis.set_ylabel("")
+        most = max(epoch.seconds for run in self.runs for epoch in run.epochs)
+        flat[0].set_ylim(0, 1.35 * most)  # with room for the legend
+        named = {label: handle for axis in flat for handle, label in zip(*axis.get_legend_handles_labels())}
+        flat[-1].legend(named.values(), named.keys(), loc="upper right", fontsize=8)
+        return flat[0].figure if return_fig else None
+
+    def _times(self) -> List[str]:
+        return [f"{self.runs[0].seconds / max(run.seconds, 1e-9):.1f} times as fast" for run in self.runs]
+
+    def _table(self) -> List[Tuple[str, List[str]]]:
+        first = [f"{'warm, ' if run.warm == 0 else ''}{run.epochs[0].seconds:.2f} s" for run in self.runs]
+        rows = [("first epoch", first)]
+        if any(len(run.epochs) > 1 for run in self.runs):
+            rows.append(("later epochs, median", [f"{run.seconds:.2f} s" for run in self.runs]))
+        rows.append(("  of that: waiting", [f"{run.wait:.2f} s" for run in self.runs]))
+        rows.append(("  per cent", [f"{100 * run.wait / max(run.seconds, 1e-9):.0f} %" for run in self.runs]))
+        rows.append(("", ["", *self._times()[1:]]))
+        if any(run.loss is not None for run in self.runs):
+            rows.append(("loss of the last epoch", [f"{run.loss:.6f}" for run in self.runs]))
+        return rows
+
+    def __repr__(self) -> str:
+        rows = [("", [run.name for run in self.runs]), *self._table()]
+        width = max(len(cell) for _, cells in rows for cell in cells) + 2
+        return "\n".join(
+            (f"{name:<24}" + "".join(f"{cell:>{width}}" for cell in cells)).rstrip() for name, cells in rows
+        )
+
+    def _repr_html_(self) -> str:
+        head = "".join(f"<th>{html.escape(run.name)}</th>" for run in self.runs)
+        body = "".join(
+            f"<tr><th style='text-align:left'>{name}</th>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+            for name, cells in self._table()
+        )
+        return f"<table><tr><th></th>{head}</tr>{body}</table>"
+
+
+class Side(Protocol):
+    "One side of a comparison while it runs."
+
+    name: str
+    watch: Watch
+
+    def run(self) -> None:
+        "Run one epoch."
+
+
+def take_turns(sides: Sequence[Side], epochs: int, seed: int, tell: Callable[[int, str], None]) -> None:
+    "Run `epochs` epochs of each side, in turns, each under a seed; `tell` how many are done, and the last one's time."
+    done = 0
+    for epoch in range(epochs):
+        for side in sides:
+            seed_all(seed + epoch)
+            gc.collect()
+            side.run()
+            done += 1
+            tell(done, f"{side.name}: {side.watch.epochs[-1].seconds:.2f} s")
+
+
+def seed_all(seed: int) -> None:
+    "Seed the generators of Python, NumPy and torch."
+    random.seed(seed)
+    np.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+@contextlib.contextmanager
+def quiet(notebook: bool) -> Iterator[None]:
+    "Hide the table and the progress bar that each `fit` of one epoch would show."
+    if notebook:
+        from IPython.utils.capture import capture_output
+
+        with capture_output(stdout=True, stderr=False, display=True):
+            yield
+    else:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
