@@ -148,7 +148,7 @@ bench-doors: $(VENV)/ready
 	-$(MAKE) --keep-going $(RIVALS:%=$(VENV)-%/ready)
 	$(RUN) -W ignore benchmarks/doors.py
 
-# The figures of fastai 2.
+# The figures of fastai 2; those of a GPU, too, where there is one.
 bench-fastai2: $(VENV)-fastai2/ready
 	$(VENV)-fastai2/bin/python -W ignore benchmarks/fastai2.py
 
