@@ -15,6 +15,7 @@ STOCK, OURS = "fastai", "memlist"
 def render(results: Dict[str, Any]) -> str:
     "Return the whole page; a section whose step was not taken is left out."
     values = {"photographs": results["photographs"], "quick": results["quick"], **machine(results["surroundings"])}
+    values["differing"] = _differing(results)
     for name, tables in STEPS.items():
         if name in results:
             values.update(tables(results[name]))
@@ -64,15 +65,13 @@ def _alone(results: Dict[str, Any]) -> Dict[str, Any]:
         stock, ours = (_of(_best(found, side), "cpu") for side in (STOCK, OURS))
         lines.append([name, f"{1e3 * stock:.2f}", f"{1e3 * ours:.2f}", f"{stock / ours:.1f}"])
         lines[-1].append(_judged(stock / ours, CPU))
-    return {
-        "alone": table(("ms of a processor per image", "fastai", "memlist", "times", "target"), lines),
-        "differing": _differing(results),
-    }
+    return {"alone": table(("ms of a processor per image", "fastai", "memlist", "times", "target"), lines)}
 
 
 def _differing(results: Dict[str, Any]) -> str:
-    "Name the pipelines whose first batches were not equal."
-    return ", ".join(name for name, found in results.items() if not found["equal"])
+    "Name the pipelines of either step whose first batches were not equal."
+    steps = [results.get(name, {}) for name in ("alone", "loader")]
+    return ", ".join(dict.fromkeys(name for step in steps for name, found in step.items() if not found["equal"]))
 
 
 def _loader(results: Dict[str, Any]) -> Dict[str, Any]:
