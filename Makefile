@@ -16,7 +16,7 @@ OUTSIDE ?= build/outside
 # What `make test-faults` is told besides: FAULTS=--quick makes each fault a few times, and leaves the page as it is.
 FAULTS ?=
 
-.PHONY: demo docs notebooks package test test-full test-fastai2 test-faults test-legacy test-latest lint bench bench-quick bench-ffcv bench-gpu clean
+.PHONY: demo docs notebooks package test test-full test-fastai2 test-faults test-legacy test-latest lint bench bench-quick bench-ffcv bench-gpu bench-doors clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -142,6 +142,11 @@ bench-ffcv: $(VENV)-ffcv/ready
 # The figures of batch_tfms=True that need a GPU.
 bench-gpu: $(VENV)/ready
 	$(RUN) -W ignore benchmarks/gpu.py
+
+# The figures of MemoryImageFolder and cached.
+bench-doors: $(VENV)/ready
+	-$(MAKE) --keep-going $(RIVALS:%=$(VENV)-%/ready)
+	$(RUN) -W ignore benchmarks/doors.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-fastai2 $(VENV)-legacy $(VENV)-latest $(RIVALS:%=$(VENV)-%) $(VENV)-twine build dist *.egg-info

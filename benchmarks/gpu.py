@@ -42,6 +42,8 @@ from machine import surroundings
 from measure import HERE, exhaust, say
 
 from memlist import MemoryImageList
+from memlist.batch.buffers import Buffers
+from memlist.batch.threads import Threads
 from memlist.fastai1.collate import Collate
 from memlist.fastai1.loader import BatchDeviceDataLoader
 
@@ -244,6 +246,7 @@ def fused(at: Setting) -> Dict[str, Any]:
 def parts(at: Setting) -> Dict[str, List[float]]:
     "Time the parts of making a batch, in seconds per batch; the last part waits until the device has done its work."
     collate = at.collate(at.bunch(OURS, 0))
+    collate.memory, collate.threads = Buffers(), Threads(torch.get_num_threads())  # as the loader has it
     found: Dict[str, List[float]] = {
         "gather and draw": [],
         "start the copy to the device and the transforms": [],
@@ -317,8 +320,9 @@ def waiting(at: Setting) -> Dict[str, Any]:
             one = {**_epoch(data, step, at.wait_for_batch, at.quick), "bs": at.bs}
             name = f"{kind[0]}, {workers} workers"
             found[name] = one
+            later = 100 * (one["waited"] - one["first"]) / (one["total"] - one["first"])
             share, rate = 100 * one["waited"] / one["total"], one["batches"] * at.bs / one["total"]
-            say(f"ResNet-18, {name}: {share:.1f} % waiting, {rate:,.0f} images/s")
+            say(f"ResNet-18, {name}: {share:.1f} % waiting, {later:.1f} % after the first batch, {rate:,.0f} images/s")
     return found
 
 
@@ -341,17 +345,18 @@ def _step(device: torch.device) -> Callable[[Any, Any], None]:
 
 
 def _epoch(data: Any, step: Callable[[Any, Any], None], wait: Callable[[], None], begins: bool) -> Dict[str, Any]:
-    "Train for one epoch, or for how it `begins`: the seconds that it waits, and all of them."
-    waited, n, begun = 0.0, 0, time.perf_counter()
-    last = begun
+    "Train for one epoch, or for how it `begins`: the seconds that it waits, for the first batch and at all, and all."
+    waits: List[float] = []
+    begun = last = time.perf_counter()
     for x, y in data.train_dl:
         wait()  # until the device has made the batch
-        waited += time.perf_counter() - last
+        waits.append(time.perf_counter() - last)
         step(x, y)
-        n, last = n + 1, time.perf_counter()
-        if begins and n == 2:
+        last = time.perf_counter()
+        if begins and len(waits) == 2:
             break
-    return {"waited": waited, "total": time.perf_counter() - begun, "batches": n}
+    total = time.perf_counter() - begun
+    return {"waited": sum(waits), "first": waits[0], "total": total, "batches": len(waits)}
 
 
 def training(at: Setting) -> Dict[str, List[float]]:

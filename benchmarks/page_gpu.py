@@ -77,22 +77,44 @@ def _parts(found: Dict[str, List[float]]) -> Dict[str, Any]:
 
 def _waiting(found: Dict[str, Dict[str, float]]) -> Dict[str, Any]:
     shares = {key: 100 * one["waited"] / one["total"] for key, one in found.items()}
+    later = {key: 100 * (one["waited"] - one["first"]) / (one["total"] - one["first"]) for key, one in found.items()}
     steps = {key: 1e3 * (one["total"] - one["waited"]) / one["batches"] for key, one in found.items()}
     lines = []
     for key, one in found.items():
         kind, workers = key.split(", ")
         rate = one["batches"] * one["bs"] / one["total"]
         words = [kind, _workers(int(workers.split()[0]))]
-        lines.append([*words, f"{shares[key]:.1f} %", f"{rate:,.0f}", f"{steps[key]:.1f}", str(one["batches"])])
-    ours = [shares[key] for key in found if key.startswith("batch_tfms") and key != "batch_tfms, 0 workers"]
+        cells = f"{shares[key]:.1f} %", f"{1e3 * one['first']:.0f}", f"{later[key]:.1f} %", f"{rate:,.0f}"
+        lines.append([*words, *cells, f"{steps[key]:.1f}", str(one["batches"])])
+    workers = [key for key in found if key.startswith("batch_tfms") and key != "batch_tfms, 0 workers"]
+    ours = [shares[key] for key in workers]
     alone = found["batch_tfms, 0 workers"]
-    step = steps["batch_tfms, 0 workers"]
+    step = min(steps[key] for key in workers)
     return {
-        "waiting": table(("", "", "waiting", "images/s", "rest of a step, ms", "batches"), lines, 2),
+        "waiting": table(
+            (
+                "",
+                "",
+                "waiting",
+                "for the first batch, ms",
+                "waiting after it",
+                "images/s",
+                "rest of a step, ms",
+                "batches",
+            ),
+            lines,
+            2,
+        ),
         "waiting_least": f"{min(ours):.1f}",
         "waiting_most": f"{max(ours):.1f}",
         "waiting_none": f"{shares['batch_tfms, 0 workers']:.0f}",
         "waits": min(ours) > 2,
+        "later_least": f"{min(later[key] for key in workers):.1f}",
+        "later_most": f"{max(later[key] for key in workers):.1f}",
+        "first_least": f"{1e3 * min(found[key]['first'] for key in workers):.0f}",
+        "first_most": f"{1e3 * max(found[key]['first'] for key in workers):.0f}",
+        "step_none": f"{steps['batch_tfms, 0 workers']:.0f}",
+        "slowed": steps["batch_tfms, 0 workers"] > 1.1 * step,
         "step": f"{step:.0f}",
         "step_rate": f"{1e3 * alone['bs'] / step:,.0f}",
         "batches": alone["batches"],

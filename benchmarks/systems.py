@@ -66,6 +66,19 @@ SYSTEMS: Dict[str, Entry] = {
     "tf": Entry("`tf.data`, `cache()`", "tf", "tf_data", "TfData", workers=THREADS),
 }
 
+#: What `MemoryImageFolder` is compared with, of doors.py.
+FOLDERS = "", "image_folders"
+DOORS: Dict[str, Entry] = {
+    "limit": SYSTEMS["limit"],
+    "stock": Entry("torchvision `ImageFolder`", *FOLDERS, "Stock", keeps=False),
+    "single": Entry("torchvision `ImageFolder`, one torch thread", *FOLDERS, "OneThread", keeps=False),
+    "tensors": SYSTEMS["torchvision"]._replace(name="torchvision `ImageFolder`, transforms of tensors"),
+    "memlist": Entry("memlist `MemoryImageFolder`", *FOLDERS, "Memory", ours=True),
+    "ahead": Entry("memlist `MemoryImageFolder`, `MemoryLoader`", *FOLDERS, "Ahead", ours=True),
+    "reduced": Entry("memlist `MemoryImageFolder`, `max_size`, `MemoryLoader`", *FOLDERS, "Reduced", ours=True),
+    **{key: SYSTEMS[key] for key in ("tensordict", "monai", "stocaching", "ffcv", "ffcv_reduced", "tf")},
+}
+
 
 class Scale(NamedTuple):
     "How many images each job has, and how many warm epochs."

@@ -19,6 +19,8 @@ class Contender:
             self.process = subprocess.Popen(command, text=True, env=environment, stderr=written, **pipes)
         self.errors, self.patience = errors, patience
         self.failed: Optional[str] = None
+        #: Seconds of processor time per image, of each epoch.
+        self.cpu: List[float] = []
         self.answer()
 
     def answer(self) -> Dict[str, Any]:
@@ -43,7 +45,10 @@ class Contender:
             self.process.stdin.write("epoch\n")
             self.process.stdin.flush()
         found = self.answer()
-        return found["seconds"] / found["images"] if found else float("nan")
+        if not found:
+            return float("nan")
+        self.cpu.append(found["cpu"] / found["images"])
+        return found["seconds"] / found["images"]  # type: ignore[no-any-return]
 
     def close(self) -> Optional[str]:
         "End the process; return what was wrong with its last batch."
@@ -59,6 +64,8 @@ class Contender:
 def epochs(start: Dict[str, Callable[[], Contender]], keeps: Dict[str, bool], rounds: int) -> Dict[str, Any]:
     """Return the samples of each contender, in seconds per image, what was wrong, and why one failed.
 
+    `cpu` has the processor time of the same epochs.
+
     One epoch that is not counted comes first, for those that keep anything: it fills and compiles. A contender that
     fails is left out, and the others go on.
     """
@@ -71,7 +78,8 @@ def epochs(start: Dict[str, Callable[[], Contender]], keeps: Dict[str, bool], ro
     found: Dict[str, Any] = {}
     for name, one in running.items():
         problem = one.close()
-        found[name] = {"failed": one.failed} if one.failed else {"samples": samples[name], "wrong": problem}
+        measured = {"samples": samples.get(name), "cpu": one.cpu[-rounds:], "wrong": problem}
+        found[name] = {"failed": one.failed} if one.failed else measured
     return found
 
 

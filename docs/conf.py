@@ -52,7 +52,7 @@ maximum_signature_line_length = 72
 nitpicky = True
 # Other projects' names: to know where they are documented, their inventories would have to be fetched.
 nitpick_ignore_regex = [
-    (r"py:class", r"(fastai|numpy|np|pandas|os)\..*"),
+    (r"py:class", r"(fastai|numpy|np|pandas|os|torch|torchvision)\..*"),
     (r"py:class", r"Block"),  # internal: the header of a record
 ]
 

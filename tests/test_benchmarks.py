@@ -44,10 +44,12 @@ def raw(name: str) -> Any:
 
 def test_pages_are_rendered_from_the_committed_figures(benchmarks: None) -> None:
     import page_beside
+    import page_doors
     import page_figures
     import page_gpu
 
     pages = {
+        "doors": page_doors.render(raw("doors")),
         "figures": page_figures.render(raw("figures")),
         "beside": page_beside.render(raw("beside"), raw("figures")),
         "gpu": page_gpu.render(raw("gpu")),
@@ -67,6 +69,26 @@ def test_a_page_has_sections_only_for_its_figures(benchmarks: None) -> None:
     page = page_figures.render(results)
     assert "## 3. " in page and "## 4. " not in page and "A quick run" in page
     assert page.count("Missed:") == 1 and "plain dict" not in page
+
+
+def test_contenders_of_doors_did_their_jobs(benchmarks: None) -> None:
+    import doors
+
+    results = raw("doors")
+    for name, contenders in doors.CONTENDERS.items():
+        measured = results[name].values()
+        there = [one for one in contenders if doors.DOORS[one[0]].environment not in results["absent"]]
+        assert [(one["system"], one["workers"]) for one in measured] == there
+        for one in measured:
+            assert one["wrong"] is None and len(one["samples"]) == len(one["cpu"]) == doors.FULL.rounds
+
+
+def test_hits_of_cached_are_counted(benchmarks: None, photographs: str) -> None:
+    import doors
+
+    at = doors.Setting(doors.QUICK, photographs, {})
+    assert [one["hits"] for one in doors.hits(at)["epochs"]] == [0, 70, 70]
+    assert min(map(min, doors.hit(at).values())) > 0
 
 
 def test_a_template_is_filled_and_split_into_sections(benchmarks: None) -> None:

@@ -108,3 +108,24 @@ def test_compare(tmp_path):
     assert first == second and abs(float(first) - float(third)) < 0.1
     drawn = (tmp_path / "waiting.svg").read_text()
     assert "<svg" in drawn and "<dc:date>" not in drawn
+
+
+def test_torchvision_folder():
+    text = output("torchvision_folder.py", "--quick")
+    assert "128 of 128 photographs in memory" in text
+    assert "Losses: identical to the last bit." in text
+    assert "Files opened while training from memory: 0." in text
+
+
+def test_own_dataset():
+    text = output("own_dataset.py", "--quick")
+    assert "72 files opened, 0 from memory" in text
+    assert text.count("0 files opened, 72 from memory") == 2
+
+
+def test_cached_loop():
+    text = output("cached_loop.py", "--quick")
+    assert "lru_cache files opened per epoch: [96, 96, 96]" in text
+    assert re.search(r"cached    files opened per epoch: \[1?\d\d, 0, 0\]", text)
+    first, second = re.findall(r"last loss (\S+)", text)
+    assert first == second

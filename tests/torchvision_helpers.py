@@ -71,13 +71,17 @@ def same(one: Any, other: Any) -> bool:
     if isinstance(one, torch.Tensor):
         if type(one) is not type(other) or one.dtype != other.dtype or one.shape != other.shape:
             return False
-        one, other = one.as_subclass(torch.Tensor), other.as_subclass(torch.Tensor)
-        return one.reshape(-1).view(torch.uint8).equal(other.reshape(-1).view(torch.uint8))
+        return bytes_of(one) == bytes_of(other)
     if isinstance(one, (list, tuple)):
         return len(one) == len(other) and all(map(same, one, other))
     if isinstance(one, dict):
         return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
     return bool(one == other)
+
+
+def bytes_of(tensor: torch.Tensor) -> bytes:
+    tensor = tensor.as_subclass(torch.Tensor)
+    return (tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor).numpy().tobytes()
 
 
 # -- random pipelines ---------------------------------------------------------------------------------------------
@@ -119,7 +123,11 @@ def random_case(seed: int, loaders: bool = True) -> Case:
     steps = _geometry(rng, module, mode)
     if rng.random() < 0.15:
         steps.insert(rng.randrange(len(steps) + 1), module.Compose(_geometry(rng, module, mode)))
-    steps += _ending(rng, module, {"L": 1, "RGB": 3, "RGBA": 4}[mode])
+    ending = _ending(rng, module, {"L": 1, "RGB": 3, "RGBA": 4}[mode])
+    if rng.random() < 0.1:  # windows and sizes of tensors
+        steps = [ending[0], *steps, *ending[1:]]
+    else:
+        steps += ending
     if v2 is not None and rng.random() < 0.1:  # both generations together
         steps[0] = _geometry(rng, v1, mode)[0]
     transform = (v1 if rng.random() < 0.5 or v2 is None else module).Compose(steps)

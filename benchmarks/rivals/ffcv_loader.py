@@ -94,7 +94,7 @@ def operations(work: Work, normalised: bool = True) -> List[Any]:
     "List the operations on an image: floats, normalised in the loader, or the bytes."
     size = work.size, work.size
     if work.crops:
-        decoder: Any = RandomResizedCropRGBImageDecoder(size, scale=(0.5, 1.0), ratio=(0.75, 1.33))
+        decoder: Any = RandomResizedCropRGBImageDecoder(size, scale=work.scale, ratio=(0.75, 1.33))
     else:
         decoder = CenterCropRGBImageDecoder(size, ratio=1)
     found = [decoder, *([RandomHorizontalFlip()] if work.flip else [])]

@@ -10,6 +10,7 @@ import importlib
 import json
 import os
 import platform
+import resource
 import sys
 import time
 from importlib import metadata
@@ -30,8 +31,10 @@ class Work(NamedTuple):
     size: int
     #: Mirrored with a probability of a half.
     flip: bool = True
-    #: Crop a random half to all of the area, at a ratio of 0.75 to 1.33, instead of the middle square.
+    #: Crop a random part of the area, at a ratio of 0.75 to 1.33, instead of the middle square.
     crops: bool = False
+    #: The least and the largest part.
+    scale: Tuple[float, float] = (0.5, 1.0)
     #: fastai's `get_transforms()`.
     default: bool = False
     #: Each image has a mask, transformed alike, int64.
@@ -48,6 +51,7 @@ WORKS: Dict[str, Work] = {
     "segmentation": Work(224, masks=True),
     "gan": Work(64, flip=False, noise=100, stats=HALF),
     "crops": Work(224, crops=True),
+    "folder": Work(224, crops=True, scale=(0.08, 1.0)),
 }
 
 
@@ -142,27 +146,36 @@ class Epoch(NamedTuple):
     #: Until the first batch was there.
     first: float
     images: int
+    #: Seconds of processor time, of workers that have ended, too.
+    cpu: float
+
+
+def processor_time() -> float:
+    "Return the seconds of processor time of this process and of those of its children that have ended."
+    children = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.process_time() + children.ru_utime + children.ru_stime
 
 
 def timed(system: System, look: bool) -> Tuple[Epoch, int, Any]:
     """Run one pass; return its time, the memory at its last batch, and that batch.
 
-    The clock stops while memory is measured: all batches have been made then, and workers have nothing to do.
+    The clocks stop while memory is measured: all batches have been made then, and workers have nothing to do.
     """
     gc.collect()
     last, images, found, first, kept = system.job.n // BATCH, 0, 0, 0.0, None
-    begun = time.perf_counter()
+    begun, worked = time.perf_counter(), processor_time()
     for k, batch in enumerate(system.epoch(), 1):
         if k == 1:
             first = time.perf_counter() - begun
         images += len(batch[0])
         if k == last:
-            at = time.perf_counter()
+            at, work = time.perf_counter(), processor_time()
             if look:
                 found = pss()
             kept = [one.clone() if hasattr(one, "clone") else one for one in batch]
             begun += time.perf_counter() - at
-    return Epoch(time.perf_counter() - begun, first, images), found, kept
+            worked += processor_time() - work
+    return Epoch(time.perf_counter() - begun, first, images, processor_time() - worked), found, kept
 
 
 def measure(make: Any, job: Job) -> Dict[str, Any]:

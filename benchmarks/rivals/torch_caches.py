@@ -26,7 +26,7 @@ def drawn(work: Any) -> v2.Transform:
     "Return what is random for each image, and the conversion to floats."
     steps: List[Any] = []
     if work.crops:
-        steps.append(v2.RandomResizedCrop(work.size, scale=(0.5, 1.0), ratio=(0.75, 1.33), antialias=True))
+        steps.append(v2.RandomResizedCrop(work.size, scale=work.scale, ratio=(0.75, 1.33), antialias=True))
     if work.flip:
         steps.append(v2.RandomHorizontalFlip())
     mean, std = (list(one) for one in work.stats)

@@ -10,7 +10,7 @@ library's transforms and may import NumPy, torch, numba and Triton, but no other
 - `buffers`, `threads`: the memory and the threads of a process that makes batches
 - `fused_triton`: the formulas of `render` in one kernel, compiled for a GPU by Triton; `fused` starts it, where it can
 - `packed`, `table`, `regions`, `parts`: what a device needs to make a batch, in one block of bytes
-- `ahead`: batches that a device makes beside the training
+- `streams`, `ahead`: batches that a device makes beside the training
 - `staging`, `lent`: memory from which a GPU copies while the processor goes on: of this process, and of workers
 - `sending`: batches that are sent between processes
 

@@ -5,7 +5,8 @@
 - `lists`: the twins of fastai's lists; `bunch`: the data bunch; `attach`: methods added to fastai's own classes;
   `work`: the verbs, and lists as work for `load_data`
 - transforms on whole batches: `transforms`, `pipelines` and `draws` (random numbers), `matrices`, `selection` and
-  `planner` (the plan), `reader`, `images`, `collate` and `loader` (the batches), `supported` (what stock has to do)
+  `planner` (the plan), `reader`, `images`, `collate`, `early` and
+  `loader` (the batches), `sizes` (those of images), `supported` (what stock has to do)
 - `waiting`: `DataWait`; `comparing`: `compare`; `compat`: repairs of fastai on a current stack
 
 This folder may import every folder except other front ends. `compat` comes first: the rest imports what it repairs.

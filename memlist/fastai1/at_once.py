@@ -185,6 +185,8 @@ def drawn_at_once(pipeline: Optional[Pipeline], n: int, shape: Tuple[int, ...], 
     if plans.fixed(pipeline):  # what is drawn does not matter, but it has to be drawn
         pipeline.skip(n - 1)
         return Drawn([pipeline.draw()] * n, [None] * n)
+    if not pipeline.size_dependent:
+        return Drawn(pipeline.draw_all(n), [None] * n)
     draws, sized = [], []
     for _ in range(n):
         draws.append(pipeline.draw())

@@ -122,7 +122,7 @@ def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -
         return _stock_databunch(self, *args, **kwargs)
     given = inspect.signature(_stock_databunch).bind(self, *args, **kwargs).arguments
     if "num_workers" not in given:
-        asked = {name: given[name] for name in ("device", "collate_fn") if name in given}
+        asked = {name: given[name] for name in ("device", "collate_fn", "bs") if name in given}
         kwargs["num_workers"] = default_workers(self, **asked)
     return batched(_stock_databunch(self, *args, **kwargs))
 

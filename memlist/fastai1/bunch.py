@@ -41,7 +41,7 @@ class MemoryImageDataBunch(ImageDataBunch):
             return super().create_from_ll(lls, *args, **kwargs)
         given = inspect.signature(super().create_from_ll).bind(lls, *args, **kwargs).arguments
         if "num_workers" not in given:
-            asked = {name: given[name] for name in ("device", "collate_fn") if name in given}
+            asked = {name: given[name] for name in ("device", "collate_fn", "bs") if name in given}
             given["num_workers"] = default_workers(lls, **asked)
         return batched(super().create_from_ll(**given))
 

@@ -80,7 +80,7 @@ class Collate:
 
     def __call__(self, indices: Sequence[int]) -> Any:
         try:
-            found = None if self._left_to_stock() else self._pipelines()
+            found = None if self.left_to_stock() else self.pipelines()
         except Unknown:
             found = None
         if found is None or self.ds.item is not None:
@@ -88,10 +88,8 @@ class Collate:
         stores = [il.store for il in in_memory_lists(self.ds.x, self.ds.y)]
         before = [store.generation for store in stores]
         sides = self._sides(indices, *found)
-        if not all(side.normalised for side in sides if side.norm is not None):
-            for side in sides:
-                side.normalised = False  # fastai normalises both
-        maker = self._maker()
+        agree(sides)
+        maker = self.maker()
         made = maker.make_all([side.part(maker) for side in sides])
         if before != [store.generation for store in stores]:
             # A store was purged meanwhile, so some bytes may have been overwritten: read them into our own memory.
@@ -99,11 +97,11 @@ class Collate:
             for side, il in zip(sides, (self.ds.x, self.ds.y)):
                 side.read_again(il, indices)
             self._shared = None  # its blocks in use will never be sent, so never be freed
-            maker = self._maker()
+            maker = self.maker()
             made = maker.make_all([side.part(maker) for side in sides])
         return self._collated(sides, made)
 
-    def _left_to_stock(self) -> bool:
+    def left_to_stock(self) -> bool:
         "Return whether a `worker_init_fn` changed what the loader had looked at, so that stock code makes the batches."
         if self._stock is None:
             self._stock = "" if get_worker_info() is None else reason(self.ds, self.collate_fn)
@@ -112,7 +110,8 @@ class Collate:
                 warn_user(not_batched(self.ds, f"in a worker {self._stock}"))
         return bool(self._stock)
 
-    def _maker(self) -> Maker:
+    def maker(self) -> Maker:
+        "Return what makes the batches of this process."
         if get_worker_info() is None:
             return Maker(self.memory, self.threads, self.on_device)
         if self._shared is None:
@@ -132,7 +131,7 @@ class Collate:
         ):
             warn_user(not_batched(self.ds, reason_of_item(item)))
 
-    def _pipelines(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
+    def pipelines(self) -> Tuple[Optional[Pipeline], Optional[Pipeline]]:
         "Return the pipelines of the dataset, rebuilt if anything that they depend on has changed."
         seen = parts_of_pipelines(self.ds)
         known, found, checked = self._memo
@@ -149,9 +148,9 @@ class Collate:
         "Open inputs and targets and draw for them, at once if all images are hits; return a side of each, see `_Side`."
         at, ds = positions(indices), self.ds
         plain = at is not None
-        readers = [_reader(il, plain) for il in (ds.x, ds.y)]
+        readers = [reader_of(il, plain) for il in (ds.x, ds.y)]
         ours, made, known = [one for one in readers if isinstance(one, Reader)], None, Known()
-        if self._collates_plainly():
+        if self.collates_plainly():
             tfm_y = hasattr(ds, "tfms_y") and ds.tfm_y
             known = Known(None if tfm_y or at is None else collated(ds.y, at), noise_rows(ds.x, len(indices)))
         if known.noise is not None and x_pipeline is not None:
@@ -166,7 +165,7 @@ class Collate:
                 one if isinstance(one, StoredSide) else _Side(one, norm) for one, norm in zip((made.x, made.y), norms)
             ]
             if made.last is not None:
-                _leave_drawn(x_pipeline, made.last)
+                leave_drawn(x_pipeline, made.last)
         else:
             for one in ours:
                 one.in_turn(indices)
@@ -220,7 +219,7 @@ class Collate:
                 target = pixels and _target(pixels, y_pipelines[draws is not None], draws or [])
                 if target is None:
                     if draws is not None:
-                        _leave_drawn(x_pipeline, draws)
+                        leave_drawn(x_pipeline, draws)
                     target = as_item(y).apply_tfms(ds.tfms_y, **{**ds.tfmargs_y, "do_resolve": False})
                 y = target
             else:
@@ -228,15 +227,16 @@ class Collate:
             xs.append(x)
             ys.append(0 if y is None else y)
         if draws is not None:
-            _leave_drawn(x_pipeline, draws)
+            leave_drawn(x_pipeline, draws)
         return xs if noise is None else noise[0], ys if labels is None else labels
 
-    def _collates_plainly(self) -> bool:
+    def collates_plainly(self) -> bool:
+        "Return whether fastai's `data_collate` collates a batch."
         return getattr(self.collate_fn, "func", self.collate_fn) is data_collate
 
     def _collated(self, sides: Sequence[Any], made: List[Any]) -> Any:
         "Have stock code collate the rest, and put the images into the result."
-        if self._collates_plainly():
+        if self.collates_plainly():
             x, y = (one if one is not None else data_collate(side.plain()) for side, one in zip(sides, made))
         else:
             rest = [[_ABSENT] * len(side) if one is not None else side.plain() for side, one in zip(sides, made)]
@@ -299,6 +299,13 @@ class _Side:
                     self.items[k] = task._replace(pixels=pixels, sized=sized)
 
 
+def agree(sides: Sequence[Any]) -> None:
+    "Let inputs and targets be normalised as they are made only if both can be: fastai normalises both."
+    if not all(side.normalised for side in sides if side.norm is not None):
+        for side in sides:
+            side.normalised = False
+
+
 def positions(indices: Sequence[int]) -> Optional[np.ndarray]:
     "Return the indices as an array, (B,); None if they are not all of the type int."
     if set(map(type, indices)) == {int}:
@@ -307,14 +314,14 @@ def positions(indices: Sequence[int]) -> Optional[np.ndarray]:
     return None
 
 
-def _reader(il: Any, plain: bool) -> Callable[[int], Any]:
+def reader_of(il: Any, plain: bool) -> Callable[[int], Any]:
     "Return a function from an index to an item of `il`; `plain`: all indices are ints, which need no check."
     if isinstance(il, InMemory):
         return il._reader()
     return il.get if plain and type(il).__getitem__ is ItemList.__getitem__ else il.__getitem__  # type: ignore
 
 
-def _leave_drawn(pipeline: Optional[Pipeline], draws: Sequence[Any]) -> None:
+def leave_drawn(pipeline: Optional[Pipeline], draws: Sequence[Any]) -> None:
     "Set the state of the transforms as stock's drawing would have, for a target that reads it."
     for step in pipeline.steps if pipeline is not None else ():
         step.transform.resolved, step.transform.do_run = step.values(draws), step.runs(draws)

@@ -7,6 +7,8 @@ numbers of a batch. `planner` decides what they mean for the pixels.
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
@@ -39,6 +41,25 @@ class Draw(NamedTuple):
         if not self.log:
             return drawn
         return np.exp(drawn) if isinstance(drawn, np.ndarray) else math.exp(drawn)
+
+
+@dataclass(frozen=True)
+class Uniform:
+    """Draw `several` numbers between `low` and `high` as fastai's `uniform` does, a float32 tensor.
+
+    With a `chance`, whether each is below it, as `rand_bool` does, a bool tensor. Without a `generator`, they come from
+    torch's own of the CPU. Takes half the time of fastai's.
+    """
+
+    several: int
+    low: float
+    high: float
+    chance: Optional[float] = None
+    generator: Optional[torch.Generator] = None
+
+    def __call__(self) -> torch.Tensor:
+        drawn = torch.empty(self.several).uniform_(self.low, self.high, generator=self.generator)
+        return drawn if self.chance is None else drawn < self.chance
 
 
 class TransformStep(NamedTuple):
@@ -138,6 +159,27 @@ class Pipeline(NamedTuple):
     def draw(self) -> List[Any]:
         "Draw for one image the numbers that `apply_tfms` draws when it resolves its transforms."
         return [call() for call in self.calls]
+
+    def draw_all(self, n: int) -> List[List[Any]]:
+        """Draw for n images what `draw` draws for each in turn.
+
+        torch fills a tensor in order, so if all its numbers have one range, they are drawn at once: that takes a
+        fraction of the time. Python's numbers come from another generator, so it does not matter which are first.
+        """
+        at = [k for k, call in enumerate(self.calls) if type(call) is Uniform]
+        uniform = [call for call in self.calls if isinstance(call, Uniform)]
+        others = [call for call in self.calls if type(call) is not Uniform]
+        pythons = all(isinstance(getattr(call, "__self__", None), random.Random) for call in others)
+        if not pythons or len({(one.low, one.high, one.generator) for one in uniform}) > 1:
+            return [self.draw() for _ in range(n)]
+        made = [[call() for call in others] for _ in range(n)]
+        if uniform:
+            counts = [one.several for one in uniform]
+            whole = replace(uniform[0], several=n * sum(counts), chance=None)().view(n, -1)
+            for k, one, part in zip(at, uniform, whole.split_with_sizes(counts, 1)):
+                for draws, row in zip(made, (part if one.chance is None else part < one.chance).unbind()):
+                    draws.insert(k, row)
+        return made
 
     def skip(self, n: int) -> None:
         "Draw for n images numbers that nobody needs."

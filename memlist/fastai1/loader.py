@@ -30,6 +30,7 @@ from ..batch.threads import Threads
 from ..cache.messages import warn_user
 from ..store import prepare_lookup
 from .collate import Collate
+from .early import EarlyBatches
 from .matrices import MATRICES
 from .pipelines import UNTOUCHED
 from .supported import not_batched, of_list, pipelines, reason
@@ -39,9 +40,10 @@ LOADERS = "train_dl", "valid_dl", "fix_dl", "single_dl", "test_dl"  # of a data 
 _NORMALIZE = (("mean", torch.empty(0, 0)), ("std", torch.empty(0, 0)), ("do_x", True), ("do_y", False))
 # Samplers that draw from the generators of the process only when an iteration begins.
 _SAMPLERS = RandomSampler, SequentialSampler, SubsetRandomSampler
-# Workers that gather batches for a GPU. For a training on an H200 with 16 CPU cores, two were as fast as four, and
-# faster than none and eight: benchmarks/results/gpu.json.
-GPU_WORKERS = 2
+# Workers that gather batches for a GPU, and the batches of an epoch from which on they are worth their start. For the
+# training of benchmarks/gpu.py on an H200 with 16 CPU cores, four were as fast as eight and faster than two; they took
+# half a second to start, and saved 7 ms per batch against none.
+GPU_WORKERS, WORTH_WORKERS = 4, 64
 
 
 class BatchDeviceDataLoader(DeviceDataLoader):
@@ -113,7 +115,7 @@ class BatchDeviceDataLoader(DeviceDataLoader):
             collate.prepare()
         blocks = inner.num_workers * (collate.ahead + SHARED) if self._packs() else 0
         with staging().lent.during(blocks) if blocks else nullcontext():
-            batches = self._on_device(inner)
+            batches = self._on_device(inner, collate)
             try:
                 for b, made in batches:
                     yield self._processed(b, made, fused)
@@ -142,17 +144,21 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         "Return whether batches are packed for the device to make."
         return self.on_device if self.on_device is not None else torch.device(self.device).type != "cpu"
 
-    def _on_device(self, inner: DataLoader) -> Any:  # type: ignore[type-arg]
+    def _on_device(self, inner: Any, collate: Collate) -> Any:
         """Return an iterator, to be closed, over the batches of `inner`, and each of them on the device.
 
-        Where workers gather them, the device makes each while the training is at the one before. Without workers, and
-        with a sampler that may draw from the generators of this process, the draws would come too early.
+        For a device, the next batches are made while the training is at the one before: where workers gather them, by
+        `Ahead`, else by `EarlyBatches`. With a sampler that may draw from the generators of this process, a batch is
+        made when it is asked for.
         """
         sampler = getattr(inner.batch_sampler, "sampler", None)
         known = type(inner.batch_sampler) is BatchSampler and type(sampler) in _SAMPLERS
-        batches = _batches(inner)
-        if self._packs() and inner.num_workers and known:
-            return Ahead(batches, self._moved, torch.device(self.device))
+        device = torch.device(self.device)
+        batches, indices = _batches(inner)
+        if self._packs() and known and inner.num_workers:
+            return Ahead(batches, self._moved, device)
+        if self._packs() and known and indices is not None and getattr(sampler, "generator", None) is None:
+            return iter(EarlyBatches(collate, indices, self._moved, device))
         return (self._moved(b) for b in batches)
 
     def _moved(self, b: Any) -> Tuple[Any, Any]:
@@ -187,14 +193,17 @@ class BatchDeviceDataLoader(DeviceDataLoader):
         return made
 
 
-def _batches(inner: Any) -> Iterator[Any]:
-    "Iterate over a loader as torch does. Without workers, leave out what torch does per batch: 30 µs."
+def _batches(inner: Any) -> Tuple[Iterator[Any], Optional[Iterator[Any]]]:
+    """Return an iterator over the batches of a loader, and one over their indices if this process collates them.
+
+    Without workers, this leaves out what torch does per batch: 30 µs.
+    """
     with _garbage_kept():
         found: Any = iter(inner)  # draws what stock draws
     indices = getattr(found, "_sampler_iter", None)
-    if inner.num_workers or indices is None or getattr(found, "_pin_memory", True):
-        return found  # type: ignore[no-any-return]
-    return map(inner.collate_fn, indices)
+    if inner.num_workers or indices is None:
+        return found, None
+    return found if getattr(found, "_pin_memory", True) else map(inner.collate_fn, indices), indices
 
 
 @contextmanager
@@ -263,17 +272,19 @@ def release(data: DataBunch) -> None:
             buffers.clear()
 
 
-def default_workers(lists: LabelLists, device: Any = None, collate_fn: Any = data_collate) -> int:
+def default_workers(lists: LabelLists, device: Any = None, collate_fn: Any = data_collate, bs: int = 64) -> int:
     """Return the default number of workers.
 
     On a CPU, none: threads of the main process are as fast, and batches of a worker have to be sent. For a GPU,
-    `GPU_WORKERS`: they gather batches while the GPU computes, and more would only take longer to start. If stock code
-    has to make the batches, fastai's default.
+    `GPU_WORKERS`: they gather batches while the GPU computes; but none if an epoch has fewer than `WORTH_WORKERS`
+    batches, because fastai starts new workers in each. If stock code has to make the batches, fastai's default.
     """
     kind = torch.device(defaults.device if device is None else device).type
     if reason(lists.train, collate_fn):
         return defaults.cpus  # type: ignore[no-any-return]
-    return 0 if kind == "cpu" else min(GPU_WORKERS, defaults.cpus)
+    if kind == "cpu" or len(lists.train) < WORTH_WORKERS * bs:
+        return 0
+    return min(GPU_WORKERS, defaults.cpus)
 
 
 def checked(batch_tfms: Any) -> bool:

@@ -25,6 +25,7 @@ from .decoders import stock_open
 from .owned import Scratch
 from .reader import Reader
 from .serving import Serving
+from .sizes import Sizes
 from .wrapping import building, cached, inside, watched
 
 _ITEM_OF = ItemList.__getitem__
@@ -88,6 +89,9 @@ class InMemory(Serving):
         parse_max_ram(max_ram)  # a wrong value is an error here, not at the first image
         messages.check_class(type(self))
         super().__init__(*args, **kwargs)
+        own: Any = vars(self)
+        if type(own.get("sizes")) is dict:
+            own["sizes"] = Sizes(own["sizes"])
         self._lazy, self.max_ram, self._store, self._final = lazy, max_ram, store, store is not None
         self.cache_file, self.max_size, self._family = cache_file, None, None
         self._label_list: Callable[..., LabelList] = functools.partial(labelled, self._label_list)

@@ -15,7 +15,7 @@ from fastai.torch_core import log_uniform, rand_bool, uniform, uniform_int
 from fastai.vision import image as fastai_image
 from fastai.vision.image import Image, RandTransform, ResizeMethod, Transform
 
-from .draws import Draw, Pipeline, TransformStep
+from .draws import Draw, Pipeline, TransformStep, Uniform
 from .transforms import ANY, KNOWN, KnownTransform, Unknown, check_values, describe
 
 _ARGUMENTS = {"do_resolve", "xtra", "size", "resize_method", "mult", "padding_mode", "mode", "remove_out"}
@@ -182,10 +182,8 @@ def _draw(name: str, function: Any, given: Any, known: KnownTransform) -> Option
         log = function is log_uniform
         low, high = (math.log(value) if log else float(value) for value in (arguments[0], arguments[-1]))
         return Draw(name, random.random, low, high - low, log)
-    if function is uniform:  # as `uniform`, which takes twice the time
-        low, high = arguments[0], arguments[-1]
-        return Draw(name, lambda: torch.empty(several).uniform_(low, high), several=several)
-    if function is rand_bool and several:  # the same
-        chance = arguments[0]
-        return Draw(name, lambda: torch.empty(several).uniform_(0, 1) < chance, several=several)
+    if function is uniform:
+        return Draw(name, Uniform(several, arguments[0], arguments[-1]), several=several)
+    if function is rand_bool and several:
+        return Draw(name, Uniform(several, 0, 1, arguments[0]), several=several)
     return Draw(name, partial(function, *arguments, **keywords), several=several)

@@ -15,6 +15,7 @@ from ..cache.decode import Size, original_size
 from ..cache.digests import taken
 from ..store import Records
 from .decoders import Raw, Stock
+from .sizes import Sizes
 
 _BYTES = np.dtype(np.uint8)
 
@@ -53,6 +54,7 @@ class Reader:
         self.images: Optional[ImageCache] = None
         self.straight = False
         self.found: Optional[Records] = None
+        self._at: Optional[np.ndarray] = None
         self._in_turn: Iterator[Tuple[Any, Optional[np.ndarray], int]] = iter(())
         if images is not None and isinstance(images.decoder, Stock):
             self.raw = Raw(images.decoder)
@@ -69,6 +71,7 @@ class Reader:
 
     def look(self, indices: np.ndarray) -> None:
         "Look up the items at `indices`, (B,), if they can be served by that alone."
+        self._at = indices
         if self.images is not None and self.straight:
             try:
                 self.found = self.images.read_many(self.items, indices, self.raw.prefix)
@@ -88,7 +91,9 @@ class Reader:
     def serve(self, hits: Hits, indices: Sequence[int]) -> None:
         "Do what reading each of `hits` does besides: note the sizes of the images, and count."
         size = torch.Size(hits.shape[:2])
-        if self.raw.most is None:
+        if self.raw.most is None and type(self.sizes) is Sizes and self._at is not None:
+            self.sizes.note(self._at, size)
+        elif self.raw.most is None:
             self.sizes.update(dict.fromkeys(indices, size))
         else:
             originals = map(original_size, hits.records.headers.tags().tolist())

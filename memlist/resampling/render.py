@@ -106,8 +106,10 @@ def _size_after(size: Tuple[int, ...], steps: Sequence[Step], what: str, channel
                 raise ValueError(f"{what}: {step} leaves nothing: give at least one pixel")
             if isinstance(step, Resize) and step.filter not in range(6):
                 raise ValueError(f"{what}: {step} has an unknown filter: use 0 to 5")
-            if isinstance(step, Crop) and (
-                step.mode not in ("constant", *MIRRORED) or len(step.fill) not in (1, channels)
-            ):
-                raise ValueError(f"{what}: {step} is not known: use a mode of numpy.pad, and a fill per channel or one")
+            if isinstance(step, Crop):
+                known = step.mode in ("constant", *MIRRORED) and len(step.fill) in (1, channels)
+                if not known or min(step.fill) < 0 or max(step.fill) > 255:
+                    raise ValueError(
+                        f"{what}: {step} is not known: use a mode of numpy.pad, and a byte per channel or one"
+                    )
     return size

@@ -17,7 +17,7 @@ from torch.utils.data._utils import collate as torch_collate
 from torch.utils.data.dataloader import _BaseDataLoaderIter, _SingleProcessDataLoaderIter
 from torch.utils.data.distributed import DistributedSampler
 
-from .folder import InMemory
+from .folder import InMemoryDataset
 
 # Samplers that draw when an epoch begins, and not again before its last batch.
 _SAMPLERS = SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler
@@ -82,8 +82,8 @@ def _most_ahead(loader: Any) -> int:
     return len(batches) - 1
 
 
-def _resolved(dataset: Any, indices: Any) -> Optional[Tuple[InMemory, List[Any]]]:
+def _resolved(dataset: Any, indices: Any) -> Optional[Tuple[InMemoryDataset, List[Any]]]:
     "Return the in-memory dataset below subsets, and its own indices; None if there is none."
     while type(dataset) is Subset:
         dataset, indices = dataset.dataset, [dataset.indices[i] for i in indices]
-    return (dataset, list(indices)) if isinstance(dataset, InMemory) else None
+    return (dataset, list(indices)) if isinstance(dataset, InMemoryDataset) else None

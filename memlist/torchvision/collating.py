@@ -32,11 +32,11 @@ class Row:
 
     __slots__ = ("batch", "number")
 
-    def __init__(self, batch: Batch, number: int) -> None:
+    def __init__(self, batch: MadeBatch, number: int) -> None:
         self.batch, self.number = batch, number
 
 
-class Batch:
+class MadeBatch:
     "The pictures of a batch as one tensor, (n, channels, height, width), and whether a worker lends its memory."
 
     def __init__(self, tensor: Tensor, lent: bool) -> None:
@@ -101,7 +101,7 @@ class BatchMemory:
     def __init__(self) -> None:
         self._pid, self._own, self._shared = 0, Buffers(), None  # type: int, Buffers, Optional[SharedBuffers]
 
-    def batch(self, shape: Tuple[int, ...], dtype: torch.dtype) -> Batch:
+    def batch(self, shape: Tuple[int, ...], dtype: torch.dtype) -> MadeBatch:
         "Return an uninitialised batch."
         worker = get_worker_info()
         memory: Memory = self._private()
@@ -110,7 +110,7 @@ class BatchMemory:
                 self._shared = SharedBuffers(2 + SHARED)
             self._shared.begin()
             memory = self._shared
-        return Batch(memory.empty(shape, dtype), worker is not None)
+        return MadeBatch(memory.empty(shape, dtype), worker is not None)
 
     def scratch(self, shape: Tuple[int, ...], dtype: torch.dtype) -> Tensor:
         "Return an uninitialised tensor that stays in this process."

@@ -16,7 +16,7 @@ from .known import is_stock_getitem
 from .making import Making
 
 
-class InMemory:
+class InMemoryDataset:
     """The verbs of a dataset whose pictures are kept, and its batches.
 
     A class that has it provides `_kept`, which loads the pictures, `_paths`, which names them, and `_sampled`, the
@@ -74,7 +74,7 @@ class InMemory:
         return self._kept.store
 
 
-class MemoryImageFolder(InMemory, ImageFolder):
+class MemoryImageFolder(InMemoryDataset, ImageFolder):
     """torchvision's `ImageFolder`, from memory: `MemoryImageFolder(root, transform)`, and a plain `DataLoader`.
 
     Each file is decoded once per machine; all workers and all datasets over `root` share the pixels. A `DataLoader`

@@ -8,7 +8,7 @@ from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Un
 
 import numpy as np
 import PIL.Image
-import torchvision
+import PIL.ImageFile
 
 from ..cache import keys
 from ..cache.cache import FULL, ImageCache
@@ -17,7 +17,7 @@ from ..cache.decorator import Cached, Results
 from ..cache.results import picture_of
 from ..store import ImageStore, MaxRam, Records, shown, store_for
 from . import messages
-from .known import DEFAULT_LOADERS
+from .known import is_stock_loader, loads_by_pillow
 
 Loader = Callable[[Any], Any]
 
@@ -45,9 +45,10 @@ class Kept:
     ) -> None:
         self.loader, self.name, self.max_size = loader, name, max_size
         self.built = time.monotonic_ns()
-        self.stock = loader in DEFAULT_LOADERS
+        self.stock = is_stock_loader(loader)
         self.place: Optional[str] = None if root is None else str(Path(root).resolve())
         self._images: Optional[ImageCache] = None
+        self._truncated = False
         _check(loader, self.stock, name, cache_file, max_size)
         if isinstance(loader, Cached):
             self.store = loader.images.store
@@ -65,7 +66,9 @@ class Kept:
         "The cache of this process over the store."
         if isinstance(self.loader, Cached):
             return self.loader.images
-        if self._images is None:
+        truncated = bool(PIL.ImageFile.LOAD_TRUNCATED_IMAGES)
+        if self._images is None or self._truncated != truncated:  # the decoder's keys depend on it
+            self._truncated = truncated
             decoder: Any
             if self.stock:
                 decoder = PillowDecoder("RGB", self.max_size, whole=True)
@@ -73,6 +76,11 @@ class Kept:
                 decoder = Results(self.loader, self.store, self.store, b"", True)
             self._images = ImageCache(self.store, decoder, self.built if self.built > self.store.made else 0)
         return self._images
+
+    @property
+    def records(self) -> int:
+        "The number of records per picture: one with the pixels, and for torchvision's own loader one with the rest."
+        return 2 if self.stock else 1
 
     def __call__(self, path: Any) -> Any:
         "Return what the loader returns for `path`, in memory of its own; raise what the loader raises."
@@ -110,8 +118,8 @@ class Kept:
         return self.store.generation == generation
 
     def _serves(self) -> bool:
-        "Return whether images come from memory: torchvision's own loader may be told to use another library."
-        return not self.stock or torchvision.get_image_backend() == "PIL"
+        "Return whether images come from memory: torchvision's own loader may be told to do something else."
+        return not self.stock or loads_by_pillow()
 
     def _fetched(self, images: ImageCache, path: Any) -> Any:
         try:

@@ -12,25 +12,24 @@ import numpy as np
 import PIL.Image
 import torch
 from torch import Tensor
-from torch.utils.data import get_worker_info
 
 from ..batch.threads import ONE_THREAD, Threads
-from ..resampling import render
+from ..resampling import render, supported
 from . import messages
-from .collating import Batch, BatchMemory, to_default_collate
+from .collating import BatchMemory, MadeBatch, to_default_collate
 from .kept import Kept, Paths, Picture
 from .pipeline import Pipeline, Unknown, Values, bits
 from .standin import StandIn, Untold
 
 
-class Drawn(NamedTuple):
+class DrawnPicture(NamedTuple):
     "A picture that is still to be made: where its bytes lie, and it as a stand-in, with its steps and its size."
 
     path: Any
     picture: Picture
     standin: StandIn
 
-    def same(self, other: Drawn) -> bool:
+    def same(self, other: DrawnPicture) -> bool:
         "Return whether both are the same picture after the same steps."
         steps = self.standin.steps == other.standin.steps
         return steps and self.path == other.path and self.picture.mode == other.picture.mode
@@ -39,7 +38,7 @@ class Drawn(NamedTuple):
 class Drawing(NamedTuple):
     """A batch whose random numbers are drawn.
 
-    - `samples`: for each item a `Drawn`, or what stock's transform has returned
+    - `samples`: for each item a `DrawnPicture`, or what stock's transform has returned
     - `targets`: for each item its target
     - `generation`: of the store, before the pictures were looked up
     """
@@ -56,7 +55,10 @@ class Making:
     def __init__(self) -> None:
         self.memory = BatchMemory()
         self._expected = Expected()
-        self._threads: Tuple[int, Threads] = (0, ONE_THREAD)
+        self._pid, self._threads = os.getpid(), (0, ONE_THREAD)  # type: int, Tuple[int, Threads]
+        # A forked process has the objects of the threads of its parent, but not the threads. It keeps the objects: to
+        # end them it would have to wait for locks that nobody will release.
+        self._inherited: List[Any] = []
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return Making, ()
@@ -78,7 +80,7 @@ class Making:
 
     def made(self, drawing: Drawing, kept: Kept, frame: Optional[FrameType]) -> List[Any]:
         "Return the items of a batch whose random numbers are drawn."
-        drawn = [one for one in drawing.samples if isinstance(one, Drawn)]
+        drawn = [one for one in drawing.samples if isinstance(one, DrawnPicture)]
         found: Dict[int, Any] = {}
         for group in _groups(drawn):
             values = drawing.pipeline.values(group[0].picture.mode)
@@ -90,7 +92,7 @@ class Making:
             made = self._alike(len(group), like)
             self._render(drawing, group, values, made, kept)
             found.update((id(one), _item(row, like, values)) for one, row in zip(group, made))
-        samples = [found[id(one)] if isinstance(one, Drawn) else one for one in drawing.samples]
+        samples = [found[id(one)] if isinstance(one, DrawnPicture) else one for one in drawing.samples]
         return list(zip(samples, drawing.targets))
 
     def expect(self, dataset: Any, kept: Kept, indices: Sequence[Any]) -> None:
@@ -114,7 +116,7 @@ class Making:
                 self._expected.begin(self, drawing, groups[0], values, batch, kept)
         torch.set_rng_state(state)
 
-    def _batch(self, drawing: Drawing, group: List[Drawn], values: Values, kept: Kept) -> Batch:
+    def _batch(self, drawing: Drawing, group: List[DrawnPicture], values: Values, kept: Kept) -> MadeBatch:
         "Return the batch of all pictures: the expected one, if it is the same."
         batch = self._expected.taken(drawing, group, values)
         if batch is None:
@@ -122,14 +124,15 @@ class Making:
             self._render(drawing, group, values, batch.tensor, kept)
         return batch
 
-    def _render(self, drawing: Drawing, group: List[Drawn], values: Values, made: Tensor, kept: Kept) -> None:
+    def _render(self, drawing: Drawing, group: List[DrawnPicture], values: Values, made: Tensor, kept: Kept) -> None:
         "Write pictures of one size into `made`, (n, channels, height, width)."
         out = bits(made).numpy().transpose(0, 2, 3, 1)
         steps = [one.standin.steps for one in group]
         render([one.picture.array for one in group], steps, out, values.table, self.threads())
         if not kept.valid(drawing.generation):
             # The store was purged meanwhile, so some bytes may have been overwritten: read the files again.
-            render([_copied(kept, one) for one in group], steps, out, values.table, self.threads())
+            again = [_own_bytes(kept, one.path, one.picture, drawing.generation) for one in group]
+            render(again, steps, out, values.table, self.threads())
 
     def _alike(self, n: int, like: Tensor) -> Tensor:
         "Return an uninitialised tensor for `n` pictures, whose rows have the strides of `like` if these are dense."
@@ -139,7 +142,10 @@ class Making:
 
     def threads(self) -> Threads:
         "Return as many threads as torch uses here; in a worker that is one."
-        n = 1 if get_worker_info() is not None else torch.get_num_threads()
+        n = torch.get_num_threads()
+        if self._pid != os.getpid():
+            self._inherited.append(self._threads)
+            self._pid, self._threads = os.getpid(), (0, ONE_THREAD)
         known, threads = self._threads
         if known != n:
             threads.close()
@@ -158,19 +164,21 @@ class Expected:
 
     def __init__(self) -> None:
         self._missed = 0
+        self._inherited: List[Any] = []  # as in `Making`
         self._pid, self._pool = 0, None  # type: int, Optional[ThreadPoolExecutor]
-        self._given: Optional[Tuple[Drawing, List[Drawn], Values, Batch, Future[None]]] = None
+        self._given: Optional[Tuple[Drawing, List[DrawnPicture], Values, MadeBatch, Future[None]]] = None
 
     def begin(
-        self, making: Making, drawing: Drawing, group: List[Drawn], values: Values, batch: Batch, kept: Kept
+        self, making: Making, drawing: Drawing, group: List[DrawnPicture], values: Values, batch: MadeBatch, kept: Kept
     ) -> None:
         "Begin to make a batch."
-        if self._pool is None or self._pid != os.getpid():  # a forked process has no threads
+        if self._pool is None or self._pid != os.getpid():
+            self._inherited.append(self._pool)
             self._pid, self._pool = os.getpid(), ThreadPoolExecutor(1, "memlist-ahead")
         work = self._pool.submit(making._render, drawing, group, values, batch.tensor, kept)
         self._given = drawing, group, values, batch, work
 
-    def taken(self, drawing: Drawing, group: List[Drawn], values: Values) -> Optional[Batch]:
+    def taken(self, drawing: Drawing, group: List[DrawnPicture], values: Values) -> Optional[MadeBatch]:
         "Return the batch if it was made of the same pictures in the same way, else None."
         given, self._given = self._given, None
         if given is None or self._pid != os.getpid():
@@ -215,13 +223,16 @@ def draw(
     stored: List[Optional[np.ndarray]] = [None] * len(indices) if records is None else records.arrays()
     samples: List[Any] = []
     targets: List[Any] = []
-    if early and any(array is None for array in stored):
+    if early and (pipeline.on_tensors or any(array is None for array in stored)):
         return None
     for i, array in zip(indices, stored):
         path, target = dataset.samples[i]
         hits += array is not None
         picture = Picture(array, "RGB") if array is not None else kept.picture(path)
-        samples.append(_drawn(dataset, kept, pipeline, path, picture))
+        if pipeline.on_tensors and isinstance(picture, Picture) and supported(picture.mode):
+            samples.append(pipeline.from_bytes(_own_bytes(kept, path, picture, generation)))
+        else:
+            samples.append(_drawn(dataset, kept, pipeline, path, picture))
         if early:
             continue
         targets.append(target if dataset.target_transform is None else dataset.target_transform(target))
@@ -231,38 +242,38 @@ def draw(
 
 
 def _drawn(dataset: Any, kept: Kept, pipeline: Pipeline, path: Any, picture: Any) -> Any:
-    "Draw for a picture; return it as `Drawn`, or the result of stock's transform if it can't be."
+    "Draw for a picture; return it as `DrawnPicture`, or the result of stock's transform if it can't be."
     if not isinstance(picture, Picture):
         return dataset.transform(picture)
     state = torch.get_rng_state()
     height, width = picture.array.shape[:2]
     try:
         pipeline.values(picture.mode)  # raises for a mode of which no values can be told
-        return Drawn(path, picture, pipeline.draw(picture.mode, (width, height)))
+        return DrawnPicture(path, picture, pipeline.draw(picture.mode, (width, height)))
     except (Untold, Unknown):
         torch.set_rng_state(state)
         return dataset.transform(kept(path))
 
 
-def _copied(kept: Kept, one: Drawn) -> np.ndarray:
-    "Return the bytes of a picture in memory of its own."
+def _own_bytes(kept: Kept, path: Any, picture: Picture, generation: int) -> np.ndarray:
+    "Return the bytes of a picture in memory of their own; it was read when the store had this generation."
     while True:
-        generation = kept.store.generation
-        picture = kept.picture(one.path)
         array = picture.array.copy()
         if kept.valid(generation):
             return array
+        generation = kept.store.generation
+        picture = kept.picture(path)
 
 
-def _groups(drawn: Sequence[Drawn]) -> List[List[Drawn]]:
+def _groups(drawn: Sequence[DrawnPicture]) -> List[List[DrawnPicture]]:
     "Return the pictures of one mode and size together."
-    groups: Dict[Any, List[Drawn]] = {}
+    groups: Dict[Any, List[DrawnPicture]] = {}
     for one in drawn:
         groups.setdefault((one.picture.mode, one.standin.size), []).append(one)
     return list(groups.values())
 
 
-def _shape(group: Sequence[Drawn], values: Values) -> Tuple[int, ...]:
+def _shape(group: Sequence[DrawnPicture], values: Values) -> Tuple[int, ...]:
     width, height = group[0].standin.size
     return len(group), values.channels, height, width
 

@@ -14,9 +14,22 @@ import torch
 from torch import Tensor
 
 from ..resampling import Crop, supported
-from .known import CONTAINER, CONVERSION, FUNCTIONAL_PIL, GEOMETRY, LIBRARY, V2_FORWARD, Known, is_plain, on_cpu
+from .known import (
+    CONTAINER,
+    CONVERSION,
+    FUNCTIONAL_PIL,
+    GEOMETRY,
+    LIBRARY,
+    V2_FORWARD,
+    KnownClass,
+    is_plain,
+    on_cpu,
+    tv_tensors,
+)
 from .standin import StandIn, Untold
 
+# Conversions whose tensors have the bytes of the picture.
+_BYTES_TO_TENSORS = "ToImage", "PILToTensor"
 #: Of so many pixels is the picture that shows what becomes of each byte.
 _SIDE = 16
 
@@ -65,22 +78,35 @@ class Pipeline:
             raise Unknown(f"code of torchvision or Pillow was replaced{LIBRARY.replaced and f': {LIBRARY.replaced}'}")
         if not on_cpu():
             raise Unknown("tensors are not made on the CPU here", quiet=True)
-        geometry: List[Tuple[Drawing, Any]] = []
+        geometry: List[Tuple[Calling, Any]] = []
         tail: List[Any] = []
+        kinds: List[str] = []
         for one, known in _leaves(transform):
-            if known.kind == GEOMETRY and tail:
-                text = (
-                    f"{type(one).__name__} works on tensors, not on pictures: it comes after {type(tail[0]).__name__}"
-                )
-                raise Unknown(text, quiet=True)
-            if known.kind == GEOMETRY:
+            if known.kind == GEOMETRY and not tail:
                 geometry.append((_drawing(one, known), one))
             else:
-                tail.append((one, known))
-        if not any(known.kind == CONVERSION for _, known in tail):
+                tail.append(one)
+                kinds.append(known.kind)
+        if CONVERSION not in kinds:
             raise Unknown("it makes no tensors", quiet=True)
-        self._geometry, self._tail = geometry, [one for one, _ in tail]
+        self.on_tensors = GEOMETRY in kinds
+        if self.on_tensors and (geometry or type(tail[0]).__name__ not in _BYTES_TO_TENSORS):
+            raise Unknown("it cuts or resizes tensors", quiet=True)
+        self._geometry, self._tail = geometry, tail
         self._values: Dict[str, Values] = {}
+
+    def from_bytes(self, pixels: np.ndarray) -> Any:
+        """Return what is made of a picture where windows and sizes come after the conversion: `on_tensors`.
+
+        All is torchvision's own but the conversion, which needs no picture: `pixels`, (height, width) or (height,
+        width, channels), become the tensor that it makes of one, over the same memory.
+        """
+        height, width = pixels.shape[:2]
+        tensor = torch.as_tensor(pixels).view(height, width, -1).permute((2, 0, 1))
+        made: Any = tv_tensors.Image(tensor) if type(self._tail[0]).__name__ == "ToImage" else tensor
+        for one in self._tail[1:]:
+            made = one(made)
+        return made
 
     def draw(self, mode: str, size: Tuple[int, int]) -> StandIn:
         """Draw for a picture of `mode` and `size`, (width, height), as stock does; return it with its steps.
@@ -129,7 +155,7 @@ def bits(tensor: Tensor) -> Tensor:
     return tensor.view(torch.int16) if tensor.dtype == torch.bfloat16 else tensor
 
 
-def _leaves(transform: Any) -> Iterator[Tuple[Any, Known]]:
+def _leaves(transform: Any) -> Iterator[Tuple[Any, KnownClass]]:
     "Yield the transforms that run one after the other, and what is known of each; raise Unknown."
     cls = type(transform)
     known = LIBRARY.classes.get(cls)
@@ -149,10 +175,10 @@ def _leaves(transform: Any) -> Iterator[Tuple[Any, Known]]:
 
 # -- geometry -----------------------------------------------------------------------------------------------------
 
-Drawing = Callable[[Any, StandIn], Any]
+Calling = Callable[[Any, StandIn], Any]
 
 
-def _drawing(transform: Any, known: Known) -> Drawing:
+def _drawing(transform: Any, known: KnownClass) -> Calling:
     "Return how to call a transform. Pillow pads by pasting into a new picture, which a stand-in can't note."
     name = type(transform).__name__
     if name == "CenterCrop":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any, Iterator, Optional, Sequence
 
+from .. import resampling
 from ..cache import filling, info, keys
 from ..cache.cache import NEVER, ImageCache
 from ..cache.decode import Keys
@@ -37,7 +38,8 @@ class Pictures(Work):
 def load_data(
     kept: Kept, paths: Sequence[Any], n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise"
 ) -> None:
-    "Load every picture that is not kept yet; see `memlist.cache.filling.load_data`."
+    "Load every picture that is not kept yet; see `memlist.cache.filling.load_data`. Forked workers have the kernels."
+    resampling.prepare()
     filling.load_data([Pictures(kept, paths)], n_workers, progress, on_error)
 
 

@@ -8,9 +8,10 @@ from typing import Any, List, Optional, Sequence
 
 from torch.utils.data import Dataset, Subset
 
+from ..cache.info import CacheInfo
 from ..store import MaxRam, parse_max_ram, shown
-from . import messages
-from .folder import InMemory
+from . import messages, work
+from .folder import InMemoryDataset
 from .kept import Kept
 from .known import is_stock_getitem
 from .making import Making
@@ -30,7 +31,7 @@ def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_
     `memlist.cached` instead.
     """
     parse_max_ram(max_ram)
-    if isinstance(dataset, InMemory):
+    if isinstance(dataset, InMemoryDataset):
         return dataset
     if type(dataset) is Subset:
         return Subset(in_memory(dataset.dataset, max_ram, cache_file, max_size), dataset.indices)
@@ -47,7 +48,7 @@ def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_
     return MemoryDataset(dataset, kept)
 
 
-class MemoryDataset(InMemory, Dataset[Any]):
+class MemoryDataset(InMemoryDataset, Dataset[Any]):
     """A dataset whose `loader` loads from memory; see `in_memory`. `dataset` is that dataset.
 
     Its attributes are those of `dataset`, also if they are set.
@@ -74,10 +75,21 @@ class MemoryDataset(InMemory, Dataset[Any]):
     def _paths(self) -> List[Any]:
         if not hasattr(self.dataset, "samples"):
             raise TypeError(
-                f"{self!r} has no `samples`, so memlist can't tell which files it opens. Please use it: what it opens "
-                "is kept from then on."
+                f"{self!r} has no attribute `samples`, so memlist can't tell which files it will open. Please leave "
+                "this call out: a picture is kept when it is first opened."
             )
         return super()._paths()
+
+    def cache_info(self) -> CacheInfo:
+        """Return how many of the pictures are in memory, and how full the store is.
+
+        Of a dataset without `samples`, the pictures that are in memory are all that are known.
+        """
+        if hasattr(self.dataset, "samples"):
+            return super().cache_info()
+        found = work.cache_info(self._kept, [])
+        n = len(self.store) // self._kept.records
+        return found._replace(cached=n, total=n)
 
     def __len__(self) -> int:
         return len(self.dataset)

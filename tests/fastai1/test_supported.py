@@ -153,16 +153,19 @@ def test_batch_tfms_must_be_true_or_false(photos: Path) -> None:
 
 
 def test_the_default_number_of_workers(photos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    "It is 0 on a CPU, 2 for a GPU, and fastai's default if stock makes the batches."
-    monkeypatch.setattr(fv.defaults, "cpus", 3)
-    for tfms, workers in (((TRAIN, VALID), 0), (([fv.TfmPixel(_tinted)()], []), 3)):
+    "It is 0 on a CPU, 4 for a GPU, and fastai's default if stock makes the batches."
+    monkeypatch.setattr(fv.defaults, "cpus", 5)
+    monkeypatch.setattr(loader, "WORTH_WORKERS", 2)
+    for tfms, workers in (((TRAIN, VALID), 0), (([fv.TfmPixel(_tinted)()], []), 5)):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             data = classification(m.MemoryImageList, photos, tfms)().databunch(device="cpu", bs=4, batch_tfms=True)
         assert data.train_dl.num_workers == workers
-        assert loader.default_workers(data.label_list, "cuda") == (2 if workers == 0 else 3)
+        n = len(data.train_ds)
+        assert loader.default_workers(data.label_list, "cuda", bs=n // 2) == (4 if workers == 0 else 5)
+        assert loader.default_workers(data.label_list, "cuda", bs=n) == (0 if workers == 0 else 5)  # a short epoch
     monkeypatch.setattr(fv.defaults, "cpus", 1)
-    assert loader.default_workers(classification(m.MemoryImageList, photos)(), "cuda") == 1
+    assert loader.default_workers(classification(m.MemoryImageList, photos)(), "cuda", bs=1) == 1
 
 
 @pytest.mark.parametrize("factory", [False, True])

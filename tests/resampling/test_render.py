@@ -132,6 +132,8 @@ ONE = np.zeros((1, 4, 5, 3), np.uint8)
         (([PICTURE], [[Turn(7)]], ONE), "no turn"),
         (([PICTURE], [[Crop(0, 0, 5, 4, (0,), "wrap")]], ONE), "not known"),
         (([PICTURE], [[Crop(0, 0, 5, 4, (0, 0))]], ONE), "not known"),
+        (([PICTURE], [[Crop(0, 0, 5, 4, (256,))]], ONE), "not known"),
+        (([PICTURE], [[Crop(0, 0, 5, 4, (0, -1, 0))]], ONE), "not known"),
     ],
 )
 def test_what_does_not_fit_is_refused(given: tuple, said: str) -> None:

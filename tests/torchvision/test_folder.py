@@ -6,6 +6,8 @@ import io
 import os
 import pickle
 import random
+import subprocess
+import sys
 import warnings
 from contextlib import nullcontext
 
@@ -376,3 +378,49 @@ def test_results_can_be_saved_and_grow(folder):
     torch.save(batch[0], file)
     file.seek(0)
     assert torch.equal(torch.load(file), batch[0])
+
+
+REPLACED = {
+    "a function": "import torchvision.transforms.functional as F; F.resize = lambda *a, **k: a[0]",
+    "a method": "import torchvision.transforms as T; T.Compose.__call__ = lambda self, x: x",
+    "a kernel": "from torchvision.transforms.v2 import functional as F; import PIL.Image; "
+    "F._utils._KERNEL_REGISTRY[F.resize][PIL.Image.Image] = lambda *a, **k: a[0]",
+    "Pillow's": "import PIL.Image; PIL.Image.Image.resize = lambda *a, **k: a[0]",
+    "nothing": "",
+}
+
+
+@batches
+@pytest.mark.parametrize("what", REPLACED)
+def test_what_was_replaced_before_memlist_was_imported_counts(what):
+    code = f"{REPLACED[what]}\nfrom memlist.torchvision.known import LIBRARY; print(LIBRARY.unchanged())"
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.split() == [str(what == "nothing")], done.stderr
+
+
+def test_another_image_backend_and_another_loader_count(folder, monkeypatch):
+    from torchvision.datasets import folder as stock_folder
+
+    stock, ours = both(folder, v1.ToTensor())
+    check(stock, ours, batch_size=1)
+    monkeypatch.setattr(stock_folder, "pil_loader", lambda path: PIL.Image.new("RGB", (20, 20), len(str(path))))
+    check(stock, ours, batch_size=1)
+
+
+def test_truncated_files_count(folder, monkeypatch):
+    import PIL.ImageFile
+
+    path = folder / "class0" / "cut.jpg"
+    PIL.Image.effect_noise((64, 64), 50).convert("RGB").save(path, quality=95)
+    path.write_bytes(path.read_bytes()[:-900])
+    stock, ours = both(folder, v1.ToTensor())
+    i = [sample[0] for sample in ours.samples].index(str(path))
+    for dataset in (stock, ours):
+        with pytest.raises(OSError, match="truncated"):
+            dataset[i]
+    monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", True)
+    assert torch.equal(stock[i][0], ours[i][0]) and torch.equal(stock[i][0], ours[i][0])
+    monkeypatch.setattr(PIL.ImageFile, "LOAD_TRUNCATED_IMAGES", False)
+    for dataset in (stock, ours):
+        with pytest.raises(OSError, match="truncated"):
+            dataset[i]

@@ -8,6 +8,7 @@ from torchvision_helpers import epoch, make_folder, random_case, same, v2
 
 from memlist.torchvision import MemoryImageFolder
 from memlist.torchvision.making import Making
+from memlist.torchvision.pipeline import Pipeline
 
 pytestmark = pytest.mark.skipif(v2 is None, reason="batches need torch 2")
 
@@ -51,8 +52,9 @@ def test_random_pipelines_with_workers(folder, seed):
 
 def test_known_pipelines_are_made_at_once(folder, monkeypatch):
     made = []
-    items = Making._render
-    monkeypatch.setattr(Making, "_render", lambda self, *given: made.append(given) or items(self, *given))
+    render, from_bytes = Making._render, Pipeline.from_bytes
+    monkeypatch.setattr(Making, "_render", lambda self, *given: made.append(given) or render(self, *given))
+    monkeypatch.setattr(Pipeline, "from_bytes", lambda self, *given: made.append(given) or from_bytes(self, *given))
     for seed in range(20):
         made.clear()
         assert not check(folder, seed) or made, random_case(seed)

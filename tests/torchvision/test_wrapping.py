@@ -73,6 +73,29 @@ def test_batches_are_made_at_once(folder, monkeypatch):
     assert type(ours) is Subset and len(made) == 4
 
 
+class Borrowing(Dataset):
+    "A dataset of one's own whose items torchvision makes."
+
+    __getitem__ = DatasetFolder.__getitem__
+
+    def __init__(self, folder, transform):
+        self.samples = [(path, str(path.name)) for path in sorted(folder.rglob("*.png"))]
+        self.loader, self.transform, self.target_transform = grey, transform, None
+
+    def __len__(self):
+        return len(self.samples)
+
+
+@pytest.mark.skipif(v2 is None, reason="batches need torch 2")
+def test_an_own_dataset_that_borrows_a_method_is_made_in_batches(folder, monkeypatch):
+    made = []
+    render = Making._render
+    monkeypatch.setattr(Making, "_render", lambda self, *given: made.append(given) or render(self, *given))
+    ours = in_memory(Borrowing(folder, KNOWN)).load_data(progress=False)
+    check(Borrowing(folder, KNOWN), ours)
+    assert len(made) == 6 and ours.loaded
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_own_dataset_item_by_item(folder, workers):
     stock = Own(folder, KNOWN)
@@ -81,8 +104,8 @@ def test_an_own_dataset_item_by_item(folder, workers):
         with pytest.warns(UserWarning, match="Own.__getitem__ is not torchvision's"):
             epoch(ours)
     check(stock, ours, workers=workers)
-    assert len(ours.store) == 12 and ours.cache_info is not None
-    with pytest.raises(TypeError, match="has no `samples`"):
+    assert ours.cache_info()[:2] == (12, 12)
+    with pytest.raises(TypeError, match="has no attribute `samples`"):
         ours.load_data()
 
 
