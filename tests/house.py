@@ -32,7 +32,7 @@ PACKAGES: Dict[str, Set[str]] = {
     "cache": {"numpy", "psutil", "PIL"},
     "batch": {"numpy", "torch", "numba", "llvmlite", "triton"},
     "resampling": {"numpy", "PIL", "torch", "numba", "llvmlite"},
-    "timing": {"torch", "numpy", "matplotlib", "IPython"},
+    "timing": {"numpy", "torch", "matplotlib"},
     "torchvision": {"numpy", "PIL", "torch", "torchvision"},
     "fastai1": {"numpy", "PIL", "torch", "fastai", "pandas", "matplotlib", "IPython"},
     "fastai2": {"numpy", "PIL", "torch", "torchvision", "fastai", "fastcore", "fasttransform", "plum", "matplotlib"},

@@ -17,6 +17,8 @@ from memlist.__main__ import main
 ROOT = Path(__file__).resolve().parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.glob("*.md"))
+# The pages whose code needs fastai 2; tests/fastai2/test_page.py runs it.
+OF_FASTAI2 = ("fastai2",)
 
 
 def text_of(page: Path) -> str:
@@ -47,9 +49,8 @@ def anchors_of(page: Path) -> Set[str]:
     return found
 
 
-# The code of `fastai2.md` runs in the environment of fastai 2: tests/fastai2/test_pages.py.
 @pytest.mark.parametrize(
-    "page", [page for page in PAGES if blocks_of(page) and page.stem != "fastai2"], ids=lambda page: page.stem
+    "page", [page for page in PAGES if blocks_of(page) and page.stem not in OF_FASTAI2], ids=lambda page: page.stem
 )
 def test_every_code_block_runs(page: Path, data: None) -> None:
     space: Dict[str, Any] = {"__name__": "__main__"}
@@ -106,7 +107,7 @@ def test_the_reference_is_complete() -> None:
         assert re.search(rf":: memlist\.{name}\b", text), name
     for repair in memlist.compat.REPAIRS:
         assert f":: memlist.compat.{repair.__name__}\n" in text
-    for module, name in re.findall(r":: (memlist(?:\.[a-z]+)?)\.([A-Za-z]\w+(?:\.\w+)?)", text):
+    for module, name in re.findall(r"auto\w+:: (memlist(?:\.[a-z]+)?)\.([A-Za-z]\w+(?:\.\w+)?)", text):
         found = __import__(module, fromlist=["_"])
         for part in name.split("."):
             found = getattr(found, part)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 from functools import partial
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Tuple
 
 import torch
 from fastai.basic_data import DataBunch
@@ -13,7 +15,7 @@ from fastai.vision.data import ImageList
 from ..cache.progress import in_notebook, print_line, progress
 from ..cache.randomness import random_states
 from ..timing import comparison as timing
-from ..timing.comparison import Run, quiet, seed_all, take_turns
+from ..timing.comparison import Run, check_epochs, seed_all, take_turns
 from ..timing.epochs import Watch
 from .bunch import MemoryImageDataBunch
 from .lists import MemoryImageList
@@ -22,15 +24,10 @@ from .waiting import DataWait, TimedBunch
 
 
 class Comparison(timing.Comparison):
-    "The result of `compare`: its `runs`, fastai's own first. It prints, and shows in a notebook, as a table."
+    __doc__ = timing.Comparison.__doc__
 
-    def plot(self, axes: Optional[Sequence[Any]] = None, return_fig: Optional[bool] = None) -> Any:
-        """Draw the runs side by side on the same scale, with their epochs as in `DataWait.plot`.
-
-        Draws into `axes`, one per run, or into a new figure. Returns the figure if `return_fig` or fastai's
-        `defaults.return_fig` is true.
-        """
-        return super().plot(axes, ifnone(return_fig, defaults.return_fig))
+    def _returns(self, return_fig: Optional[bool]) -> bool:
+        return bool(ifnone(return_fig, defaults.return_fig))
 
 
 def compare(
@@ -59,8 +56,7 @@ def compare(
     only its first epoch may have to read from a cold disk. Costs `epochs` epochs and the memory of one model per side.
     Raises TypeError if `make` does not use the class that it is given.
     """
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs={epochs!r}: use a number of epochs for each side")
+    check_epochs(epochs)
     states = random_states()
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # for the GPUs' generators, which `states` lacks
         try:
@@ -73,7 +69,7 @@ def compare(
                         f"compare: the data bunch made with {cls.__name__} holds {'an' if held else 'no'} "
                         "in-memory list: please build it with the class that your function is given."
                     )
-            _take_turns(sides, epochs, seed)
+            take_turns(sides, epochs, seed, progress(epochs * len(sides), "compare", "epochs"))
         finally:
             states.restore()
     found = Comparison([side.close() for side in sides])
@@ -82,14 +78,6 @@ def compare(
     elif show:
         print_line(repr(found))
     return found
-
-
-def _take_turns(sides: Sequence[_RunningSide], epochs: int, seed: int) -> None:
-    shown = progress(epochs * len(sides), "compare", "epochs")
-    try:
-        take_turns(sides, epochs, seed, shown.update)
-    finally:
-        shown.close(sum(len(side.watch.epochs) for side in sides))
 
 
 class _RunningSide:
@@ -108,7 +96,7 @@ class _RunningSide:
     def run(self) -> None:
         "Run one epoch."
         if self.learn is not None:
-            with quiet(in_notebook()):
+            with _quiet():
                 self.learn.fit(1, callbacks=[DataWait(self.learn, self.watch)])
             return
         self.watch.begin()
@@ -122,3 +110,16 @@ class _RunningSide:
         self.watch.close()
         loss = None if self.learn is None else float(self.learn.recorder.losses[-1])
         return Run(self.name, self.watch.epochs, self.watch.warm(), loss)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    "Hide the table and the progress bar that each `fit` of one epoch would show."
+    if in_notebook():
+        from IPython.utils.capture import capture_output
+
+        with capture_output(stdout=True, stderr=False, display=True):
+            yield
+    else:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield

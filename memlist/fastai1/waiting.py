@@ -11,7 +11,7 @@ from fastai.core import defaults, ifnone
 
 from ..cache.jobs import stores_of
 from ..timing.epochs import Epoch, Watch
-from ..timing.plot import draw_epochs
+from ..timing.plot import as_table, draw_alone
 from .lists import lists_of
 from .work import distinct, works_of
 
@@ -184,13 +184,8 @@ class DataWait(LearnerCallback):
         """
         if not self.epochs:
             raise ValueError("DataWait has seen no epoch yet: please run `learn.fit(1, callbacks=[DataWait(learn)])`.")
-        from matplotlib import pyplot
-
-        axes = pyplot.subplots()[1] if ax is None else ax
-        draw_epochs(axes, self.epochs, self.warm)
-        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, frameon=False)
-        return axes.figure if ifnone(return_fig, defaults.return_fig) else None
+        figure = draw_alone(self.epochs, self.warm, ax)
+        return figure if ifnone(return_fig, defaults.return_fig) else None
 
     def __repr__(self) -> str:
-        rows = [f"{i:>5}  {e.seconds:>8.2f}  {e.wait:>8.2f}  {e.data_wait:>5.1f} %" for i, e in enumerate(self.epochs)]
-        return "\n".join(["epoch   seconds   waiting  data_wait", *rows])
+        return as_table(self.epochs)

@@ -5,13 +5,13 @@
 - `memory`: the store and how it is read; `opening`: the transform that opens an image from memory
 - `sketch`: what stands in for an image while fastai's own code draws for it; `supported`: whether batches can be made
   at once; `collate`: how they are made; `loader`: the loader that does it
-- `waiting`: `DataWait`; `comparing`: `compare`
 - `work`: the verbs, and datasets as work for `load_data`; `attach`: methods added to fastai's own classes
+- `waiting`: `DataWait`; `comparing`: `compare`
 
 This folder may import every folder except other front ends.
 """
 
-from ..timing.comparison import Comparison
+from ..timing import Comparison
 from . import attach as attach
 from .blocks import MemoryImageBlock, MemoryMaskBlock
 from .comparing import compare
@@ -19,5 +19,3 @@ from .waiting import DataWait
 from .wrapping import in_memory
 
 __all__ = ["Comparison", "DataWait", "MemoryImageBlock", "MemoryMaskBlock", "compare", "in_memory"]
-
-DataWait.__module__ = "memlist"  # so that pickles do not depend on where it is defined

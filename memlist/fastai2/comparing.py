@@ -1,49 +1,63 @@
-"""`compare`: run the same code with fastai's loaders and with images in memory, and show where the time goes."""
+"""`compare`: run the same code with images from files and from memory, and show where the time goes."""
 
 from __future__ import annotations
 
-from typing import Any, Callable, Dict, Optional, Sequence
+from functools import partial
+from typing import Any, Callable, Dict, Optional
 
 import torch
 
 from ..cache.progress import in_notebook, print_line, progress
 from ..cache.randomness import random_states
-from ..timing.comparison import Comparison, Run, quiet, seed_all, take_turns
+from ..timing.comparison import Comparison, Run, check_epochs, seed_all, take_turns
 from ..timing.epochs import Watch
 from .stock import DataLoaders
 from .waiting import DataWait, TimedLoaders
 from .wrapping import in_memory
 
+Make = Callable[[], Any]
+STOCK, OURS = "fastai", "in_memory"
+
 
 def compare(
-    make: Callable[[], Any],
+    make: Make,
     learner: Optional[Callable[[Any], Any]] = None,
     epochs: int = 3,
-    also: Optional[Dict[str, Callable[[], Any]]] = None,
+    also: Optional[Dict[str, Make]] = None,
     seed: int = 0,
     show: bool = True,
 ) -> Comparison:
-    """Run the same code with fastai's loaders and with `in_memory`, under a progress bar, and show both.
+    """Run the same code with images from files and from memory, under a progress bar, and show both.
 
-    - `make`: a function that builds `DataLoaders`; it is called once per side
+    - `make`: a function without arguments that builds `DataLoaders`. They are used as they are on one side, and by
+      `in_memory(make())` on the other
     - `learner`: a function from `DataLoaders` to a `Learner`, which is trained. Without it, batches are only loaded, so
       that the whole epoch is waiting
-    - `epochs`: the number of epochs per side. The first one fills the memory
-    - `also`: more DataLoaders to run, each made by a function without arguments
+    - `epochs`: the number of epochs per side. The first one fills the store, unless it is already full, because other
+      DataLoaders over the same path are still alive. The table then says "warm"
+    - `also`: more DataLoaders to run, each made by a function: `{"batches=False": lambda: in_memory(make(), …)}`
     - `seed`: seeds the models and every epoch. The states of random generators are restored afterwards
     - `show`: draw the plot in a notebook (which shows the result as a table); elsewhere print the table
 
-    The sides take turns, epoch by epoch, so that other work on the machine slows all of them. Costs `epochs` epochs and
-    the memory of one model per side. Raises TypeError if `make` returns no DataLoaders.
+    The sides take turns, epoch by epoch, so that other work on the machine slows all of them. Files go first: only
+    their first epoch may have to read from a cold disk. Costs `epochs` epochs and the memory of one model per side.
+    Raises TypeError if `make` returns no DataLoaders, or some whose images are in memory already, and ValueError for
+    `epochs` below 1.
     """
-    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
-        raise ValueError(f"epochs={epochs!r}: use a number of epochs for each side")
+    check_epochs(epochs)
     states = random_states()
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # for the GPUs' generators, which `states` lacks
         try:
-            makers = {"fastai": make, "in memory": lambda: in_memory(make()), **(also or {})}
+            makers: Dict[str, Make] = {STOCK: make, OURS: partial(_in_memory, make), **(also or {})}
             sides = [_RunningSide(name, one, learner, seed) for name, one in makers.items()]
-            _take_turns(sides, epochs, seed)
+            held = sides[0].watch.in_memory, sides[1].watch.in_memory
+            if held != (False, True):
+                reason = "are in memory already" if held[0] else "can't be kept in memory, as a warning says"
+                raise TypeError(
+                    f"compare: the images of the DataLoaders that your function made {reason}: please let it build "
+                    "them without memlist, of image files that fastai's own PILImage opens."
+                )
+            take_turns(sides, epochs, seed, progress(epochs * len(sides), "compare", "epochs"))
         finally:
             states.restore()
     found = Comparison([side.close() for side in sides])
@@ -54,18 +68,15 @@ def compare(
     return found
 
 
-def _take_turns(sides: Sequence[_RunningSide], epochs: int, seed: int) -> None:
-    shown = progress(epochs * len(sides), "compare", "epochs")
-    try:
-        take_turns(sides, epochs, seed, shown.update)
-    finally:
-        shown.close(sum(len(side.watch.epochs) for side in sides))
+def _in_memory(make: Make) -> Any:
+    dls = make()
+    return in_memory(dls) if isinstance(dls, DataLoaders) else dls
 
 
 class _RunningSide:
     "One side of a comparison while it runs."
 
-    def __init__(self, name: str, make: Callable[[], Any], learner: Optional[Callable[[Any], Any]], seed: int) -> None:
+    def __init__(self, name: str, make: Make, learner: Optional[Callable[[Any], Any]], seed: int) -> None:
         self.name = name
         seed_all(seed)
         self.dls = make()
@@ -76,14 +87,14 @@ class _RunningSide:
         self.watch = Watch(TimedLoaders(self.dls))
 
     def run(self) -> None:
-        "Run one epoch."
+        "Run one epoch, without its table and its progress bar."
         if self.learn is not None:
-            with quiet(in_notebook()):
+            with self.learn.no_bar(), self.learn.no_logging():
                 self.learn.fit(1, cbs=DataWait(self.watch))
             return
         self.watch.begin()
-        for number, dl in enumerate(self.dls.loaders[:2]):
-            for _ in self.watch.timed(dl, number == 0):
+        for train, loader in zip((True, False), self.dls.loaders):
+            for _ in self.watch.timed(loader, train):
                 pass
         self.watch.end()
 

@@ -34,11 +34,20 @@ class FileWork(Work):
                 wanted = self.images.decoder.keys(file) if number not in self._errors else ()
             yield Job(self, file, number, wanted)
 
+    def known_by_running(self) -> bool:
+        "Return whether only functions of the user tell the files, and `load_data` has not asked them."
+        fs = self._before()
+        return not all(map(is_own_getter, fs)) and not self.opening.memory.files_of(self.tl)
+
+    def _before(self) -> List[Any]:
+        "Return the transforms before the one that opens an image."
+        fs = list(self.tl.tfms.fs)
+        return fs[: [f is self.opening for f in fs].index(True)]
+
     def _files(self) -> List[Any]:
         "Return the files of the items; for an item that the user's functions fail for, the item."
         tl, memory = self.tl, self.opening.memory
-        fs = list(tl.tfms.fs)
-        fs = fs[: [f is self.opening for f in fs].index(True)]
+        fs = self._before()
         own = all(map(is_own_getter, fs))
         if not own and not self.running:
             return memory.files_of(tl)

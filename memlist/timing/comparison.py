@@ -1,14 +1,12 @@
-"""The result of running the same code on several sides in turns, as a table and a plot, and how they take turns."""
+"""Compare trainings: sides that take turns, and `Comparison`, a table and a plot of their epochs."""
 
 from __future__ import annotations
 
-import contextlib
 import gc
 import html
-import io
 import random
 from statistics import median
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import torch
@@ -42,15 +40,16 @@ class Run(NamedTuple):
 
 
 class Comparison:
-    "The result of `compare`: its `runs`, the library's own first. It prints, and shows in a notebook, as a table."
+    "The result of `compare`: its `runs`, fastai's own first. It prints, and shows in a notebook, as a table."
 
     def __init__(self, runs: Sequence[Run]) -> None:
         self.runs = list(runs)
 
-    def plot(self, axes: Optional[Sequence[Any]] = None, return_fig: Optional[bool] = False) -> Any:
+    def plot(self, axes: Optional[Sequence[Any]] = None, return_fig: Optional[bool] = None) -> Any:
         """Draw the runs side by side on the same scale, with their epochs as in `DataWait.plot`.
 
-        Draws into `axes`, one per run, or into a new figure. Returns the figure if `return_fig`.
+        Draws into `axes`, one per run, or into a new figure. Returns the figure if `return_fig` is true, or, with
+        fastai 1, its `defaults.return_fig`.
         """
         from matplotlib import pyplot
 
@@ -68,7 +67,11 @@ class Comparison:
         flat[0].set_ylim(0, 1.35 * most)  # with room for the legend
         named = {label: handle for axis in flat for handle, label in zip(*axis.get_legend_handles_labels())}
         flat[-1].legend(named.values(), named.keys(), loc="upper right", fontsize=8)
-        return flat[0].figure if return_fig else None
+        return flat[0].figure if self._returns(return_fig) else None
+
+    def _returns(self, return_fig: Optional[bool]) -> bool:
+        "Return whether `plot` returns its figure."
+        return bool(return_fig)
 
     def _times(self) -> List[str]:
         return [f"{self.runs[0].seconds / max(run.seconds, 1e-9):.1f} times as fast" for run in self.runs]
@@ -102,7 +105,7 @@ class Comparison:
 
 
 class Side(Protocol):
-    "One side of a comparison while it runs."
+    "One side of a comparison, which runs epochs and times them by its `watch`."
 
     name: str
     watch: Watch
@@ -111,16 +114,20 @@ class Side(Protocol):
         "Run one epoch."
 
 
-def take_turns(sides: Sequence[Side], epochs: int, seed: int, tell: Callable[[int, str], None]) -> None:
-    "Run `epochs` epochs of each side, in turns, each under a seed; `tell` how many are done, and the last one's time."
-    done = 0
-    for epoch in range(epochs):
-        for side in sides:
-            seed_all(seed + epoch)
-            gc.collect()
-            side.run()
-            done += 1
-            tell(done, f"{side.name}: {side.watch.epochs[-1].seconds:.2f} s")
+class Progress(Protocol):
+    "Show how far the comparison is."
+
+    def update(self, done: int, text: str) -> None:
+        "Show that `done` epochs are done."
+
+    def close(self, done: int) -> None:
+        "Show the end."
+
+
+def check_epochs(epochs: Any) -> None:
+    "Raise ValueError if `epochs` is no number of epochs."
+    if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
+        raise ValueError(f"epochs={epochs!r}: use a number of epochs for each side")
 
 
 def seed_all(seed: int) -> None:
@@ -130,14 +137,16 @@ def seed_all(seed: int) -> None:
     torch.manual_seed(seed)
 
 
-@contextlib.contextmanager
-def quiet(notebook: bool) -> Iterator[None]:
-    "Hide the table and the progress bar that each `fit` of one epoch would show."
-    if notebook:
-        from IPython.utils.capture import capture_output
-
-        with capture_output(stdout=True, stderr=False, display=True):
-            yield
-    else:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
+def take_turns(sides: Sequence[Side], epochs: int, seed: int, shown: Progress) -> None:
+    "Run `epochs` epochs of each side, by turns: other work on the machine then slows all of them. Seed each epoch."
+    done = 0
+    try:
+        for epoch in range(epochs):
+            for side in sides:
+                seed_all(seed + epoch)
+                gc.collect()
+                side.run()
+                done += 1
+                shown.update(done, f"{side.name}: {side.watch.epochs[-1].seconds:.2f} s")
+    finally:
+        shown.close(done)

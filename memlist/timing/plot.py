@@ -36,6 +36,22 @@ def draw_epochs(axes: Any, epochs: Sequence[Epoch], warm: Optional[float] = None
     axes.margins(y=0.12)
 
 
+def draw_alone(epochs: Sequence[Epoch], warm: Optional[float] = None, axes: Any = None) -> Any:
+    "Draw as `draw_epochs` does, with a legend, into `axes` or into a new figure; return the figure."
+    from matplotlib import pyplot
+
+    drawn = pyplot.subplots()[1] if axes is None else axes
+    draw_epochs(drawn, epochs, warm)
+    drawn.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncol=3, frameon=False)
+    return drawn.figure
+
+
+def as_table(epochs: Sequence[Epoch]) -> str:
+    "Return a line per epoch: its number, its seconds, those of waiting, and the share of waiting."
+    rows = [f"{i:>5}  {e.seconds:>8.2f}  {e.wait:>8.2f}  {e.data_wait:>5.1f} %" for i, e in enumerate(epochs)]
+    return "\n".join(["epoch   seconds   waiting  data_wait", *rows])
+
+
 def _line_at(warm: float) -> float:
     "Return the x of the line: between two bars if `warm` is the end of an epoch, else inside the epoch's bar."
     whole, share = warm // 1, warm % 1

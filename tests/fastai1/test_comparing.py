@@ -19,7 +19,7 @@ from fastai.vision import ImageDataBunch, ImageList, SegmentationItemList, get_t
 from fastai.vision.gan import GANItemList
 
 import memlist as m
-from memlist.fastai1.comparing import Run
+from memlist.timing.comparison import Run
 from memlist.timing.epochs import Epoch, Step
 
 

@@ -1,0 +1,58 @@
+"""The page about fastai 2 is true: its code runs, its signatures are those of the functions, and its example works."""
+
+from __future__ import annotations
+
+import inspect
+import os
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+from typing import Any, Dict
+
+import matplotlib.pyplot as plt
+import pytest
+from conftest import photo
+
+import memlist
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def test_every_code_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for i in range(40):
+        path = tmp_path / "data/pets" / ("cat" if i % 2 else "dog") / f"{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        photo(i, 48, 64).save(path)
+    monkeypatch.chdir(tmp_path)
+    text = (ROOT / "docs/fastai2.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+    assert len(blocks) >= 6
+    space: Dict[str, Any] = {"__name__": "__main__"}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for block in blocks:
+            exec(compile(block, "fastai2.md", "exec"), space)
+    plt.close("all")
+    assert space["wait"].epochs and space["shared"].cache_info().total == 40
+
+
+@pytest.mark.parametrize("name", ["MemoryImageBlock", "MemoryMaskBlock"])
+def test_the_reference_has_the_signatures(name: str) -> None:
+    text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
+    written = re.search(rf"py:function:: memlist\.{name}\((.*)\)", text)
+    assert written
+    parameters = inspect.signature(getattr(memlist, name)).parameters.values()
+    shown = [f"{one.name}={getattr(one.default, '__name__', one.default)}" for one in parameters]
+    assert written[1] == ", ".join(shown)
+
+
+def test_the_example_runs() -> None:
+    command = [sys.executable, "-W", "ignore", str(ROOT / "examples/fastai2_classes.py"), "--quick"]
+    env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
+    done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=os.sep, timeout=280)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "128 of 128 photographs in memory." in done.stdout
+    assert "Files decoded while training from memory: 0." in done.stdout
+    assert "Losses: identical to the last bit." in done.stdout
