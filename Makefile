@@ -16,7 +16,7 @@ OUTSIDE ?= build/outside
 # What `make test-faults` is told besides: FAULTS=--quick makes each fault a few times, and leaves the page as it is.
 FAULTS ?=
 
-.PHONY: demo docs notebooks package test test-full test-fastai2 test-faults test-legacy test-latest lint bench bench-quick bench-ffcv bench-gpu bench-doors clean
+.PHONY: demo docs notebooks package test test-full test-fastai2 test-faults test-legacy test-latest lint bench bench-quick bench-ffcv bench-gpu bench-doors bench-fastai2 clean
 
 $(VENV)/ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -148,6 +148,10 @@ bench-gpu: $(VENV)/ready
 bench-doors: $(VENV)/ready
 	-$(MAKE) --keep-going $(RIVALS:%=$(VENV)-%/ready)
 	$(RUN) -W ignore benchmarks/doors.py
+
+# The figures of fastai 2; those of a GPU, too, where there is one.
+bench-fastai2: $(VENV)-fastai2/ready
+	$(VENV)-fastai2/bin/python -W ignore benchmarks/fastai2.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-fastai2 $(VENV)-legacy $(VENV)-latest $(RIVALS:%=$(VENV)-%) $(VENV)-twine build dist *.egg-info

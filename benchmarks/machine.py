@@ -10,10 +10,11 @@ from typing import Any, Dict, Optional
 import torch
 from PIL import features
 
+import memlist
 from memlist.store import system
 
 ROOT = Path(__file__).resolve().parents[1]
-PACKAGES = ("memlist", "fastai", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scikit-image")
+PACKAGES = ("fastai", "torch", "torchvision", "numpy", "pillow", "scikit-learn", "scikit-image")
 
 
 def surroundings() -> Dict[str, Any]:
@@ -34,7 +35,7 @@ def surroundings() -> Dict[str, Any]:
         "torch_threads": torch.get_num_threads(),
         "jpeg": ("libjpeg-turbo " if features.check_feature("libjpeg_turbo") else "libjpeg ")
         + str(features.version_codec("jpg")),
-        "versions": {name: metadata.version(name) for name in PACKAGES},
+        "versions": {"memlist": memlist.__version__, **{name: metadata.version(name) for name in PACKAGES}},
         "revision": _revision(ROOT / ".git"),
     }
 

@@ -45,11 +45,13 @@ def raw(name: str) -> Any:
 def test_pages_are_rendered_from_the_committed_figures(benchmarks: None) -> None:
     import page_beside
     import page_doors
+    import page_fastai2
     import page_figures
     import page_gpu
 
     pages = {
         "doors": page_doors.render(raw("doors")),
+        "fastai2": page_fastai2.render(raw("fastai2")),
         "figures": page_figures.render(raw("figures")),
         "beside": page_beside.render(raw("beside"), raw("figures")),
         "gpu": page_gpu.render(raw("gpu")),
@@ -89,6 +91,50 @@ def test_hits_of_cached_are_counted(benchmarks: None, photographs: str) -> None:
     at = doors.Setting(doors.QUICK, photographs, {})
     assert [one["hits"] for one in doors.hits(at)["epochs"]] == [0, 70, 70]
     assert min(map(min, doors.hit(at).values())) > 0
+
+
+def test_both_sides_of_fastai2_did_the_same(benchmarks: None) -> None:
+    import page_fastai2
+
+    results = raw("fastai2")
+    for pipelines in (results[name] for name in ("alone", "loader") if name in results):
+        for found in pipelines.values():
+            assert found["equal"] is True
+            ways = {(one["workers"], one["threads"]) for one in found["ways"].values()}
+            sides = {(one["system"], one["workers"], one["threads"]) for one in found["ways"].values()}
+            assert sides == {(side, *way) for side in (page_fastai2.STOCK, page_fastai2.OURS) for way in ways}
+            assert len({len(one[what]) for one in found["ways"].values() for what in ("samples", "cpu")}) == 1
+    for name in {"training", "gpu"} & set(results):
+        ways = results[name]["ways"].values()
+        assert len({count for one in ways for count in one["batches"]}) == 1
+        for one in ways:
+            assert len(one["seconds"]) == len(one["waited"]) == len(one["batches"])
+            assert all(0 < waited < seconds for waited, seconds in zip(one["waited"], one["seconds"]))
+
+
+def way(system: str, workers: int, seconds: float, cpu: float) -> Dict[str, Any]:
+    "Return what a way to make batches with fastai 2 measured."
+    return {"system": system, "workers": workers, "threads": 1, "samples": [seconds] * 3, "cpu": [cpu] * 3}
+
+
+def test_figures_of_fastai2_are_judged_and_differences_are_named(benchmarks: None) -> None:
+    import page_fastai2
+
+    ways = [way("fastai", 0, 10, 10), way("memlist", 0, 2, 1), way("fastai", 2, 6, 12), way("memlist", 2, 3, 2)]
+    found = {"equal": False, "ways": dict(enumerate(ways))}
+    results = raw("fastai2")
+    results.update(alone={"Resize(9)": {"equal": True, "ways": dict(enumerate(ways[:2]))}}, loader={"Resize(9)": found})
+    training = {"seconds": [10, 10], "batches": [3, 3]}
+    stock = {**training, "system": "fastai", "workers": 0, "waited": [6, 6]}
+    ours = {**training, "system": "memlist", "workers": 0, "waited": [0.6, 0.6]}
+    results["training"] = {"images": 9, "ways": {"a": stock, "b": ours}}
+    page = page_fastai2.render(results)
+    assert "| Resize(9) | 10000.00 | 1000.00 | 10.0 | ≥ 8 |" in page
+    assert "| Resize(9) | no workers | 5.0 | ≥ 6, **missed** |" in page
+    assert "| Resize(9) | 2 workers | 2.0 | ≥ 3.5, **missed** |" in page
+    assert "| Resize(9) | each at its best | 3.0 |  |" in page
+    assert "| fastai | no workers | 10.00 | 60.0 % |" in page and "6.0 % (target: ≤ 5 %, **missed**)" in page
+    assert "**Batches differ from fastai's**: Resize(9)." in page
 
 
 def test_a_template_is_filled_and_split_into_sections(benchmarks: None) -> None:

@@ -54,7 +54,7 @@ class InMemoryDataset:
 
         A `cache_file` keeps its records, unless `file` is True.
         """
-        self._making.memory.clear()
+        self._making.clear()
         return self._kept.store.purge(file)
 
     def expect(self, indices: Sequence[int]) -> None:

@@ -116,6 +116,11 @@ class Making:
                 self._expected.begin(self, drawing, groups[0], values, batch, kept)
         torch.set_rng_state(state)
 
+    def clear(self) -> None:
+        "Forget the expected batch, and give free memory back to the system."
+        self._expected.drop()
+        self.memory.clear()
+
     def _batch(self, drawing: Drawing, group: List[DrawnPicture], values: Values, kept: Kept) -> MadeBatch:
         "Return the batch of all pictures: the expected one, if it is the same."
         batch = self._expected.taken(drawing, group, values)

@@ -424,3 +424,24 @@ def test_truncated_files_count(folder, monkeypatch):
     for dataset in (stock, ours):
         with pytest.raises(OSError, match="truncated"):
             dataset[i]
+
+
+@batches
+def test_two_threads_may_use_one_dataset(folder):
+    from concurrent.futures import ThreadPoolExecutor
+
+    transform = v2.Compose([v2.Resize((300, 200)), v2.ToImage(), v2.ToDtype(torch.float32, scale=True)])
+    stock, ours = both(folder, transform)
+    expected = list(DataLoader(stock, 4))
+    with ThreadPoolExecutor(3) as pool:
+        loaders = [DataLoader(ours, 4), memlist.MemoryLoader(ours, 4), memlist.MemoryLoader(ours, 4)]
+        for _ in range(5):
+            assert all(same(expected, made) for made in pool.map(list, loaders))
+
+
+@batches
+def test_mixup_after_torchs_own_collate_function(folder):
+    from torch.utils.data import default_collate
+
+    mixed = v2.CutMix(num_classes=3)
+    check(*both(folder, KNOWN), collate_fn=lambda batch: mixed(*default_collate(batch)))
