@@ -25,7 +25,9 @@ from fastai.vision.all import (
     PILImage,
     RandomResizedCrop,
     Resize,
+    TensorImage,
     Transform,
+    fastuple,
 )
 from fastai2_helpers import classes, used
 from fastai2_pipelines import label, photo, pictures, same
@@ -159,13 +161,76 @@ def test_images_that_a_user_opens(files: List[Path]) -> None:
         MemoryImageBlock(Own)
 
 
+class Cropped(PILImage):
+    "Images that do what transforms call in a way of their own."
+
+    def crop(self, *args: Any, **kwargs: Any) -> Any:
+        return super().crop(*args, **kwargs).rotate(90)
+
+
+class Flipped(PILImage):
+    def flip_lr(self) -> Any:
+        return PILImage(self.rotate(180))
+
+
+class Sized(PILImage):
+    @property
+    def size(self) -> Any:
+        return fastuple(*(max(1, side - 3) for side in PIL.Image.Image.size.fget(self)))
+
+
+class Bytes(PILImage):
+    def tobytes(self, *args: Any) -> bytes:
+        return bytes(len(super().tobytes(*args)))
+
+
+class Tensor(TensorImage):
+    pass
+
+
+class Tensors(PILImage):
+    _tensor_cls = Tensor
+
+
+class Named(PILImage):
+    "Images with something more, which no transform asks for."
+
+    def name(self) -> str:
+        return "image"
+
+
+@pytest.mark.parametrize("cls", [Cropped, Flipped, Sized, Bytes, Tensors, Named], ids=lambda cls: cls.__name__)
+def test_images_with_methods_of_their_own(cls: Any, files: List[Path]) -> None:
+    def make() -> DataLoaders:
+        given = {"get_y": label, "splitter": IndexSplitter([0, 3, 6, 9]), "item_tfms": [FlipItem(1.0), Resize(16)]}
+        return DataBlock((ImageBlock(cls), CategoryBlock), **given).dataloaders(
+            files, bs=3, num_workers=0, device="cpu"
+        )
+
+    stock, ours = pair(make)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        same(used(ours, batches), used(stock, batches))
+    texts = [str(one.message) for one in said if "memlist" in str(one.message)]
+    assert len(texts) == (cls is not Named) and all(f"{cls.__name__}." in one for one in texts)
+    assert ours.loaded
+
+
+@pytest.mark.filterwarnings("ignore:the batches of this")
+def test_a_method_that_images_are_given_later(files: List[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    stock, ours = pair(lambda: classes(files, Resize(16)))
+    same(used(ours, batches), used(stock, batches))
+    monkeypatch.setattr(PILImage, "crop", lambda image, *args: PIL.Image.Image.crop(image, *args).rotate(90))
+    same(used(ours, batches), used(stock, batches))
+
+
 def test_arrays_are_left_alone(files: List[Path]) -> None:
     def array(path: Path) -> Any:
         return np.asarray(photo(int(path.stem)))
 
     def make() -> DataLoaders:
-        block = DataBlock((ImageBlock, CategoryBlock), get_x=array, get_y=label, splitter=IndexSplitter([0, 1, 2]))
-        return block.dataloaders(files, bs=3, num_workers=0, device="cpu", item_tfms=Resize(16))
+        given = {"get_x": array, "get_y": label, "splitter": IndexSplitter([0, 1, 2]), "item_tfms": Resize(16)}
+        return DataBlock((ImageBlock, CategoryBlock), **given).dataloaders(files, bs=3, num_workers=0, device="cpu")
 
     stock, ours = pair(make)
     same(used(ours, batches), used(stock, batches))
