@@ -271,7 +271,9 @@ def test_a_small_budget(most: Any, files: List[Path]) -> None:
 def test_a_second_call_does_nothing(files: List[Path]) -> None:
     ours = in_memory(classes(files)).load_data(progress=False)
     before = [type(ours.train), list(ours.train_ds.tls[0].tfms.fs), ours.cache_info()]
-    assert in_memory(ours) is ours
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert in_memory(ours) is ours
     assert before == [type(ours.train), list(ours.train_ds.tls[0].tfms.fs), ours.cache_info()]
 
 
