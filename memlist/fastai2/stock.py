@@ -33,6 +33,15 @@ Datasets, TfmdLists = data_core.Datasets, data_core.TfmdLists
 RandTransform = augment.RandTransform
 L = data_core.L
 
+#: fastai's classes of images, and of what they are turned into.
+_IMAGES = PILBase, PILImage, vision_core.PILImageBW, PILMask
+_TENSORS = tuple(cls._tensor_cls for cls in _IMAGES[1:])
+#: What a subclass of these may have of its own: it does not matter for batches, or is looked up where it matters.
+_HARMLESS = {
+    *("_open_args", "_show_args", "_tensor_cls", "create", "show", "__repr__", "__module__", "__doc__", "__qualname__"),
+    *("__annotations__", "__dict__", "__weakref__", "__firstlineno__", "__static_attributes__", "__annotate_func__"),
+    *("__annotations_cache__", "__annotate__", "__signature__"),
+}
 #: Classes of transforms that run on one image and that are known.
 _GEOMETRY = augment.Resize, augment.RandomResizedCrop, augment.RandomCrop, augment.CropPad
 _TURNS = augment.FlipItem, augment.DihedralItem
@@ -137,6 +146,7 @@ class Stock:
     - `tensors`: those of `ToTensor`
     - `draws`: the functions that draw, once per item
     - `loading`: the methods of a `DataLoader` that make a batch
+    - `members`: what each class of images has of its own
     """
 
     def __init__(self) -> None:
@@ -149,6 +159,7 @@ class Stock:
         classes = (RandTransform, *_GEOMETRY, *_TURNS)
         self.draws = {vars(cls)["before_call"] for cls in classes if "before_call" in vars(cls)}
         self.loading: Dict[str, Any] = {name: vars(DataLoader)[name] for name in _LOADING}
+        self.members: Dict[type, Dict[str, Any]] = {cls: dict(vars(cls)) for cls in _IMAGES}
         everything = [*(one.value for one in self.opening + self.making), *self.encodes, *self.tensors, *self.draws]
         self._own = all(map(_own, [*everything, *self.loading.values()]))
 
@@ -163,6 +174,17 @@ class Stock:
         stack = collate.default_collate_fn_map.get(torch.Tensor) is collate.collate_tensor_fn
         names = (f"{_called(one.owner)}.{one.name}" for one in self.opening + self.making if not one.same())
         return next(names, "" if stack else "the collate function of tensors")
+
+    def overridden(self, kind: type) -> str:
+        "Return the name of something that images of `kind` do in a way of their own; an empty string if nothing."
+        for cls in kind.__mro__[: kind.__mro__.index(PIL.Image.Image)]:
+            own = self.members.get(cls, {})
+            for name, value in list(vars(cls).items()):
+                changed = name not in _HARMLESS and own.get(name, _NOTHING) is not value
+                if changed and (name.startswith("__") or hasattr(PILBase, name)):
+                    return f"{cls.__name__}.{name}"
+        tensors = getattr(kind, "_tensor_cls", None)
+        return "" if tensors in _TENSORS else f"{kind.__name__}._tensor_cls"
 
 
 STOCK = Stock()

@@ -146,6 +146,9 @@ def _follow(opening: FromMemory, stages: Sequence[Stage]) -> None:
         raise Unknown(f"{kind.__name__} opens images of mode {mode}")
     if not supported(mode):
         raise Unknown(f"images of mode {mode}")
+    own = STOCK.overridden(kind)
+    if own:
+        raise Unknown(own)
     for stage in stages:
         found = stage.encoder(kind)
         if found is None or stage.skipped:
