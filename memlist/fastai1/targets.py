@@ -81,9 +81,13 @@ def _plain(il: Any, names: Tuple[str, ...]) -> bool:
 
 
 def _torch_collates() -> bool:
-    "Return whether torch collates with functions of its own: since torch 2, others can be registered."
+    """Return whether torch collates with functions of its own: since torch 2, others can be registered.
+
+    The front end for torchvision registers one, for rows of its own batches only.
+    """
     known: Dict[Any, Any] = getattr(torch_collate, "default_collate_fn_map", {})
-    return tuple(known.items()) == _REGISTERED
+    own = __name__.split(".")[0] + "."
+    return tuple(pair for pair in known.items() if not str(pair[1].__module__).startswith(own)) == _REGISTERED
 
 
 # -- what is collated ---------------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from fastai.vision.gan import GANItemList, NoisyItem
 from torch.utils.data._utils import collate as torch_collate
 
 import memlist as m
-from memlist.fastai1 import collate, patches
+from memlist.fastai1 import collate, patches, targets
 from memlist.fastai1.collate import positions
 from memlist.fastai1.targets import collated, noise_rows
 
@@ -351,3 +351,10 @@ def test_noise_keeps_the_order_of_draws(photos: Any, tfms: str, workers: int, mo
         assert mine[1].shape == theirs[1].shape and float((mine[1] - theirs[1]).abs().mean()) < 1e-4
     assert found[0][1] == found[1][1]
     assert len(found[0][0]) == len(found[1][0]) > 1
+
+
+def test_the_front_end_for_torchvision_changes_nothing() -> None:
+    "It registers a function with torch's collate function."
+    import memlist.torchvision  # noqa: F401
+
+    assert targets._torch_collates()
