@@ -53,7 +53,7 @@ def opened(name: str) -> Optional[object]:
         return getattr(_torchvision(name), name)
     if name in FASTAI2 or (name in FASTAI and fastai() == 2):
         return getattr(_fastai2(name), name)
-    if name in (*FASTAI, *FASTAI1) or name.startswith("Memory"):
+    if fastai() != 1 and (name in (*FASTAI, *FASTAI1) or name.startswith("Memory")):
         other = " in an environment of its own, since fastai 2 is installed here" if fastai() == 2 else ""
         raise ImportError(_needs(name, "fastai 1", "fastai1") + other)
     return None

@@ -9,7 +9,7 @@ import pickle
 import time
 import types
 from contextlib import suppress
-from typing import Any, Callable, Iterator, Optional, Sequence, Tuple, Union, overload
+from typing import Any, Callable, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 
@@ -249,13 +249,6 @@ class _Load(Work):
     def __init__(self, function: Cached, items: Sequence[Any]) -> None:
         super().__init__(f"cached {function.__qualname__}", function._cache(), items, user_code=True)
         self._function = function
-
-    def jobs(self) -> Iterator[Job]:
-        for number, item in enumerate(self.items):
-            wanted: Keys = ()
-            with suppress(keys.Unkeyable):
-                wanted = self.images.decoder.keys(item)
-            yield Job(self, item, number, wanted)
 
     def decode(self, job: Job, images: ImageCache, say: Say) -> str:
         unkeyable = Fetched(None, NEVER, None, "its key is not plain data")

@@ -6,8 +6,9 @@ from contextlib import suppress
 from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Optional, Sequence
 
 from ..store import ImageStore, claiming_all, shown
-from .cache import LATER, THERE, ImageCache
+from .cache import LATER, NEVER, THERE, ImageCache
 from .decode import Keys
+from .keys import Unkeyable
 
 #: This many headers are read to estimate the size of a dataset.
 HEADERS = 64
@@ -47,9 +48,15 @@ class Work:
         return self.images.store
 
     def jobs(self) -> Iterator[Job]:
-        "Yield one job per image."
+        "Yield one job per image; it has no keys if none can identify the item."
         for number, item in enumerate(self.items):
-            yield Job(self, item, number, self.images.decoder.keys(item))
+            yield Job(self, item, number, self.keys_of(item))
+
+    def keys_of(self, item: Any) -> Keys:
+        "Return the keys of an item; none if it can't be identified."
+        with suppress(Unkeyable):
+            return self.images.decoder.keys(item)
+        return ()
 
     def begin(self, say: Say) -> None:
         "Show messages, if any, before the first job."
@@ -92,7 +99,9 @@ class Work:
         return claiming_all(images.store, [job.keys[0] for job in jobs], decode)
 
     def decode(self, job: Job, images: ImageCache, say: Say) -> str:
-        "Decode the image of `job` and store it; pass messages to `say`, which shows them after the work."
+        "Decode and store the image of a job that has keys; pass messages to `say`, which shows them after the work."
+        if not job.keys:
+            return NEVER
         fetched = images.fill(job.item, job.keys)
         if fetched.reason:
             say(f"{self.name}: {shown(job.item)} is not kept in memory, because {shown(fetched.reason)}.")

@@ -11,7 +11,6 @@ from pathlib import Path
 from types import MethodType
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
-import fastai
 import PIL.Image
 import torch
 import torchvision.transforms.functional
@@ -248,8 +247,3 @@ def split_of(ds: Any) -> Tuple[Any, ...]:
     else:
         lists = (ds,)
     return lists if all(type(tl) is TfmdLists and "_after_item" not in vars(tl) for tl in lists) else ()
-
-
-def version() -> str:
-    "Return the version of fastai."
-    return str(fastai.__version__)

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
 from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from ..cache import CacheInfo, ImageCache, filling, info
-from ..cache.cache import NEVER
 from ..cache.jobs import Job, Say, Work, stores_of
-from ..cache.keys import Unkeyable
 from .loader import openings
 from .opening import FILE, FromMemory
 from .stock import L, is_own_getter
@@ -29,10 +26,7 @@ class FileWork(Work):
 
     def jobs(self) -> Iterator[Job]:
         for number, file in enumerate(self._files() if self._how is not None else ()):
-            wanted: Any = ()
-            with suppress(Unkeyable):
-                wanted = self.images.decoder.keys(file) if number not in self._errors else ()
-            yield Job(self, file, number, wanted)
+            yield Job(self, file, number, () if number in self._errors else self.keys_of(file))
 
     def known_by_running(self) -> bool:
         "Return whether only functions of the user tell the files, and `load_data` has not asked them."
@@ -71,7 +65,7 @@ class FileWork(Work):
     def decode(self, job: Job, images: ImageCache, say: Say) -> str:
         if job.number in self._errors:
             raise self._errors[job.number]
-        return super().decode(job, images, say) if job.keys else NEVER
+        return super().decode(job, images, say)
 
     def say_full(self, others: Sequence[Work]) -> None:
         self.opening.memory.say_full()

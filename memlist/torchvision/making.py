@@ -90,7 +90,7 @@ class Making:
                 return list(zip(batch.rows(), drawing.targets))
             like = _like(drawing.pipeline, group[0].standin)
             made = self._alike(len(group), like)
-            self._render(drawing, group, values, made, kept)
+            self.render(drawing, group, values, made, kept, self.threads())
             found.update((id(one), _item(row, like, values)) for one, row in zip(group, made))
         samples = [found[id(one)] if isinstance(one, DrawnPicture) else one for one in drawing.samples]
         return list(zip(samples, drawing.targets))
@@ -126,18 +126,21 @@ class Making:
         batch = self._expected.taken(drawing, group, values)
         if batch is None:
             batch = self.memory.batch(_shape(group, values), values.dtype)
-            self._render(drawing, group, values, batch.tensor, kept)
+            self.render(drawing, group, values, batch.tensor, kept, self.threads())
         return batch
 
-    def _render(self, drawing: Drawing, group: List[DrawnPicture], values: Values, made: Tensor, kept: Kept) -> None:
+    @staticmethod
+    def render(
+        drawing: Drawing, group: List[DrawnPicture], values: Values, made: Tensor, kept: Kept, threads: Threads
+    ) -> None:
         "Write pictures of one size into `made`, (n, channels, height, width)."
         out = bits(made).numpy().transpose(0, 2, 3, 1)
         steps = [one.standin.steps for one in group]
-        render([one.picture.array for one in group], steps, out, values.table, self.threads())
+        render([one.picture.array for one in group], steps, out, values.table, threads)
         if not kept.valid(drawing.generation):
             # The store was purged meanwhile, so some bytes may have been overwritten: read the files again.
             again = [_own_bytes(kept, one.path, one.picture, drawing.generation) for one in group]
-            render(again, steps, out, values.table, self.threads())
+            render(again, steps, out, values.table, threads)
 
     def _alike(self, n: int, like: Tensor) -> Tensor:
         "Return an uninitialised tensor for `n` pictures, whose rows have the strides of `like` if these are dense."
@@ -176,11 +179,11 @@ class Expected:
     def begin(
         self, making: Making, drawing: Drawing, group: List[DrawnPicture], values: Values, batch: MadeBatch, kept: Kept
     ) -> None:
-        "Begin to make a batch."
+        "Begin to make a batch, with the threads of the caller: another thread may not see torch's number of them."
         if self._pool is None or self._pid != os.getpid():
             self._inherited.append(self._pool)
             self._pid, self._pool = os.getpid(), ThreadPoolExecutor(1, "memlist-ahead")
-        work = self._pool.submit(making._render, drawing, group, values, batch.tensor, kept)
+        work = self._pool.submit(making.render, drawing, group, values, batch.tensor, kept, making.threads())
         self._given = drawing, group, values, batch, work
 
     def taken(self, drawing: Drawing, group: List[DrawnPicture], values: Values) -> Optional[MadeBatch]:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from contextlib import suppress
-from typing import Any, Iterator, Optional, Sequence
+from typing import Any, Optional, Sequence
 
 from .. import resampling
-from ..cache import filling, info, keys
-from ..cache.cache import NEVER, ImageCache
-from ..cache.decode import Keys
+from ..cache import filling, info
 from ..cache.info import CacheInfo
-from ..cache.jobs import Job, Say, Work
+from ..cache.jobs import Work
 from . import messages
 from .kept import Kept
 
@@ -20,16 +17,6 @@ class Pictures(Work):
 
     def __init__(self, kept: Kept, paths: Sequence[Any]) -> None:
         super().__init__(kept.name, kept.images, paths, user_code=not kept.stock)
-
-    def jobs(self) -> Iterator[Job]:
-        for number, item in enumerate(self.items):
-            wanted: Keys = ()
-            with suppress(keys.Unkeyable):
-                wanted = self.images.decoder.keys(item)
-            yield Job(self, item, number, wanted)
-
-    def decode(self, job: Job, images: ImageCache, say: Say) -> str:
-        return super().decode(job, images, say) if job.keys else NEVER
 
     def say_full(self, others: Sequence[Work]) -> None:
         messages.say_full(self.store, self.name)
