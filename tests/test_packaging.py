@@ -262,3 +262,9 @@ def test_the_import_loads_almost_nothing_that_fastai_does_not(tmp_path: Path) ->
     # Compiled kernels and the command, which only some calls need, and heavy parts of the standard library stay out.
     assert not {"memlist.batch.kernels", "memlist.__main__"} & set(extra)
     assert not {"argparse", "asyncio", "sqlite3", "tkinter", "unittest", "venv"} & set(dict(found))
+
+
+@pytest.mark.parametrize("name", ["MemoryImagList", "Datawait"])
+def test_a_name_that_does_not_exist_is_an_attribute_error_where_fastai_1_is_installed(name: str) -> None:
+    with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
+        getattr(memlist, name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from abc import ABC, abstractmethod
 from typing import Any, Callable, List, Optional, Sequence
 
 from torchvision.datasets import ImageFolder
@@ -16,7 +17,7 @@ from .known import is_stock_getitem
 from .making import Making
 
 
-class InMemoryDataset:
+class InMemoryDataset(ABC):
     """The verbs of a dataset whose pictures are kept, and its batches.
 
     A class that has it provides `_kept`, which loads the pictures, `_paths`, which names them, and `_sampled`, the
@@ -26,8 +27,9 @@ class InMemoryDataset:
     _making: Making
 
     @property
+    @abstractmethod
     def _kept(self) -> Kept:
-        raise NotImplementedError
+        "Return what loads the pictures."
 
     @property
     def _sampled(self) -> Any:

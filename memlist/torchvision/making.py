@@ -129,9 +129,8 @@ class Making:
             self.render(drawing, group, values, batch.tensor, kept, self.threads())
         return batch
 
-    @staticmethod
     def render(
-        drawing: Drawing, group: List[DrawnPicture], values: Values, made: Tensor, kept: Kept, threads: Threads
+        self, drawing: Drawing, group: List[DrawnPicture], values: Values, made: Tensor, kept: Kept, threads: Threads
     ) -> None:
         "Write pictures of one size into `made`, (n, channels, height, width)."
         out = bits(made).numpy().transpose(0, 2, 3, 1)

@@ -1,6 +1,7 @@
 """`MemoryLoader` is one batch ahead, and nothing differs: batches, random generators, what comes of changes."""
 
 import random
+import threading
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from torchvision import transforms as v1
 from torchvision.datasets import ImageFolder
 from torchvision_helpers import make_folder, random_case, same, states, v2
 
-from memlist.torchvision import MemoryImageFolder, MemoryLoader, in_memory
+from memlist.torchvision import MemoryImageFolder, MemoryLoader, in_memory, making
 from memlist.torchvision.making import Expected
 
 pytestmark = pytest.mark.skipif(v2 is None, reason="batches need torch 2")
@@ -193,3 +194,23 @@ def test_an_iteration_may_stop_and_be_forgotten(folder):
 def test_transforms_of_the_first_generation(folder):
     known = v1.Compose([v1.Resize(20), v1.RandomCrop(16, padding=2, padding_mode="edge"), v1.ToTensor()])
     check(folder, lambda ds: {"batch_size": 3, "shuffle": True}, given=known)
+
+
+def test_a_batch_that_is_made_ahead_has_the_threads_of_the_training(folder, taken, monkeypatch):
+    "torch's thread that pins memory sets the number of threads to one, for all threads that begin later."
+    before, used, render = torch.get_num_threads(), [], making.render
+
+    def noted(*given):
+        used.append((threading.current_thread().name[:13], given[-1]))
+        render(*given)
+
+    monkeypatch.setattr(making, "render", noted)
+    torch.set_num_threads(2)
+    one = threading.Thread(target=lambda: torch.set_num_threads(1))
+    one.start(), one.join()
+    try:
+        run(MemoryLoader(MemoryImageFolder(folder, transform()).load_data(progress=False), 3, shuffle=True), epochs=1)
+    finally:
+        torch.set_num_threads(before)
+    assert any(taken) and {name for name, _ in used} == {"MainThread", "memlist-ahead"}
+    assert len({id(threads) for _, threads in used}) == 1 and used[0][1]._n == 2

@@ -52,8 +52,8 @@ def test_random_pipelines_with_workers(folder, seed):
 
 def test_known_pipelines_are_made_at_once(folder, monkeypatch):
     made = []
-    render, from_bytes = Making._render, Pipeline.from_bytes
-    monkeypatch.setattr(Making, "_render", lambda self, *given: made.append(given) or render(self, *given))
+    render, from_bytes = Making.render, Pipeline.from_bytes
+    monkeypatch.setattr(Making, "render", lambda self, *given: made.append(given) or render(self, *given))
     monkeypatch.setattr(Pipeline, "from_bytes", lambda self, *given: made.append(given) or from_bytes(self, *given))
     for seed in range(20):
         made.clear()

@@ -65,8 +65,8 @@ def test_dataset_folder_in_batches(folder, loader, workers):
 @pytest.mark.skipif(v2 is None, reason="batches need torch 2")
 def test_batches_are_made_at_once(folder, monkeypatch):
     made = []
-    render = Making._render
-    monkeypatch.setattr(Making, "_render", lambda self, *given: made.append(given) or render(self, *given))
+    render = Making.render
+    monkeypatch.setattr(Making, "render", lambda self, *given: made.append(given) or render(self, *given))
     stock = ImageFolder(folder, KNOWN)
     ours = in_memory(Subset(stock, range(3, 12)))
     check(Subset(stock, range(3, 12)), ours)
@@ -89,8 +89,8 @@ class Borrowing(Dataset):
 @pytest.mark.skipif(v2 is None, reason="batches need torch 2")
 def test_an_own_dataset_that_borrows_a_method_is_made_in_batches(folder, monkeypatch):
     made = []
-    render = Making._render
-    monkeypatch.setattr(Making, "_render", lambda self, *given: made.append(given) or render(self, *given))
+    render = Making.render
+    monkeypatch.setattr(Making, "render", lambda self, *given: made.append(given) or render(self, *given))
     ours = in_memory(Borrowing(folder, KNOWN)).load_data(progress=False)
     check(Borrowing(folder, KNOWN), ours)
     assert len(made) == 6 and ours.loaded
