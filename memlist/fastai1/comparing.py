@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from functools import partial
-from typing import Any, Callable, Dict, Iterator, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, Optional, Sequence, Tuple
 
 import torch
 from fastai.basic_data import DataBunch
@@ -15,8 +15,7 @@ from fastai.vision.data import ImageList
 from ..cache.progress import in_notebook, print_line, progress
 from ..cache.randomness import random_states
 from ..timing import comparison as timing
-from ..timing.comparison import Run, check_epochs, seed_all, take_turns
-from ..timing.epochs import Watch
+from ..timing.comparison import Side, check_epochs, take_turns
 from .bunch import MemoryImageDataBunch
 from .lists import MemoryImageList
 from .mixin import InMemory
@@ -60,8 +59,8 @@ def compare(
     states = random_states()
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # for the GPUs' generators, which `states` lacks
         try:
-            sides = [_RunningSide(cls.__name__, partial(make, cls), learner, seed) for cls in classes]
-            sides += [_RunningSide(name, other, learner, seed) for name, other in (also or {}).items()]
+            sides = [_Side(cls.__name__, partial(make, cls), learner, seed) for cls in classes]
+            sides += [_Side(name, other, learner, seed) for name, other in (also or {}).items()]
             for side, cls in zip(sides, classes):
                 held = side.watch.in_memory
                 if issubclass(cls, (InMemory, MemoryImageDataBunch)) != held:
@@ -80,36 +79,20 @@ def compare(
     return found
 
 
-class _RunningSide:
-    "One side of a comparison while it runs."
+class _Side(Side):
+    "One side of a comparison, of a `DataBunch`."
 
-    def __init__(self, name: str, make: Callable[[], Any], learner: Optional[Callable[[Any], Any]], seed: int) -> None:
-        self.name = name
-        seed_all(seed)
-        self.data = make()
-        if not isinstance(self.data, DataBunch):
-            raise TypeError(f"compare: {name} made a {type(self.data).__name__}: please let it return a DataBunch.")
-        seed_all(seed)
-        self.learn = None if learner is None else learner(self.data)
-        self.watch = Watch(TimedBunch(self.data))
+    kind, wanted = DataBunch, "a DataBunch"
 
-    def run(self) -> None:
-        "Run one epoch."
-        if self.learn is not None:
-            with _quiet():
-                self.learn.fit(1, callbacks=[DataWait(self.learn, self.watch)])
-            return
-        self.watch.begin()
-        for train, loader in ((True, self.data.train_dl), (False, () if self.data.empty_val else self.data.valid_dl)):
-            for _ in self.watch.timed(loader, train):
-                pass
-        self.watch.end()
+    def _timed(self) -> TimedBunch:
+        return TimedBunch(self.data)
 
-    def close(self) -> Run:
-        "End the run and return its times."
-        self.watch.close()
-        loss = None if self.learn is None else float(self.learn.recorder.losses[-1])
-        return Run(self.name, self.watch.epochs, self.watch.warm(), loss)
+    def _fit(self, learn: Any) -> None:
+        with _quiet():
+            learn.fit(1, callbacks=[DataWait(learn, self.watch)])
+
+    def _loaders(self) -> Sequence[Any]:
+        return self.data.train_dl, () if self.data.empty_val else self.data.valid_dl
 
 
 @contextlib.contextmanager

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Callable, Dict, Optional
+from typing import Any, Callable, Dict, Optional, Sequence
 
 import torch
 
 from ..cache.progress import in_notebook, print_line, progress
 from ..cache.randomness import random_states
-from ..timing.comparison import Comparison, Run, check_epochs, seed_all, take_turns
-from ..timing.epochs import Watch
+from ..timing.comparison import Comparison, Side, check_epochs, take_turns
 from .stock import DataLoaders
 from .waiting import DataWait, TimedLoaders
 from .wrapping import in_memory
@@ -49,7 +48,7 @@ def compare(
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # for the GPUs' generators, which `states` lacks
         try:
             makers: Dict[str, Make] = {STOCK: make, OURS: partial(_in_memory, make), **(also or {})}
-            sides = [_RunningSide(name, one, learner, seed) for name, one in makers.items()]
+            sides = [_Side(name, one, learner, seed) for name, one in makers.items()]
             held = sides[0].watch.in_memory, sides[1].watch.in_memory
             if held != (False, True):
                 reason = "are in memory already" if held[0] else "can't be kept in memory, as a warning says"
@@ -73,33 +72,17 @@ def _in_memory(make: Make) -> Any:
     return in_memory(dls) if isinstance(dls, DataLoaders) else dls
 
 
-class _RunningSide:
-    "One side of a comparison while it runs."
+class _Side(Side):
+    "One side of a comparison, of DataLoaders."
 
-    def __init__(self, name: str, make: Make, learner: Optional[Callable[[Any], Any]], seed: int) -> None:
-        self.name = name
-        seed_all(seed)
-        self.dls = make()
-        if not isinstance(self.dls, DataLoaders):
-            raise TypeError(f"compare: {name} made a {type(self.dls).__name__}: please let it return DataLoaders.")
-        seed_all(seed)
-        self.learn = None if learner is None else learner(self.dls)
-        self.watch = Watch(TimedLoaders(self.dls))
+    kind, wanted = DataLoaders, "DataLoaders"
 
-    def run(self) -> None:
-        "Run one epoch, without its table and its progress bar."
-        if self.learn is not None:
-            with self.learn.no_bar(), self.learn.no_logging():
-                self.learn.fit(1, cbs=DataWait(self.watch))
-            return
-        self.watch.begin()
-        for train, loader in zip((True, False), self.dls.loaders):
-            for _ in self.watch.timed(loader, train):
-                pass
-        self.watch.end()
+    def _timed(self) -> TimedLoaders:
+        return TimedLoaders(self.data)
 
-    def close(self) -> Run:
-        "End the run and return its times."
-        self.watch.close()
-        loss = None if self.learn is None else float(self.learn.recorder.losses[-1])
-        return Run(self.name, self.watch.epochs, self.watch.warm(), loss)
+    def _fit(self, learn: Any) -> None:
+        with learn.no_bar(), learn.no_logging():
+            learn.fit(1, cbs=DataWait(self.watch))
+
+    def _loaders(self) -> Sequence[Any]:
+        return self.data.loaders  # type: ignore[no-any-return]

@@ -5,13 +5,14 @@ from __future__ import annotations
 import gc
 import html
 import random
+from abc import ABC, abstractmethod
 from statistics import median
-from typing import Any, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Protocol, Sequence, Tuple
 
 import numpy as np
 import torch
 
-from .epochs import Epoch, Watch
+from .epochs import Epoch, TimedData, Watch
 from .plot import draw_epochs
 
 
@@ -104,14 +105,56 @@ class Comparison:
         return f"<table><tr><th></th>{head}</tr>{body}</table>"
 
 
-class Side(Protocol):
-    "One side of a comparison, which runs epochs and times them by its `watch`."
+class Side(ABC):
+    """One side of a comparison while it runs: data, perhaps a learner that trains on it, and a watch that times epochs.
 
-    name: str
-    watch: Watch
+    - `name`: the name in the table
+    - `make`: makes the data; `learner`: makes a learner of it
+    - `seed`: seeds all generators before either
+    """
+
+    #: The class of the data, and what a message calls it.
+    kind: type
+    wanted: str
+
+    def __init__(self, name: str, make: Callable[[], Any], learner: Optional[Callable[[Any], Any]], seed: int) -> None:
+        self.name = name
+        seed_all(seed)
+        self.data = make()
+        if not isinstance(self.data, self.kind):
+            raise TypeError(f"compare: {name} made a {type(self.data).__name__}: please let it return {self.wanted}.")
+        seed_all(seed)
+        self.learn = None if learner is None else learner(self.data)
+        self.watch = Watch(self._timed())
+
+    @abstractmethod
+    def _timed(self) -> TimedData:
+        "Return the data as a watch times it."
+
+    @abstractmethod
+    def _fit(self, learn: Any) -> None:
+        "Train for one epoch, timed by the watch, without a table or a progress bar."
+
+    @abstractmethod
+    def _loaders(self) -> Sequence[Any]:
+        "Return the loaders for training and validation."
 
     def run(self) -> None:
-        "Run one epoch."
+        "Run one epoch: train, or only load the batches."
+        if self.learn is not None:
+            self._fit(self.learn)
+            return
+        self.watch.begin()
+        for train, loader in zip((True, False), self._loaders()):
+            for _ in self.watch.timed(loader, train):
+                pass
+        self.watch.end()
+
+    def close(self) -> Run:
+        "End the run and return its times."
+        self.watch.close()
+        loss = None if self.learn is None else float(self.learn.recorder.losses[-1])
+        return Run(self.name, self.watch.epochs, self.watch.warm(), loss)
 
 
 class Progress(Protocol):
