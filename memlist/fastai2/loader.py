@@ -8,6 +8,7 @@ import functools
 from multiprocessing.context import get_spawning_popen
 from typing import Any, Dict, Iterator, Optional, Tuple
 
+from ..resampling import prepare
 from .collate import Batches, warn_of
 from .memory import Memory
 from .opening import FromMemory
@@ -24,6 +25,13 @@ class BatchLoader:
 
     #: The class of fastai's, or of the user's, that this is mixed into.
     stock: type
+
+    def __iter__(self) -> Iterator[Any]:
+        "Iterate as fastai does; before workers are forked, load the kernels that each would load for itself."
+        memory = memory_of(self)
+        if memory is not None and memory.batches and self.fake_l.num_workers:  # type: ignore[attr-defined]
+            prepare()
+        return super().__iter__()  # type: ignore[misc,no-any-return]
 
     def create_batches(self, samples: Any) -> Iterator[Any]:
         "Yield the batches of indices, as fastai does; called in the process that makes them."
