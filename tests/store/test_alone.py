@@ -48,4 +48,4 @@ def test_it_needs_numpy_and_psutil_only(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "main.py", str(tmp_path / "cache")], cwd=tmp_path, capture_output=True, text=True
     )
-    assert done.stdout.split() == ["RESULT", "former", "store"], done.stderr
+    assert done.stdout.split() == ["RESULT", "doors", "former", "store"], done.stderr
