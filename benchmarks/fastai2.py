@@ -1,4 +1,4 @@
-"""Take the figures of fastai 2's front end: `python benchmarks/fastai2.py`, about 10 minutes on two cores.
+"""Take the figures of fastai 2's front end: `python benchmarks/fastai2.py`, about 6 minutes on two cores.
 
 It runs in the environment of fastai 2: `make bench-fastai2`. Writes all samples to results/fastai2.json and the page
 fastai2.md. `--render` only makes the page. `--quick` takes few images, into a temporary folder; with `--device cpu` it
