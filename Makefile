@@ -59,6 +59,7 @@ $(VENV)/ready-docs: $(VENV)/ready
 	touch $@
 
 docs: $(VENV)/ready-docs
+	$(RUN) docs/badges.py
 	$(RUN) -W ignore -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(VENV)/bin/linkchecker --config docs/linkchecker.ini --no-status docs/_build/html/index.html
 

@@ -13,7 +13,7 @@ from . import doors, former
 from .doors import in_memory as in_memory
 from .store import CacheFileError, ImageStore
 
-__version__ = "0.1.0"
+__version__ = "1.0.0"
 __all__ = ["CacheFileError", "ImageStore"]
 
 

@@ -268,3 +268,10 @@ def test_the_import_loads_almost_nothing_that_fastai_does_not(tmp_path: Path) ->
 def test_a_name_that_does_not_exist_is_an_attribute_error_where_fastai_1_is_installed(name: str) -> None:
     with pytest.raises(AttributeError, match=f"has no attribute '{name}'"):
         getattr(memlist, name)
+
+
+def test_every_place_that_names_the_version_agrees() -> None:
+    named = re.search(r"^version: (.*)$", (ROOT / "CITATION.cff").read_text("utf-8"), re.MULTILINE)
+    newest = re.search(r"^## (\d\S*) - ", (ROOT / "CHANGELOG.md").read_text("utf-8"), re.MULTILINE)
+    assert named and newest
+    assert named[1] == newest[1] == memlist.__version__

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, Dict
+from typing import Any, Dict, List
 
 import matplotlib.pyplot as plt
 import pytest
@@ -20,14 +20,32 @@ import memlist
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_every_code_block_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    "Make the folder that the pages name."
     for i in range(40):
         path = tmp_path / "data/pets" / ("cat" if i % 2 else "dog") / f"{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         photo(i, 48, 64).save(path)
     monkeypatch.chdir(tmp_path)
-    text = (ROOT / "docs/fastai2.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def blocks_of(page: str) -> List[str]:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    return re.findall(r"^```python\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+def test_the_door_of_the_readme_works(data: None) -> None:
+    block = blocks_of("README.md")[1]
+    assert "fastai.vision.all" in block
+    space: Dict[str, Any] = {}
+    exec(compile(block, "README.md", "exec"), space)
+    dls = space["dls"]
+    assert dls.load_data(progress=False).cache_info().cached == 40 and dls.one_batch()[0].shape == (8, 3, 64, 64)
+
+
+def test_every_code_block_runs(data: None) -> None:
+    blocks = blocks_of("docs/fastai2.md")
     assert len(blocks) >= 6
     space: Dict[str, Any] = {"__name__": "__main__"}
     with warnings.catch_warnings():
