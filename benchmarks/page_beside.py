@@ -13,6 +13,11 @@ from targets import Measured
 
 def render(results: Dict[str, Any], figures: Dict[str, Any]) -> str:
     "Return the whole page; `figures` is results/figures.json, for the targets that are measured there."
+    return fill(template("beside"), values_of(results, figures))
+
+
+def values_of(results: Dict[str, Any], figures: Dict[str, Any]) -> Dict[str, Any]:
+    "Return everything that the template asks for, by name."
     every, turns = results["rows"], results.get("turns", {})
     rows = [row for row in every if "failed" not in row and not row["wrong"]]
     measured = Measured(rows, turns, figures["rows"])
@@ -40,7 +45,7 @@ def render(results: Dict[str, Any], figures: Dict[str, Any]) -> str:
     if counts:
         values["counts"] = _counts(counts)
     values["absent"] = "\n".join(_absent(*one) for one in results.get("absent", {}).items())
-    return fill(template("beside"), values)
+    return values
 
 
 # -- how a name is written ------------------------------------------------------------------------------------

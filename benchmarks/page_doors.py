@@ -14,12 +14,17 @@ CPU, NO_WORKERS, TWO_WORKERS, BEST, HIT = (">=", 8), (">=", 6), (">=", 4), (">="
 
 def render(results: Dict[str, Any]) -> str:
     "Return the whole page; a section whose step was not taken is left out."
+    return fill(template("doors"), values_of(results))
+
+
+def values_of(results: Dict[str, Any]) -> Dict[str, Any]:
+    "Return everything that the template asks for, by name."
     values = {"photographs": results["photographs"], "quick": results["quick"], **machine(results["surroundings"])}
     values["absent"] = "; ".join(f"{name}: {why}" for name, why in results["absent"].items())
     for name, tables in STEPS.items():
         if name in results:
             values.update(tables(results[name]))
-    return fill(template("doors"), values)
+    return values
 
 
 def brief(found: Dict[str, Any]) -> str:
@@ -71,13 +76,23 @@ def _judged(number: float, bound: Any) -> str:
     return f"{'≥' if bound[0] == '>=' else '≤'} {bound[1]}" + ("" if met(number, bound) else ", **missed**")
 
 
+def over_stock(found: Dict[str, Any], workers: Optional[int] = None) -> float:
+    "Return memlist's images per second over torchvision's, with this number of workers, or each at its best."
+    return _of(_best(found, STOCK, workers)) / _of(_best(found, OURS, workers))
+
+
+def cpu_over_stock(found: Dict[str, Any]) -> float:
+    "Return torchvision's processor time per image over memlist's, without workers, each at its least."
+    stock, ours = (min(_of(one, "cpu") for one in _able(found, kind, 0)) for kind in (STOCK, OURS))
+    return stock / ours
+
+
 def _folder(found: Dict[str, Any]) -> Dict[str, Any]:
-    stock, ours = (min(_able(found, kind, 0), key=lambda one: _of(one, "cpu")) for kind in (STOCK, OURS))
     ratios = [
-        ("processor time per image, no workers", _of(stock, "cpu") / _of(ours, "cpu"), CPU),
-        ("images/s, no workers", _of(_best(found, STOCK, 0)) / _of(_best(found, OURS, 0)), NO_WORKERS),
-        ("images/s, 2 workers", _of(_best(found, STOCK, 2)) / _of(_best(found, OURS, 2)), TWO_WORKERS),
-        ("images/s, each at its best", _of(_best(found, STOCK)) / _of(_best(found, OURS)), BEST),
+        ("processor time per image, no workers", cpu_over_stock(found), CPU),
+        ("images/s, no workers", over_stock(found, 0), NO_WORKERS),
+        ("images/s, 2 workers", over_stock(found, 2), TWO_WORKERS),
+        ("images/s, each at its best", over_stock(found), BEST),
     ]
     lines = [[what, f"{ratio:.1f}", _judged(ratio, bound)] for what, ratio, bound in ratios]
     return {"folder": _contenders(found), "folder_ratios": table(("against stock", "times", "target"), lines)}

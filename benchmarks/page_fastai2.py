@@ -14,12 +14,17 @@ STOCK, OURS = "fastai", "memlist"
 
 def render(results: Dict[str, Any]) -> str:
     "Return the whole page; a section whose step was not taken is left out."
+    return fill(template("fastai2"), values_of(results))
+
+
+def values_of(results: Dict[str, Any]) -> Dict[str, Any]:
+    "Return everything that the template asks for, by name."
     values = {"photographs": results["photographs"], "quick": results["quick"], **machine(results["surroundings"])}
     values["differing"] = _differing(results)
     for name, tables in STEPS.items():
         if name in results:
             values.update(tables(results[name]))
-    return fill(template("fastai2"), values)
+    return values
 
 
 def brief(one: Dict[str, Any]) -> str:
@@ -29,14 +34,14 @@ def brief(one: Dict[str, Any]) -> str:
 
 def brief_training(one: Dict[str, Any]) -> str:
     "Write what a training measured for the terminal."
-    return f"{_of(one, 'seconds'):.2f} s, {_share(one):.1f} % waiting"
+    return f"{_of(one, 'seconds'):.2f} s, {share_waited(one):.1f} % waiting"
 
 
 def _of(one: Dict[str, Any], what: str = "samples") -> float:
     return float(np.median(one[what]))
 
 
-def _share(one: Dict[str, Any]) -> float:
+def share_waited(one: Dict[str, Any]) -> float:
     "Return the percentage of a training that was waited: the median of its rounds."
     return float(np.median(100 * np.array(one["waited"]) / np.array(one["seconds"])))
 
@@ -59,12 +64,23 @@ def _best(found: Dict[str, Any], system: str, workers: Optional[int] = None) -> 
     return min(_side(found, system, workers), key=_of)
 
 
+def over_stock(found: Dict[str, Any], workers: Optional[int] = None) -> float:
+    "Return memlist's images per second over fastai's, with this number of workers, or each at its best."
+    return _of(_best(found, STOCK, workers)) / _of(_best(found, OURS, workers))
+
+
+def cpu_over_stock(found: Dict[str, Any]) -> float:
+    "Return fastai's processor time per image over memlist's, both on one thread."
+    stock, ours = (_of(_best(found, side), "cpu") for side in (STOCK, OURS))
+    return stock / ours
+
+
 def _alone(results: Dict[str, Any]) -> Dict[str, Any]:
     lines = []
     for name, found in results.items():
         stock, ours = (_of(_best(found, side), "cpu") for side in (STOCK, OURS))
-        lines.append([name, f"{1e3 * stock:.2f}", f"{1e3 * ours:.2f}", f"{stock / ours:.1f}"])
-        lines[-1].append(_judged(stock / ours, CPU))
+        ratio = cpu_over_stock(found)
+        lines.append([name, f"{1e3 * stock:.2f}", f"{1e3 * ours:.2f}", f"{ratio:.1f}", _judged(ratio, CPU)])
     return {"alone": table(("ms of a processor per image", "fastai", "memlist", "times", "target"), lines)}
 
 
@@ -87,7 +103,7 @@ def _loader(results: Dict[str, Any]) -> Dict[str, Any]:
             ("2 workers", 2, TWO_WORKERS),
             ("each at its best", None, None),
         ):
-            ratio = _of(_best(found, STOCK, workers)) / _of(_best(found, OURS, workers))
+            ratio = over_stock(found, workers)
             ratios.append([name, what, f"{ratio:.1f}", "" if bound is None else _judged(ratio, bound)])
     head = "", "", "", "torch's threads", "images/s", "ms of a processor per image"
     return {
@@ -101,8 +117,8 @@ def _waits(found: Dict[str, Any], bound: Tuple[str, float]) -> Tuple[str, str]:
     lines = []
     for one in found["ways"].values():
         system = "**memlist**" if one["system"] == OURS else one["system"]
-        lines.append([system, _workers(one["workers"]), f"{_of(one, 'seconds'):.2f}", f"{_share(one):.1f} %"])
-    least = min(_share(one) for one in _side(found, OURS))
+        lines.append([system, _workers(one["workers"]), f"{_of(one, 'seconds'):.2f}", f"{share_waited(one):.1f} %"])
+    least = min(share_waited(one) for one in _side(found, OURS))
     return table(("", "", "seconds", "waiting"), lines, 2), f"{least:.1f} % (target: {_judged(least, bound, ' %')})"
 
 

@@ -25,6 +25,11 @@ class Verdict(NamedTuple):
 
 def render(results: Dict[str, Any]) -> str:
     "Return the whole page."
+    return fill(template("figures"), values_of(results))
+
+
+def values_of(results: Dict[str, Any]) -> Dict[str, Any]:
+    "Return everything that the template asks for, by name."
     rows, text = results["rows"], template("figures")
     values: Dict[str, Any] = {"summary": _summary(rows, text), **_losses(rows)}
     surroundings = results.get("surroundings")
@@ -36,7 +41,7 @@ def render(results: Dict[str, Any]) -> str:
         missed = [verdict for verdict in _verdicts(row) if not verdict.met]
         values[key], values[f"{key}_notes"] = _body(row, missed), " ".join(row["notes"])
         values[f"{key}_missed"] = bool(missed)
-    return fill(text, values)
+    return values
 
 
 # -- the beginning of the page --------------------------------------------------------------------------------
@@ -71,20 +76,21 @@ def _range(key: str, row: Row, found: List[Verdict]) -> str:
 def _losses(rows: Dict[str, Row]) -> Dict[str, Any]:
     "Return the numbers in the section on where memlist is slower."
     values: Dict[str, Any] = {}
-    tiny = _ratio_of(rows, "small", "il[i]", "images/s over the dict's")
+    tiny = ratio_of(rows, "small", "il[i]", "images/s over the dict's")
     if tiny:
         values["tiny_ratio"], values["tiny_lost"] = f"{tiny:.2f}", tiny < 1
         for name, samples in rows["small"]["cases"][0]["samples"].items():
             values[f"tiny_{name}"] = f"{1e6 * spread(samples)[0]:.0f}"
     for workers in (0, 2):
-        later = _ratio_of(rows, "first", f"default transforms, {workers} workers", WARM)
-        filling = _ratio_of(rows, "first", f"resize only, {workers} workers", FIRST)
+        later = ratio_of(rows, "first", f"default transforms, {workers} workers", WARM)
+        filling = ratio_of(rows, "first", f"resize only, {workers} workers", FIRST)
         if later and filling:
             values[f"later_{workers}"], values[f"filling_{workers}"] = f"{later:.2f}", f"{filling:.2f}"
     return values
 
 
-def _ratio_of(rows: Dict[str, Row], key: str, name: str, what: str) -> Optional[float]:
+def ratio_of(rows: Dict[str, Row], key: str, name: str, what: str) -> Optional[float]:
+    "Return a ratio of medians of one figure, by the names of its case and of the ratio; None where it is not there."
     for case in rows.get(key, {}).get("cases", ()):
         for wanted in case.get("ratios", ()):
             if case["name"] == name and wanted["what"] == what:

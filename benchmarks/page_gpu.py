@@ -13,12 +13,17 @@ SHOWN = (1, 2, 5, 10, 20, 40, 96)
 
 def render(results: Dict[str, Any]) -> str:
     "Return the whole page; a section whose step was not taken is left out."
+    return fill(template("gpu"), values_of(results))
+
+
+def values_of(results: Dict[str, Any]) -> Dict[str, Any]:
+    "Return everything that the template asks for, by name."
     values = {"device": results["device"], "photographs": results["photographs"], **machine(results["surroundings"])}
     values["quick"], values["notes"] = results.get("quick"), " ".join(results.get("notes", ()))
     for name, tables in STEPS.items():
         if name in results:
             values.update(tables(results[name]))
-    return fill(template("gpu"), values)
+    return values
 
 
 def _rate(seconds_per_image: List[float]) -> float:
@@ -75,16 +80,25 @@ def _parts(found: Dict[str, List[float]]) -> Dict[str, Any]:
     return {"parts": table(("part", "ms per batch", "share"), [*lines, ["**sum**", f"**{total:.2f}**", ""]])}
 
 
+def rate_in_training(one: Dict[str, float]) -> float:
+    "Return the images per second of a training."
+    return one["batches"] * one["bs"] / one["total"]
+
+
+def share_waited(one: Dict[str, float]) -> float:
+    "Return the percentage of a training that was waited."
+    return 100 * one["waited"] / one["total"]
+
+
 def _waiting(found: Dict[str, Dict[str, float]]) -> Dict[str, Any]:
-    shares = {key: 100 * one["waited"] / one["total"] for key, one in found.items()}
+    shares = {key: share_waited(one) for key, one in found.items()}
     later = {key: 100 * (one["waited"] - one["first"]) / (one["total"] - one["first"]) for key, one in found.items()}
     steps = {key: 1e3 * (one["total"] - one["waited"]) / one["batches"] for key, one in found.items()}
     lines = []
     for key, one in found.items():
         kind, workers = key.split(", ")
-        rate = one["batches"] * one["bs"] / one["total"]
         words = [kind, _workers(int(workers.split()[0]))]
-        cells = f"{shares[key]:.1f} %", f"{1e3 * one['first']:.0f}", f"{later[key]:.1f} %", f"{rate:,.0f}"
+        cells = f"{shares[key]:.1f} %", f"{1e3 * one['first']:.0f}", f"{later[key]:.1f} %", f"{rate_in_training(one):,.0f}"
         lines.append([*words, *cells, f"{steps[key]:.1f}", str(one["batches"])])
     workers = [key for key in found if key.startswith("batch_tfms") and key != "batch_tfms, 0 workers"]
     ours = [shares[key] for key in workers]

@@ -68,6 +68,11 @@ def missed(found: targets.Measured) -> Dict[str, Any]:
     if imported:
         made["bare_MB"] = f"{max(bare for bare, _ in imported) / 1e6:.0f}"
         made["bare_share"] = f"{max(bare / size for bare, size in imported):.2f}"
+    for work in ("default", "crops"):
+        limit = in_turns(found.turns, f"fast_{work}").get(("limit", 0))
+        if limit:
+            _, low, high = spread(limit)
+            made[f"varied_{work}"] = f"{100 * (high / low - 1):.0f}"
     return {**made, "first_stock": ", ".join(stock) or "not measured"}
 
 

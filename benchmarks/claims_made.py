@@ -1,0 +1,2 @@
+from claims_found import claim
+CLAIMS=[]
