@@ -59,6 +59,7 @@ $(VENV)/ready-docs: $(VENV)/ready
 	touch $@
 
 docs: $(VENV)/ready-docs
+	$(RUN) benchmarks/claims.py
 	$(RUN) docs/badges.py
 	$(RUN) -W ignore -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(VENV)/bin/linkchecker --config docs/linkchecker.ini --no-status docs/_build/html/index.html
@@ -131,6 +132,7 @@ bench: $(VENV)/ready
 	$(RUN) -W ignore benchmarks/figures.py
 	$(RUN) -W ignore benchmarks/beside.py
 	$(RUN) benchmarks/plots.py
+	$(RUN) benchmarks/claims.py
 
 # The same with few images, which shows that everything runs: pages without meaning, in build/bench.
 bench-quick: $(VENV)/ready
@@ -144,15 +146,18 @@ bench-ffcv: $(VENV)-ffcv/ready
 # The figures of batch_tfms=True that need a GPU.
 bench-gpu: $(VENV)/ready
 	$(RUN) -W ignore benchmarks/gpu.py
+	$(RUN) benchmarks/claims.py
 
 # The figures of MemoryImageFolder and cached.
 bench-doors: $(VENV)/ready
 	-$(MAKE) --keep-going $(RIVALS:%=$(VENV)-%/ready)
 	$(RUN) -W ignore benchmarks/doors.py
+	$(RUN) benchmarks/claims.py
 
 # The figures of fastai 2; those of a GPU, too, where there is one.
 bench-fastai2: $(VENV)-fastai2/ready
 	$(VENV)-fastai2/bin/python -W ignore benchmarks/fastai2.py
+	$(VENV)-fastai2/bin/python benchmarks/claims.py
 
 clean:
 	rm -rf $(VENV) $(VENV)-fastai2 $(VENV)-legacy $(VENV)-latest $(RIVALS:%=$(VENV)-%) $(VENV)-twine build dist *.egg-info

@@ -10,7 +10,7 @@ and it is reported.
     python benchmarks/claims.py --list     # print all claims with their numbers, as a table
 
 All words of a page that look measured have to be part of a claim, or of a constant. A constant is a number that nobody
-measured, such as a default, and has a reason. To add one of either, add a line to claims_made.py or claims_constants.py.
+measured, such as a default, and has a reason. To add one of either, add it to claims_made.py or claims_constants.py.
 """
 
 from __future__ import annotations
@@ -30,8 +30,9 @@ ROOT = Path(__file__).resolve().parents[1]
 
 #: Pages whose numbers are not claims of this module, with the reason.
 ELSEWHERE = {
+    "CONTRIBUTING.md": "says how long its commands take, which no figure measures",
     "CHANGELOG.md": "has what was measured when a change was made",
-    "docs/reliability.md": "is made by `make test-faults`, and tests/test_reliability.py compares it with its raw counts",
+    "docs/reliability.md": "is made by `make test-faults`; tests/test_reliability.py compares it with its raw counts",
 }
 
 
@@ -46,7 +47,7 @@ def listed(claims: List[Claim], raw: Raw) -> str:
     "Return the table of claims, with the numbers that the figures give them."
     lines = []
     for one in claims:
-        words = one.words.replace("|", "\\|").replace("{}", "**{}**")
+        words = one.words.replace("|", "\\|")
         for write in one.numbers:
             words = words.replace("{}", write(raw), 1)
         held = "" if one.holds is None else "holds" if one.holds(raw) else "**contradicted**"
@@ -69,7 +70,7 @@ def main() -> int:
         for name, text in done.pages.items():
             if text != before[name]:
                 (ROOT / name).write_text(text, "utf-8")
-    for line in [*done.mended, *done.wrong]:
+    for line in [*done.mended, *done.wrong, *done.unused]:
         sys.stdout.write(f"{line}\n")
     return int(bool(done.wrong or (given.check and done.mended)))
 

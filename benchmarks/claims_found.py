@@ -1,5 +1,6 @@
 """Find claims in the text of pages, write their numbers, and report what looks measured and is no claim."""
 
+# ruff: noqa: RUF001  (the pages write × for times)
 from __future__ import annotations
 
 import re
@@ -19,6 +20,7 @@ _UNIT = (
 MEASURED = re.compile(
     rf"\d[\d,.]*\s*(?:%|[×x](?!\s*\d)(?!\w))"
     rf"|\b(?:{_COUNT})[\s-]+(?:{_UNIT})\b"
+    r"|\b1/\d[\d.]*\b"
     rf"|\b(?:tens|dozens|hundreds|thousands) of (?:{_UNIT})\b"
     rf"|\b(?:an?|one|two|three|four|nine) (?:{_PART})s?\b"
     r"|\b(?:twice|thrice|orders? of magnitude|many times|as fast as|as slow as)\b"
@@ -78,13 +80,13 @@ class Reviewed(NamedTuple):
     mended: List[str]
     #: What nobody but an author can mend.
     wrong: List[str]
+    #: Constants that no page has any more.
+    unused: List[str]
 
 
-def review(
-    pages: Dict[str, str], claims: Sequence[Claim], constants: Sequence[Constant], raw: Raw
-) -> Reviewed:
+def review(pages: Dict[str, str], claims: Sequence[Claim], constants: Sequence[Constant], raw: Raw) -> Reviewed:
     "Hold every claim against the raw figures, and look for numbers that are neither claims nor constants."
-    done = Reviewed(dict(pages), [], [])
+    done = Reviewed(dict(pages), [], [], [])
     for one in claims:
         if one.page not in pages:
             done.wrong.append(f"{one.page}: there is no such page, but a claim on it: {one.words!r}")
@@ -97,8 +99,10 @@ def review(
             spans = [found.span() for found in pattern(constant.words).finditer(text)]
             covered += spans
             used |= {constant.words for _ in spans}
-        done.wrong.extend(f"{page}:{line}: {said!r} is neither a claim nor a constant" for line, said in _bare(text, covered))
-    done.wrong.extend(f"no page has the constant {one.words!r}" for one in constants if one.words not in used)
+        done.wrong.extend(
+            f"{page}:{line}: {said!r} is neither a claim nor a constant" for line, said in _bare(text, covered)
+        )
+    done.unused.extend(f"no page has the constant {one.words!r}" for one in constants if one.words not in used)
     return done
 
 

@@ -15,8 +15,8 @@ import page_doors
 import page_fastai2
 import page_figures
 import page_gpu
-from answers import times_as_fast
 from answers import in_turns as samples_of
+from answers import times_as_fast
 from measure import spread
 
 RESULTS = Path(__file__).resolve().parent / "results"
@@ -87,6 +87,11 @@ def turns(name: str, ours: Tuple[str, int], other: Tuple[str, int]) -> Value:
     return read
 
 
+def first_batch(work: str, other: str) -> Value:
+    "Read how many times as soon the first batch of a new list comes as another system's, in turns, without workers."
+    return turns(f"first_{work}", ("memlist", 0), (other, 0))
+
+
 def torchvision(workers: Any = None) -> Value:
     "Read `MemoryImageFolder`'s images per second over `ImageFolder`'s."
     return lambda raw: page_doors.over_stock(raw["doors"]["folder"], workers)
@@ -105,11 +110,6 @@ def fastai2(pipeline: str, workers: Any = None) -> Value:
 def fastai2_cpu(pipeline: str) -> Value:
     "Read fastai 2's processor time per image over that of `in_memory`."
     return lambda raw: page_fastai2.cpu_over_stock(raw["fastai2"]["alone"][pipeline])
-
-
-def gpu_rate(kind: str) -> Value:
-    "Read the images per second of a training on a GPU."
-    return lambda raw: page_gpu.rate_in_training(raw["gpu"]["waiting"][kind])
 
 
 def gpu_waited(kind: str) -> Value:
@@ -152,9 +152,19 @@ def whole(value: Value) -> Text:
     return lambda raw: f"{value(raw):,.0f}"
 
 
-def digits(value: Value, count: int = 2) -> Text:
-    "Write a number with so many significant digits."
+def decimals(value: Value, count: int) -> Text:
+    "Write a number with so many decimals."
+    return lambda raw: f"{value(raw):,.{count}f}"
+
+
+def significant(value: Value, count: int) -> Text:
+    "Write a number with so many significant digits, and zeros at its end only where these are digits of it."
     return lambda raw: f"{float(f'{value(raw):.{count}g}'):,.10g}"
+
+
+def gigabytes(value: Value) -> Text:
+    "Write bytes as gigabytes: two digits, one where they are few."
+    return lambda raw: significant(scaled(value, 1e-9), 2 if value(raw) >= 1e9 else 1)(raw)
 
 
 def on_page(page: str, name: str) -> Text:
@@ -164,11 +174,6 @@ def on_page(page: str, name: str) -> Text:
 
 
 # -- conditions -----------------------------------------------------------------------------------------------
-
-
-def within(value: Value, low: float, high: float) -> Truth:
-    "Tell whether a value lies between two bounds, which are included."
-    return lambda raw: low <= value(raw) <= high
 
 
 def at_least(bound: float, *values: Value) -> Truth:

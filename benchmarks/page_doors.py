@@ -95,7 +95,8 @@ def _folder(found: Dict[str, Any]) -> Dict[str, Any]:
         ("images/s, each at its best", over_stock(found), BEST),
     ]
     lines = [[what, f"{ratio:.1f}", _judged(ratio, bound)] for what, ratio, bound in ratios]
-    return {"folder": _contenders(found), "folder_ratios": table(("against stock", "times", "target"), lines)}
+    rates = {f"{one['system']}_rate": f"{1 / _of(one):,.0f}" for one in _able(found, ("memlist", "ahead"), 0)}
+    return {"folder": _contenders(found), "folder_ratios": table(("against stock", "times", "target"), lines), **rates}
 
 
 def _square(found: Dict[str, Any]) -> Dict[str, Any]:

@@ -80,11 +80,6 @@ def _parts(found: Dict[str, List[float]]) -> Dict[str, Any]:
     return {"parts": table(("part", "ms per batch", "share"), [*lines, ["**sum**", f"**{total:.2f}**", ""]])}
 
 
-def rate_in_training(one: Dict[str, float]) -> float:
-    "Return the images per second of a training."
-    return one["batches"] * one["bs"] / one["total"]
-
-
 def share_waited(one: Dict[str, float]) -> float:
     "Return the percentage of a training that was waited."
     return 100 * one["waited"] / one["total"]
@@ -98,7 +93,8 @@ def _waiting(found: Dict[str, Dict[str, float]]) -> Dict[str, Any]:
     for key, one in found.items():
         kind, workers = key.split(", ")
         words = [kind, _workers(int(workers.split()[0]))]
-        cells = f"{shares[key]:.1f} %", f"{1e3 * one['first']:.0f}", f"{later[key]:.1f} %", f"{rate_in_training(one):,.0f}"
+        rate = one["batches"] * one["bs"] / one["total"]
+        cells = f"{shares[key]:.1f} %", f"{1e3 * one['first']:.0f}", f"{later[key]:.1f} %", f"{rate:,.0f}"
         lines.append([*words, *cells, f"{steps[key]:.1f}", str(one["batches"])])
     workers = [key for key in found if key.startswith("batch_tfms") and key != "batch_tfms, 0 workers"]
     ours = [shares[key] for key in workers]
