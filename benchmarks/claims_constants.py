@@ -85,6 +85,8 @@ CONSTANTS = (
     Constant("It is no faster", "a question that people ask"),
     # Inside of a condition of the template.
     Constant("is slower with workers than without", "shown only where the figures say so"),
+    Constant("Faster than all others", "shown only where the figures say so"),
+    Constant("Slower than the best of the others", "shown only where the figures say so"),
     Constant("Faster than memlist", "shown only where the figures say so"),
     Constant("$long_best workers are the fastest", "computed"),
     Constant("two threads copy faster", "shown only where the target was missed"),

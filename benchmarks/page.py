@@ -14,6 +14,12 @@ from typing import Any, Dict, List, NamedTuple, Sequence, Set
 TEMPLATES = Path(__file__).resolve().parent / "templates"
 CONDITION = re.compile(r"<!-- if (\w+) -->\n(.*?)<!-- end -->\n?", re.DOTALL)
 NAME = re.compile(r"\$\{?(\w+)")
+#: A plot in a template, and how the page shows it: the dark drawing where the reader's pages are dark.
+PLOT = re.compile(r"!\[([^\]]*)\]\((results/[\w-]+)\.svg\)")
+PICTURE = r"""<picture>
+<source media="(prefers-color-scheme: dark)" srcset="\2-dark.svg">
+<img alt="\1" src="\2.svg">
+</picture>"""
 
 
 class Section(NamedTuple):
@@ -51,7 +57,7 @@ def fill(text: str, values: Dict[str, Any]) -> str:
     parts = re.split(r"^(?=## )", text, flags=re.MULTILINE)
     kept = "".join(part for part in parts if set(NAME.findall(part)) <= set(values))
     filled = Template(kept).substitute(values)
-    return re.sub(r"\n{3,}", "\n\n", filled).strip() + "\n"
+    return re.sub(r"\n{3,}", "\n\n", PLOT.sub(PICTURE, filled)).strip() + "\n"
 
 
 def number(value: float) -> str:

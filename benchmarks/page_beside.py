@@ -3,6 +3,7 @@
 from typing import Any, Dict, List, Optional, Sequence, Tuple
 
 import numpy as np
+import page_brief
 import page_losses
 from answers import Row, best, cold, decoded, first, first_warm, named, of, ours, peak, preload, rivals, warm
 from page import fill, machine, number, seconds, table, template
@@ -26,6 +27,7 @@ def values_of(results: Dict[str, Any], figures: Dict[str, Any]) -> Dict[str, Any
         "targets": page_losses.judged(measured),
         **page_losses.missed(measured),
         "best": _best(rows),
+        **page_brief.lines(measured),
         **page_losses.losses(rows),
         **page_losses.turned(turns),
         **page_losses.memory(rows),

@@ -67,7 +67,7 @@ def _able(found: Dict[str, Any], systems: Sequence[str], workers: Optional[int] 
     return (one for one in able if workers in (None, one["workers"]))
 
 
-def _best(found: Dict[str, Any], systems: Sequence[str], workers: Optional[int] = None) -> Dict[str, Any]:
+def best(found: Dict[str, Any], systems: Sequence[str], workers: Optional[int] = None) -> Dict[str, Any]:
     "Return the fastest of these systems."
     return min(_able(found, systems, workers), key=_of)
 
@@ -78,7 +78,7 @@ def _judged(number: float, bound: Any) -> str:
 
 def over_stock(found: Dict[str, Any], workers: Optional[int] = None) -> float:
     "Return memlist's images per second over torchvision's, with this number of workers, or each at its best."
-    return _of(_best(found, STOCK, workers)) / _of(_best(found, OURS, workers))
+    return _of(best(found, STOCK, workers)) / _of(best(found, OURS, workers))
 
 
 def cpu_over_stock(found: Dict[str, Any]) -> float:
@@ -100,7 +100,7 @@ def _folder(found: Dict[str, Any]) -> Dict[str, Any]:
 
 
 def _square(found: Dict[str, Any]) -> Dict[str, Any]:
-    ours = _of(_best(found, OURS))
+    ours = _of(best(found, OURS))
     behind: List[str] = []
     for one in found.values():
         if one["system"] not in (*OURS, *NO_RIVALS) and "failed" not in one and _of(one) < ours:

@@ -59,26 +59,26 @@ def _side(found: Dict[str, Any], system: str, workers: Optional[int] = None) -> 
     return [one for one in ways if workers in (None, one["workers"])]
 
 
-def _best(found: Dict[str, Any], system: str, workers: Optional[int] = None) -> Dict[str, Any]:
+def best(found: Dict[str, Any], system: str, workers: Optional[int] = None) -> Dict[str, Any]:
     "Return the fastest way of a side."
     return min(_side(found, system, workers), key=_of)
 
 
 def over_stock(found: Dict[str, Any], workers: Optional[int] = None) -> float:
     "Return memlist's images per second over fastai's, with this number of workers, or each at its best."
-    return _of(_best(found, STOCK, workers)) / _of(_best(found, OURS, workers))
+    return _of(best(found, STOCK, workers)) / _of(best(found, OURS, workers))
 
 
 def cpu_over_stock(found: Dict[str, Any]) -> float:
     "Return fastai's processor time per image over memlist's, both on one thread."
-    stock, ours = (_of(_best(found, side), "cpu") for side in (STOCK, OURS))
+    stock, ours = (_of(best(found, side), "cpu") for side in (STOCK, OURS))
     return stock / ours
 
 
 def _alone(results: Dict[str, Any]) -> Dict[str, Any]:
     lines = []
     for name, found in results.items():
-        stock, ours = (_of(_best(found, side), "cpu") for side in (STOCK, OURS))
+        stock, ours = (_of(best(found, side), "cpu") for side in (STOCK, OURS))
         ratio = cpu_over_stock(found)
         lines.append([name, f"{1e3 * stock:.2f}", f"{1e3 * ours:.2f}", f"{ratio:.1f}", _judged(ratio, CPU)])
     return {"alone": table(("ms of a processor per image", "fastai", "memlist", "times", "target"), lines)}

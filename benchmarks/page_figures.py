@@ -31,7 +31,8 @@ def render(results: Dict[str, Any]) -> str:
 def values_of(results: Dict[str, Any]) -> Dict[str, Any]:
     "Return everything that the template asks for, by name."
     rows, text = results["rows"], template("figures")
-    values: Dict[str, Any] = {"summary": _summary(rows, text), **_losses(rows)}
+    kept = [all(verdict.met for verdict in found) for found in map(_verdicts, rows.values()) if found]
+    values: Dict[str, Any] = {"summary": _summary(rows, text), "kept": sum(kept), "judged": len(kept), **_losses(rows)}
     surroundings = results.get("surroundings")
     if surroundings:
         values.update(machine(surroundings))

@@ -1,60 +1,27 @@
 """Draw the plots of the documentation from the raw samples: `python benchmarks/plots.py` writes results/*.svg.
 
 Everything drawn is in results/figures.json and results/beside.json, except two computed bars, which say so. Bars are
-medians, whiskers the 10th and 90th percentile. Each bar carries what it shows in the `id` of its SVG element, so that a
-test can tell whether a plot shows the committed samples.
+medians, whiskers the 10th and 90th percentile. drawing.py says how it is drawn.
 """
 
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
-from typing import Any, Dict, List, NamedTuple, Sequence
+from typing import Any, Dict, List, Sequence
 
-from answers import best, named, of
+import page_doors
+import page_fastai2
+from answers import best, of, warm
+from drawing import BATCH, CACHE, PALE, RIVAL, STOCK, Bar, Curve, Panel, Plot, curves, draw
 from measure import spread
-from page_losses import TITLES
-from systems import SYSTEMS, WORKS
+from page_brief import jobs
+from page_losses import SHORT
+from systems import SYSTEMS
 
 RESULTS = Path(__file__).resolve().parent / "results"
-
-# Okabe and Ito's colours, which differ for every kind of colour vision, and in grey.
-STOCK, RIVAL, CACHE, BATCH, PALE = "#8c8c8c", "#e69f00", "#0072b2", "#009e73", "#56b4e9"
+OVER_STOCK = "images per second over those of fastai 1"
 PHOTOGRAPH = 500 * 375 * 3  # bytes of its pixels
-STYLE = {
-    "svg.hashsalt": "memlist",
-    "svg.fonttype": "none",  # text stays text: it can be searched, and read out
-    "font.family": "sans-serif",
-    "font.size": 9.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.spines.left": False,
-    "axes.edgecolor": "#555555",
-    "axes.labelcolor": "#222222",
-    "xtick.color": "#555555",
-    "text.color": "#222222",
-}
-
-
-class Bar(NamedTuple):
-    "A bar: its label and colour, its length, and where its whisker begins and ends."
-
-    label: str
-    colour: str
-    median: float
-    low: float
-    high: float
-
-
-class Panel(NamedTuple):
-    "Bars on one scale, in groups with a heading each."
-
-    unit: str
-    groups: Dict[str, List[Bar]]
-
-
-Plot = List[Panel]
 
 
 def per_second(label: str, colour: str, seconds: Sequence[float]) -> Bar:
@@ -95,10 +62,18 @@ def beside(results: Dict[str, Any]) -> Dict[str, Plot]:
     def plain(row: Dict[str, Any]) -> str:
         return SYSTEMS[row["system"]].name.replace("`", "")
 
-    jobs: Dict[str, List[Bar]] = {}
-    for work in WORKS[:2]:
-        found = [best(of(rows, work, system=key)) for key in SYSTEMS]
-        jobs[TITLES[work]] = [bar(row, named(row).replace("`", "")) for row in found if row is not None]
+    def multiples(rows: Sequence[Dict[str, Any]], stock: Dict[str, Any]) -> List[Bar]:
+        "Return bars in multiples of fastai's images per second, the fastest first."
+        bars = [bar(row, plain(row)) for row in sorted(rows, key=warm, reverse=True)]
+        one = warm(stock)
+        return [each._replace(median=each.median / one, low=each.low / one, high=each.high / one) for each in bars]
+
+    leads = {SHORT[job.work]: multiples([*job.settings, job.rival], job.stock) for job in jobs(rows)}
+    systems: Dict[str, List[Bar]] = {}
+    for job in jobs(rows):
+        if job.work in ("common", "crops"):
+            found = (best(of(rows, job.work, system=key)) for key in SYSTEMS if key != "stock")
+            systems[SHORT[job.work]] = multiples([row for row in found if row], job.stock)
     shares: Dict[str, List[Bar]] = {}
     for row in sorted(of(rows, "shares"), key=lambda row: row["share"]):
         shares.setdefault(f"{row['share']:.0%} kept", []).append(bar(row, plain(row)))
@@ -108,10 +83,35 @@ def beside(results: Dict[str, Any]) -> Dict[str, Plot]:
         median, low, high = 1e6 / one.median, 1e6 / one.high, 1e6 / one.low
         counts.setdefault(f"{row['n']:,} images", []).append(one._replace(median=median, low=low, high=high))
     return {
-        "beside": [Panel("images per second, warm, at the best number of workers", jobs)],
+        "beside": [Panel(OVER_STOCK, leads, multiples=True)],
+        "systems": [Panel(OVER_STOCK, systems, multiples=True)],
         "shares": [Panel("images per second, warm, 2 workers", shares)],
         "counts": [Panel("microseconds per image of 28x28, warm, no workers", counts)],
     }
+
+
+def doors(figures: Dict[str, Any], fastai2: Dict[str, Any], torchvision: Dict[str, Any]) -> Dict[str, Plot]:
+    "Return the plot of what each library gains, without workers."
+    pairs: Dict[str, List[Bar]] = {}
+    resized = cases(figures["rows"], "warm")["100 kB, 0 workers"]["samples"]
+    augmented = cases(figures["rows"], "batch_epochs")["500x375 to 224"]["samples"]
+    swapped = ("memlist", CACHE, resized["memlist"])
+    at_once = ("memlist, batch_tfms=True", BATCH, augmented["batch_tfms, 0 workers"])
+    for job, library, stock, (label, colour, ours) in (
+        ("fastai 1, resize to 224", "fastai 1", resized["stock"], swapped),
+        ("fastai 1, default transforms", "fastai 1", augmented["stock, 0 workers"], at_once),
+    ):
+        pairs[job] = [per_second(library, STOCK, stock), per_second(label, colour, ours)]
+    for pipeline in ("RandomResizedCrop(224)", "Resize(460)"):
+        sides = [page_fastai2.best(fastai2["loader"][pipeline], side, 0)["samples"] for side in ("fastai", "memlist")]
+        bars = [per_second("fastai 2", STOCK, sides[0]), per_second("memlist", BATCH, sides[1])]
+        pairs[f"fastai 2, {pipeline}"] = bars
+    stock, ours = (
+        page_doors.best(torchvision["folder"], side, 0)["samples"] for side in (page_doors.STOCK, page_doors.OURS)
+    )
+    bars = [per_second("torchvision", STOCK, stock), per_second("memlist", BATCH, ours)]
+    pairs["torchvision, training transforms, 224"] = bars
+    return {"gains": [Panel("images per second of warm epochs, no workers", pairs)]}
 
 
 def _named(name: str) -> str:
@@ -180,18 +180,18 @@ def _memory(rows: Dict[str, Any]) -> Plot:
     computed = (("floats, one copy", 4 * PHOTOGRAPH, STOCK), ("bytes, one copy", PHOTOGRAPH, RIVAL))
     groups = {
         "by arithmetic": [Bar(label, colour, n / 1e6, n / 1e6, n / 1e6) for label, n, colour in computed],
-        "memlist, measured: the main process and 4 workers together": [
+        "memlist, measured: main process and 4 workers together": [
             Bar(label, CACHE, *(found[key]["value"] * PHOTOGRAPH / 1e6 for _ in range(3))) for label, key in measured
         ],
     }
-    return [Panel("MB a photograph of 500x375", groups)]
+    return [Panel("MB per photograph of 500x375", groups)]
 
 
 def _reopened(rows: Dict[str, Any]) -> Plot:
     found = cases(rows, "reopened")
     titles = {
         "in the page cache": "the cache file in the page cache, as a session leaves it",
-        "dropped from memory first": "the cache file on the disk only; stock's images still in the page cache",
+        "dropped from memory first": "the cache file on the disk only; images still in the page cache",
     }
     shown = (
         ("stock", "stock's bunch and first batch", STOCK),
@@ -211,107 +211,29 @@ def _tiny(rows: Dict[str, Any]) -> Plot:
     return [Panel("images per second", {"PNGs of 28x28, one process, no transforms": bars})]
 
 
-def number(value: float) -> str:
-    "Write a number next to its bar."
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
-
-
-def curves(results: Dict[str, Any], folder: Path) -> Path:
-    "Draw the losses of figure 18 into curves.svg."
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
+def training(results: Dict[str, Any]) -> List[Curve]:
+    "Return the losses of figure 18."
     losses = results["rows"]["curves"]["losses"]
     shown = (
-        ("stock", "stock fastai", 3.5, "#f4a259"),
-        ("stock, noise of 1e-6 added", "stock fastai, noise of 1e-6 added", 1.5, "#9aa5b1"),
-        ("batch_tfms", "memlist, batch_tfms=True", 1.1, "#1d3557"),
+        ("stock", "stock fastai", RIVAL, 3.5),
+        ("stock, noise of 1e-6 added", "stock fastai, noise of 1e-6 added", STOCK, 1.5),
+        ("batch_tfms", "memlist, batch_tfms=True", CACHE, 1.1),
     )
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(7, 3.2))
-        for key, label, width, colour in shown:
-            axes.plot(losses[key], lw=width, color=colour, label=label)
-        axes.set_xlabel("batch")
-        axes.set_ylabel("training loss (smoothed)")
-        axes.legend(frameon=False)
-        figure.tight_layout()
-        path = _saved(figure, folder / "curves.svg")
-        plt.close(figure)
-    return path
+    return [Curve(label, colour, width, losses[key]) for key, label, colour, width in shown]
 
 
-def mark(name: str, group: str, bar: Bar) -> str:
-    "Return the id of a bar's SVG element, which holds what it shows."
-    text = re.sub(r"[^\w=.]+", "-", f"{name} {group} {bar.label}")
-    return f"{text}={bar.median:.5g}={bar.low:.5g}={bar.high:.5g}"
-
-
-def draw(name: str, plot: Plot, folder: Path) -> Path:
-    "Draw `plot` into `folder`."
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot as plt
-
-    rows = max(sum(len(bars) + 1.1 for bars in panel.groups.values()) for panel in plot)
-    with plt.rc_context(STYLE):
-        size = (7.6, 0.75 + 0.215 * rows)
-        figure, every = plt.subplots(1, len(plot), figsize=size, squeeze=False, constrained_layout=True)
-        for axes, panel in zip(every[0], plot):
-            _draw(axes, name, panel, labelled=axes is every[0][0])
-        path = _saved(figure, folder / f"{name}.svg")
-        plt.close(figure)
-    return path
-
-
-def _saved(figure: Any, path: Path) -> Path:
-    "Write the SVG without a date and without the blanks that matplotlib leaves at the ends of lines."
-    figure.savefig(path, metadata={"Date": None, "Creator": "benchmarks/plots.py"})
-    lines = path.read_text(encoding="utf-8").splitlines()
-    path.write_text("\n".join(line.rstrip() for line in lines) + "\n", encoding="utf-8")
-    return path
-
-
-def _draw(axes: Any, name: str, panel: Panel, labelled: bool) -> None:
-    most = max(bar.high for bars in panel.groups.values() for bar in bars)
-    place, ticks = 0.0, []
-    for group, bars in panel.groups.items():
-        axes.text(0, place, group, weight="bold", va="center", ha="left")
-        for bar in bars:
-            place += 1
-            (patch,) = axes.barh(place, bar.median, 0.78, color=bar.colour)
-            patch.set_gid(mark(name, group, bar))
-            if bar.high > bar.low:
-                sides = [[bar.median - bar.low], [bar.high - bar.median]]
-                axes.errorbar(bar.median, place, xerr=sides, color="#222222", capsize=2, elinewidth=0.9, capthick=0.9)
-            beside = {"textcoords": "offset points", "va": "center", "ha": "left", "size": 8.5}
-            axes.annotate(number(bar.median), (bar.high, place), (5, 0), **beside)
-            ticks.append((place, bar.label))
-        place += 1.35
-    axes.set_ylim(place - 0.6, -0.7)
-    axes.set_xlim(0, 1.12 * most)
-    axes.set_yticks([at for at, _ in ticks])
-    axes.set_yticklabels([label if labelled else "" for _, label in ticks])
-    axes.tick_params(axis="y", length=0)
-    axes.xaxis.set_major_locator(_ticks())
-    axes.set_xlabel(panel.unit)
-    axes.grid(axis="x", color="#e4e4e4", linewidth=0.8)
-    axes.set_axisbelow(True)
-
-
-def _ticks() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(6)
+def raw(name: str) -> Dict[str, Any]:
+    "Return the raw results of a page."
+    return json.loads((RESULTS / f"{name}.json").read_text("utf-8"))
 
 
 def main(folder: Path = RESULTS) -> List[Path]:
     "Draw every plot."
-    figures, others = (json.loads((RESULTS / f"{name}.json").read_text()) for name in ("figures", "beside"))
-    drawn = [draw(name, plot, folder) for name, plot in {**plots(figures), **beside(others)}.items()]
-    return [*drawn, curves(figures, folder)]
+    figures, others, fastai2, torchvision = map(raw, ("figures", "beside", "fastai2", "doors"))
+    drawn = curves("curves", training(figures), ("batch", "training loss (smoothed)"), folder)
+    for name, plot in {**plots(figures), **beside(others), **doors(figures, fastai2, torchvision)}.items():
+        drawn += draw(name, plot, folder)
+    return drawn
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -38,8 +39,23 @@ nb_ipywidgets_js: dict = {}  # from a CDN; no notebook here keeps a live widget
 
 # -- Markdown -----------------------------------------------------------------------------------------------
 
-myst_enable_extensions = ["colon_fence", "deflist"]
+myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
+
+PICTURE = re.compile(
+    r'<picture>\n<source media="\(prefers-color-scheme: dark\)" srcset="(\S+)">\n'
+    r'<img alt="(.*)" src="(\S+)">\n</picture>'
+)
+
+
+def with_the_switch(app: Any, *named: Any) -> None:
+    """Called by Sphinx with the text of each page and of each included file.
+
+    A code host chooses between the two drawings of a picture by the reader's system; this theme has a switch besides.
+    """
+    content = named[-1]
+    content[0] = PICTURE.sub(r"![\2](\3){.only-light} ![\2](\1){.only-dark}", content[0])
+
 
 # -- the reference ------------------------------------------------------------------------------------------
 
@@ -82,6 +98,8 @@ def without_arguments(
 
 def setup(app: Any) -> None:
     "Called by Sphinx."
+    app.connect("source-read", with_the_switch)
+    app.connect("include-read", with_the_switch)
     app.connect("autodoc-process-docstring", with_the_details)
     app.connect("autodoc-process-signature", without_arguments)
 

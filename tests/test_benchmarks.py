@@ -1,5 +1,6 @@
 """Benchmark pages and plots show the committed figures, and every system is checked to do the same job."""
 
+# ruff: noqa: RUF001  (the pages write × for times)
 from __future__ import annotations
 
 import ast
@@ -403,24 +404,76 @@ def test_systems_take_turns_and_what_is_wrong_or_broken_is_reported(
 
 
 def test_the_plots_show_the_committed_figures(benchmarks: None, tmp_path: Path) -> None:
+    import drawing
     import plots
 
     wanted = {**plots.plots(raw("figures")), **plots.beside(raw("beside"))}
+    wanted.update(plots.doors(raw("figures"), raw("fastai2"), raw("doors")))
     drawn = {path.stem: path for path in plots.main(tmp_path)}
     pages = "".join(page.read_text("utf-8") for page in (*ROOT.glob("docs/*.md"), *BENCHMARKS.glob("*.md")))
-    assert set(drawn) == {*wanted, "curves"}
+    assert set(drawn) == {name + theme for name in (*wanted, "curves") for theme in ("", "-dark")}
     for name, plot in wanted.items():
-        bars = [(group, bar) for panel in plot for group, bars in panel.groups.items() for bar in bars]
-        ids = {plots.mark(name, group, bar) for group, bar in bars}
+        bars = [(group, bar, panel) for panel in plot for group, bars in panel.groups.items() for bar in bars]
+        ids = {drawing.mark(name, group, bar) for group, bar, _ in bars}
         assert len(ids) == len(bars)
-        numbers = sorted(plots.number(bar.median) for _, bar in bars)
-        for path in (drawn[name], BENCHMARKS / f"results/{name}.svg"):
+        numbers = sorted(drawing.written(bar, panel) for _, bar, panel in bars)
+        for path in (
+            folder / f"{name}{theme}.svg" for folder in (tmp_path, BENCHMARKS / "results") for theme in ("", "-dark")
+        ):
             svg = path.read_text(encoding="utf-8")
             assert {found for found in re.findall(r'id="([^"]*)"', svg) if "=" in found} == ids, f"draw {path} again"
             texts = [html.unescape(text) for text in re.findall(r"<text[^>]*>([^<]*)</text>", svg)]
             assert all(texts.count(number) >= numbers.count(number) for number in numbers)
             assert not re.search(r"<dc:date>", svg)
-        assert f"results/{name}.svg)" in pages
+        assert f'results/{name}.svg">' in pages and f'results/{name}-dark.svg">' in pages
+
+
+def test_plots_have_no_ground_and_dark_ones_have_bright_text(benchmarks: None) -> None:
+    import drawing
+
+    for path in sorted((BENCHMARKS / "results").glob("*.svg")):
+        theme = drawing.DARK if path.stem.endswith("-dark") else drawing.LIGHT
+        svg = path.read_text("utf-8")
+        colours = set(re.findall(r"<text[^>]*fill: (#\w{6})", svg))
+        assert colours <= {theme.text, theme.axis} and theme.text in colours, path
+        assert not re.search(r"fill: (#ffffff|white)", svg), path
+        # Readable at the width of a code host's page, and on a phone at two thirds of its size.
+        assert float(re.findall(r'<svg[^>]* width="([\d.]+)pt"', svg)[0]) <= 72 * 5.6, path
+
+
+def test_bars_in_multiples_are_sorted_and_none_squashes_the_others(benchmarks: None) -> None:
+    import plots
+
+    for name in ("beside", "systems"):
+        (panel,) = plots.beside(raw("beside"))[name]
+        for bars in panel.groups.values():
+            medians = [bar.median for bar in bars]
+            assert panel.multiples and medians == sorted(medians, reverse=True)
+
+
+def test_jobs_are_sorted_by_the_lead_and_told_apart(benchmarks: None) -> None:
+    import page_brief
+    import targets
+
+    rows = [_row("stock", 0, 4.0), _row("memlist", 0, 2.0), _row("batches", 0, 1.0), _row("ffcv", 1, 0.5)]
+    slower = [{**one, "table": "crops"} for one in (*rows[:3], _row("ffcv", 1, 3.0))]
+    found = page_brief.lines(targets.Measured([*rows, *slower], {"first_crops": FIRST_BATCHES}, {}))
+    assert [job.work for job in page_brief.jobs([*rows, *slower])] == ["crops", "digits"]
+    assert found["ahead"] == "Random crop and flip (3.0 × FFCV, raw)" and found["ahead_count"] == 1
+    assert found["behind"] == "Digits of 28x28 (0.50 × FFCV, raw)" and found["jobs"] == 2
+    assert found["over_stock"] == (
+        "2.0 to 2.0 × where only the names of classes change, 4.0 to 4.0 × with `batch_tfms=True`"
+    )
+    assert found["started"] == "0.50 to 0.50 ×" and "peaked" not in found
+
+
+FIRST_BATCHES = {
+    "first": True,
+    "contenders": {
+        name: {"system": name, "workers": 0, "samples": [seconds], "wrong": None}
+        for name, seconds in (("memlist", 2.0), ("torchvision", 1.0))
+    },
+}
 
 
 # -- modules --------------------------------------------------------------------------------------------------

@@ -85,6 +85,7 @@ def test_every_page_is_reached_from_the_index() -> None:
 def links_of(page: Path) -> Iterator[str]:
     yield from re.findall(r"\]\(([^)\s]+)\)", prose_of(page))
     yield from re.findall(r"^```\{image\} (\S+)$", text_of(page), re.MULTILINE)
+    yield from re.findall(r'\b(?:src|srcset)="(\S+)"', prose_of(page))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
