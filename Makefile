@@ -152,11 +152,13 @@ bench-gpu: $(VENV)/ready
 bench-doors: $(VENV)/ready
 	-$(MAKE) --keep-going $(RIVALS:%=$(VENV)-%/ready)
 	$(RUN) -W ignore benchmarks/doors.py
+	$(RUN) benchmarks/plots.py
 	$(RUN) benchmarks/claims.py
 
 # The figures of fastai 2; those of a GPU, too, where there is one.
 bench-fastai2: $(VENV)-fastai2/ready
 	$(VENV)-fastai2/bin/python -W ignore benchmarks/fastai2.py
+	$(VENV)-fastai2/bin/python benchmarks/plots.py
 	$(VENV)-fastai2/bin/python benchmarks/claims.py
 
 clean:

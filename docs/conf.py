@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-import re
 import shutil
 import sys
 from pathlib import Path
@@ -11,7 +10,9 @@ from typing import Any, List, Optional, Tuple
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(HERE)]
+
+from drawings import switched  # noqa: E402
 
 import memlist  # noqa: E402
 from memlist.cache import filling  # noqa: E402
@@ -42,19 +43,11 @@ nb_ipywidgets_js: dict = {}  # from a CDN; no notebook here keeps a live widget
 myst_enable_extensions = ["attrs_inline", "colon_fence", "deflist"]
 myst_heading_anchors = 3
 
-PICTURE = re.compile(
-    r'<picture>\n<source media="\(prefers-color-scheme: dark\)" srcset="(\S+)">\n'
-    r'<img alt="(.*)" src="(\S+)">\n</picture>'
-)
-
 
 def with_the_switch(app: Any, *named: Any) -> None:
-    """Called by Sphinx with the text of each page and of each included file.
-
-    A code host chooses between the two drawings of a picture by the reader's system; this theme has a switch besides.
-    """
+    "Called by Sphinx with the text of each page and of each included file, in a list that is changed in place."
     content = named[-1]
-    content[0] = PICTURE.sub(r"![\2](\3){.only-light} ![\2](\1){.only-dark}", content[0])
+    content[0] = switched(content[0])
 
 
 # -- the reference ------------------------------------------------------------------------------------------

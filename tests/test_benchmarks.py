@@ -147,6 +147,17 @@ def test_a_template_is_filled_and_split_into_sections(benchmarks: None) -> None:
     assert sections(text) == [("One", "≤ 1", {"one"}), ("Two", "", {"two"})]
 
 
+def test_a_plot_of_a_template_has_a_light_and_a_dark_drawing(benchmarks: None) -> None:
+    from page import fill
+
+    assert fill("# T\n\n![What it shows](results/x.svg)\n\nEnd.\n", {}).splitlines()[2:6] == [
+        "<picture>",
+        '<source media="(prefers-color-scheme: dark)" srcset="results/x-dark.svg">',
+        '<img alt="What it shows" src="results/x.svg">',
+        "</picture>",
+    ]
+
+
 def test_every_figure_has_a_section_and_targets_are_judged(benchmarks: None) -> None:
     import figures
     from page import sections, template

@@ -102,6 +102,17 @@ def test_links_have_targets(page: Path) -> None:
             assert anchor in anchors_of(target), link
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+def test_pictures_with_two_drawings_follow_the_switch_of_the_theme(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(DOCS))
+    from drawings import switched
+
+    text = text_of(page)
+    shown = switched(text)
+    assert "<picture>" not in shown
+    assert shown.count("{.only-light}") == shown.count("{.only-dark}") == text.count("<picture>")
+
+
 def test_the_reference_is_complete() -> None:
     text = (DOCS / "api.md").read_text(encoding="utf-8")
     for name in set(memlist.__all__) - {"compat"}:
