@@ -84,7 +84,8 @@ def _led(job: Job) -> str:
 
 
 def _range(ratios: Sequence[float]) -> str:
-    return f"{_times(min(ratios))} to {_times(max(ratios))} ×"
+    low, high = _times(min(ratios)), _times(max(ratios))
+    return f"{low} ×" if low == high else f"{low} to {high} ×"
 
 
 def _times(ratio: float) -> str:
