@@ -1,4 +1,4 @@
-"""`python -m memlist`: look at a cache file, check and empty it, and plan what a folder of images will need.
+"""Inspect, check or empty a memlist cache file, or estimate the memory that a folder of images needs.
 
 `info`, `check` and `purge` need NumPy and psutil. `plan` also needs Pillow, and fastai 1 to measure how long loading
 takes. So everything else is imported only where it is used.
@@ -219,27 +219,29 @@ class _Version(argparse.Action):
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     "Run the command; return 0 for success, 1 for problems found, 2 for unusable arguments or files."
     codes = (
-        "Exit status: 0 for success; 1 if check finds problems and leaves them; 2 for unusable arguments or files; "
-        "130 after Ctrl-C."
+        "Exit status: 0: success; 1: check found problems and left them, or plan found no images; "
+        "2: wrong arguments, or a file that can't be used; 130: Ctrl-C."
     )
     about = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m memlist", description=about, epilog=codes)
-    parser.add_argument("--version", action=_Version, nargs=0, help="the versions that a bug report needs")
+    parser.add_argument("--version", action=_Version, nargs=0, help="show the versions that a bug report needs")
     commands = parser.add_subparsers(dest="command", required=True)
     for name, text in (
-        ("info", "what a cache file holds"),
-        ("check", "look at every record, its checksum and its source"),
-        ("purge", "empty a cache file"),
+        ("info", "Show what a cache file holds, and how much of it is in memory."),
+        ("check", "Check every record of a cache file, its checksum and its source."),
+        ("purge", "Empty a cache file."),
     ):
         command = commands.add_parser(name, help=text, description=text)
-        command.add_argument("file")
+        command.add_argument("file", help="the path of the cache file")
         if name == "check":
-            command.add_argument("--fix", action="store_true", help="drop what is wrong")
-    text = "what a folder of images needs in memory, and how long loading takes"
+            command.add_argument("--fix", action="store_true", help="drop bad records")
+    text = "Estimate how much memory a folder of images needs, and how long loading it takes."
     command = commands.add_parser("plan", help=text, description=text)
-    command.add_argument("folder")
+    command.add_argument("folder", help="the folder; its subfolders are searched as well")
     command.add_argument(
-        "--size", type=int, help="also with max_size=SIZE, the shorter side that images are reduced to"
+        "--size",
+        type=int,
+        help="also estimate for max_size=SIZE: the shorter side of each image is reduced to SIZE pixels",
     )
     chosen = parser.parse_args(arguments)
     if chosen.command == "plan" and chosen.size is not None and chosen.size < 1:
