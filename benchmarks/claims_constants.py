@@ -16,9 +16,7 @@ _LINK = "says what another page shows"
 
 CONSTANTS = (
     # What memlist is set to do.
-    Constant("{} % of what is available", _DEFAULT),
     Constant("{} % of the memory that is available", _DEFAULT),
-    Constant("It leaves 20 % of what was available, and where memory is small half of it, up to 1 GiB", _DEFAULT),
     Constant("after five seconds they name", _DEFAULT),
     Constant("After five seconds they name", _DEFAULT),
     Constant("a quarter of a second or 32 MB", _DEFAULT),

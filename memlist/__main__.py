@@ -219,8 +219,8 @@ class _Version(argparse.Action):
 def main(arguments: Optional[Sequence[str]] = None) -> int:
     "Run the command; return 0 for success, 1 for problems found, 2 for unusable arguments or files."
     codes = (
-        "Exit status: 0: success; 1: check found problems and left them, or plan found no images; "
-        "2: wrong arguments, or a file that can't be used; 130: Ctrl-C."
+        "Exit status: 0 for success; 1 if check finds problems and leaves them, or plan finds no image that can be "
+        "opened; 2 for unusable arguments or files; 130 after Ctrl-C."
     )
     about = (__doc__ or "").partition("\n")[0]
     parser = argparse.ArgumentParser(prog="python -m memlist", description=about, epilog=codes)
