@@ -120,7 +120,7 @@ README = [
     ),
     claim(
         "README.md",
-        "On an H200, a ResNet-18 with `batch_tfms=True` still waits for {} to {} % of an epoch",
+        "On an H200, a ResNet-18 with `batch_tfms=True` and workers still waits for {} to {} % of an epoch",
         whole(least(*(gpu_waited(f"batch_tfms, {workers} workers") for workers in (2, 4, 8)))),
         whole(most(*(gpu_waited(f"batch_tfms, {workers} workers") for workers in (2, 4, 8)))),
         holds=lambda raw: raw["gpu"]["device"] == "NVIDIA H200",
