@@ -15,9 +15,9 @@ from ..batch.buffers import Memory as Allocator
 from ..batch.buffers import SharedBuffers
 from ..batch.threads import ONE_THREAD, Threads
 from ..resampling import render
-from .memory import Memory
+from .memory import LookedUp, Memory
 from .sketch import Sketch
-from .stock import L, PILMask
+from .stock import L, PILMask, takes_from_list
 from .supported import Part, Plan, Stage, Unknown, examined
 
 
@@ -40,7 +40,10 @@ class Batches:
         try:
             while True:
                 plan = self._plan()
-                items = list(itertools.islice(self._items(samples, plan), dl.bs))
+                known: Iterator[Row] = iter(())
+                if plan is not None and takes_from_list(dl, samples):
+                    known = looked_up(plan, list(itertools.islice(samples, dl.bs)))
+                items = list(itertools.islice(self._items(known, samples, plan), dl.bs))
                 if items and (len(items) == dl.bs or not dl.drop_last):
                     yield dl.do_batch(items) if plan is None else self._batch(items)
                 if len(items) < dl.bs:
@@ -57,14 +60,14 @@ class Batches:
             warn_of(self.dl, self.memory, str(why))
             return None
 
-    def _items(self, samples: Iterator[Any], plan: Optional[Plan]) -> Iterator[Any]:
-        "Yield items: by fastai's own code, or with sketches as `plan` says."
-        for s in samples:
+    def _items(self, known: Iterator[Row], samples: Iterator[Any], plan: Optional[Plan]) -> Iterator[Any]:
+        "Yield items, those that are `known` first: by fastai's own code, or with sketches as `plan` says."
+        for s, found in itertools.chain(known, ((s, ()) for s in samples)):
             if plan is None:
                 item = self.dl.do_item(s)
             else:
                 try:
-                    item = _drawn(_item(plan, s or 0), plan)
+                    item = _drawn(_item(plan, s or 0, found), plan)
                 except SkipItemException:
                     continue
             if item is not None:
@@ -94,11 +97,12 @@ class Batches:
         out = self.buffers.empty((n, *(channels or (1,)), height, width), torch.uint8)
         pictures, steps = [one.pixels.array for one in sketches], [one.steps for one in sketches]
         render(pictures, steps, np.transpose(out.numpy(), (0, 2, 3, 1)), threads=self.threads)
-        records = [one.pixels.record for one in sketches if one.pixels.record is not None]
-        if not all(self.memory.store.current(one) for one in records):
+        store = self.memory.store
+        generations = [one.pixels.generation for one in sketches if one.pixels.generation is not None]
+        if not set(generations) <= {store.generation}:
             raise Purged
-        if records:
-            self.memory.store.count(True, len(records))
+        if generations:
+            store.count(True, len(generations))
         made = out[:, 0] if issubclass(first.kind, PILMask) else out
         tensors: Any = first.kind
         return made.as_subclass(tensors._tensor_cls)
@@ -118,13 +122,28 @@ def warn_of(dl: Any, memory: Memory, why: str) -> None:
     )
 
 
-def _item(plan: Plan, s: Any) -> Any:
+#: An index, and what was looked up for each part of its item; nothing if nothing was looked up.
+Row = Tuple[Any, Sequence[Optional[LookedUp]]]
+
+
+def looked_up(plan: Plan, indices: List[Any]) -> Iterator[Row]:
+    "Yield indices with what they have in memory; only what the user's code would not have to be run for is looked up."
+    found = [
+        [None] * len(indices)
+        if part.opening is None or part.before
+        else part.opening.memory.look_up(part.tl, indices, *part.how)
+        for part in plan.parts
+    ]
+    return zip(indices, zip(*found))
+
+
+def _item(plan: Plan, s: Any, found: Sequence[Optional[LookedUp]]) -> Any:
     "Return an item as the dataset does, but with sketches instead of images from memory."
-    made = tuple([_read(part, s) for part in plan.parts])
+    made = tuple([_read(part, s, one) for part, one in itertools.zip_longest(plan.parts, found)])
     return made if plan.tuples else made[0]
 
 
-def _read(part: Part, s: Any) -> Any:
+def _read(part: Part, s: Any, found: Optional[LookedUp]) -> Any:
     tl = part.tl
     split_idx, items = tl.tfms.split_idx, tl.items
     plain = type(items) in (list, L) and isinstance(s, (int, np.integer))  # else all of a list would be copied
@@ -133,7 +152,7 @@ def _read(part: Part, s: Any) -> Any:
         made = f(made, split_idx=split_idx)
     if part.opening is None:
         return made
-    sketch = part.opening.sketch(made, part.how)
+    sketch = part.opening.sketch(made, part.how, found)
     if sketch is None:
         made = part.opening(made, split_idx=split_idx)
     else:

@@ -9,6 +9,7 @@ from multiprocessing.context import get_spawning_popen
 from typing import Any, Dict, Iterator, Optional, Tuple
 
 from ..resampling import prepare
+from ..store import prepare_lookup
 from .collate import Batches, warn_of
 from .memory import Memory
 from .opening import FromMemory
@@ -31,6 +32,7 @@ class BatchLoader:
         memory = memory_of(self)
         if memory is not None and memory.batches and self.fake_l.num_workers:  # type: ignore[attr-defined]
             prepare()
+            prepare_lookup()
         return super().__iter__()  # type: ignore[misc,no-any-return]
 
     def create_batches(self, samples: Any) -> Iterator[Any]:

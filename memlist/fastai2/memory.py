@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from contextlib import suppress
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from weakref import ref
 
 import numpy as np
@@ -18,7 +19,11 @@ from ..cache.cache import FULL, Fetched
 from ..cache.decode import DECODER
 from ..cache.keys import Unkeyable
 from ..cache.messages import warn_user
-from ..store import ImageStore, MaxRam, Record, format_size, parse_max_ram, shown, store_for
+from ..store import ImageStore, MaxRam, format_size, parse_max_ram, shown, store_for
+from .stock import L
+
+# The types of indices that are looked up: none of a user's own, whose `__index__` may do anything.
+_INTS = {int, np.int32, np.int64}
 
 
 class FileDecoder(PillowDecoder):
@@ -34,12 +39,23 @@ class FileDecoder(PillowDecoder):
 class Pixels(NamedTuple):
     """Hold the pixels of a file.
 
-    - `array`: (height, width) or (height, width, channels); a view of shared memory if there is a `record`
-    - `record`: the record that they were read from; None if they were decoded now
+    - `array`: (height, width) or (height, width, channels); a view of shared memory if there is a `generation`
+    - `generation`: that of the store when they were read; None if they were decoded now
     """
 
     array: np.ndarray
-    record: Optional[Record]
+    generation: Optional[int]
+
+
+class LookedUp(NamedTuple):
+    """Hold the pixels of a file that was looked up before its turn.
+
+    - `item`: the file, as its list had it; `cache`: where it was looked up
+    """
+
+    item: Any
+    cache: ImageCache
+    pixels: Pixels
 
 
 class Memory:
@@ -75,6 +91,7 @@ class Memory:
         self.buffers = Buffers()
         self._caches: Dict[Tuple[str, bool, bool], ImageCache] = {}
         self._files: Dict[int, Tuple[Any, List[Any]]] = {}
+        self._lists: Dict[int, Tuple[Any, ImageCache, ImageCache]] = {}
 
     def __getstate__(self) -> Dict[str, Any]:
         return {name: getattr(self, name) for name in ("max_size", "batches", "store", "since")}
@@ -106,16 +123,51 @@ class Memory:
         except Unkeyable:
             return load_image(item, mode)  # type: ignore[no-any-return]
 
-    def pixels(self, item: Any, mode: str, labels: bool) -> Pixels:
-        "Return the pixels of a file, uncounted if they are a view. Raises whatever opening it raises."
+    def look_up(self, tl: Any, indices: Sequence[Any], mode: str, labels: bool) -> Sequence[Optional[LookedUp]]:
+        """Look up the files of the list `tl` at `indices` at once; return those that are in memory, in their places.
+
+        Everything else is None: it has to be asked for by `pixels` alone. Costs some microseconds, and one per file.
+        """
+        items, cache = tl.items, self.cache(mode, labels)
+        items = items.items if type(items) is L else items
+        records = None
+        if type(items) is list and set(map(type, indices)) <= _INTS:
+            with suppress(Exception):  # an index is out of range: reading that item raises what stock raises
+                prefix = cache.decoder.prefix  # type: ignore[attr-defined]
+                records = self._cache_of(tl, cache).read_many(items, np.array(indices, np.intp), prefix)
+        if records is None:
+            return [None] * len(indices)
+        found = zip(indices, records.arrays())
+        return [
+            None if array is None else LookedUp(items[s], cache, Pixels(array, records.generation))
+            for s, array in found
+        ]
+
+    def _cache_of(self, tl: Any, cache: ImageCache) -> ImageCache:
+        "Return `cache` for the list `tl` alone: it remembers the digests of one list, which threads must not mix up."
+        known = self._lists.get(id(tl))
+        if known is not None and known[0]() is tl and known[1] is cache:
+            return known[2]
+        self._lists = {key: one for key, one in self._lists.items() if one[0]() is not None}
+        made = cache.with_decoder(cache.decoder)
+        self._lists[id(tl)] = ref(tl), cache, made
+        return made
+
+    def pixels(self, item: Any, mode: str, labels: bool, looked_up: Optional[LookedUp] = None) -> Pixels:
+        """Return the pixels of a file, uncounted if they are a view. Raises whatever opening it raises.
+
+        `looked_up`: what was found before; it is used if nothing has changed since.
+        """
         cache = self.cache(mode, labels)
+        if looked_up is not None and looked_up.item is item and looked_up.cache is cache:
+            return looked_up.pixels
         try:
             wanted = cache.decoder.keys(item)
         except Unkeyable:
             return Pixels(np.asarray(load_image(item, mode)), None)
         records = cache.records(wanted, item)
         if records is not None:
-            return Pixels(records[0].array, records[0])
+            return Pixels(records[0].array, records[0].generation)
         return Pixels(np.asarray(self._said(item, cache.fetch(item, keys=wanted)).image), None)
 
     def files_of(self, tl: Any) -> List[Any]:

@@ -9,7 +9,7 @@ from typing import Any, Dict, Optional, Tuple
 
 from fasttransform import Transform
 
-from .memory import Memory
+from .memory import LookedUp, Memory
 from .sketch import Sketch
 from .stock import STOCK, PILBase, PILMask, create_of, mode_of, opened_by
 
@@ -46,12 +46,15 @@ class FromMemory(Transform):  # type: ignore[misc]
         mode = mode_of(kind)
         return None if mode is None else (mode, issubclass(kind, PILMask))
 
-    def sketch(self, item: Any, how: Tuple[str, bool]) -> Any:
-        "Return a sketch of the image of a file; None of another item. Raises whatever opening it raises."
+    def sketch(self, item: Any, how: Tuple[str, bool], looked_up: Optional[LookedUp] = None) -> Any:
+        """Return a sketch of the image of a file; None of another item. Raises whatever opening it raises.
+
+        `looked_up`: see `Memory.pixels`.
+        """
         if not isinstance(item, FILE):
             return None
         memory, kind = self.memory, self.kind
-        return Sketch(kind, how[0], memory.pixels(item, *how), lambda: kind(memory.image(item, *how)))
+        return Sketch(kind, how[0], memory.pixels(item, *how, looked_up), lambda: kind(memory.image(item, *how)))
 
     def _do_call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         plain = name == "encodes" and len(args) == 1 and not kwargs and isinstance(args[0], FILE)

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
-from types import MethodType
+from types import CodeType, MethodType
 from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tuple
 
+import numpy as np
 import PIL.Image
 import torch
 import torchvision.transforms.functional
@@ -238,6 +239,16 @@ def is_own_getter(f: Any) -> bool:
 
 
 _GETTERS = data_transforms.ItemGetter, data_transforms.AttrGetter, data_transforms.ColReader
+
+
+# The code of the generator that `DataLoader.sample` returns.
+_SAMPLING = tuple(one for one in DataLoader.sample.__code__.co_consts if isinstance(one, CodeType))
+
+
+def takes_from_list(dl: Any, samples: Any) -> bool:
+    "Return whether indices come from a list by fastai's own code, so that taking them early changes nothing."
+    own = getattr(samples, "gi_code", None) in _SAMPLING
+    return own and type(vars(dl).get("_DataLoader__idxs")) in (list, tuple, range, L, np.ndarray)
 
 
 def split_of(ds: Any) -> Tuple[Any, ...]:

@@ -78,7 +78,7 @@ def loads_as_stock(dl: Any) -> str:
 
 
 def examined(dl: Any) -> Plan:
-    "Return how the next batch of `dl` is made; raise `Unknown` if that can't be done at once."
+    "Return how the next batch of `dl` is made; raise `Unknown`, with all reasons, if that can't be done at once."
     replaced = STOCK.replaced()
     if replaced:
         raise Unknown(f"{replaced} was replaced")
@@ -87,19 +87,22 @@ def examined(dl: Any) -> Plan:
         raise Unknown(f"its dataset is a {type(dl.dataset).__name__}")
     if not dl.indexed or dl.bs is None:
         raise Unknown("it has no batches of indexed items")
-    parts = [_part(tl) for tl in lists]
-    kinds = [part.opening.kind for part in parts if part.opening is not None]
-    if not kinds:
+    unknown: List[str] = []
+    parts = [_part(tl, unknown) for tl in lists]
+    if all(part.opening is None for part in parts):
         raise Unknown("no part of its items is an image from memory")
-    stages = _stages(dl.after_item)
+    stages = _stages(_transforms(dl.after_item), dl.after_item.split_idx, unknown)
     for part in parts:
         if part.opening is not None:
-            _follow(part.opening, [*part.after, *stages])
-    _check_before_batch(dl.before_batch)
+            _follow(part.opening, [*part.after, *stages], unknown)
+    _check_before_batch(dl.before_batch, unknown)
+    if unknown:
+        raise Unknown(" and ".join(dict.fromkeys(unknown)))
     return Plan(parts, stages, len(parts) > 1 or type(dl.dataset).__name__ == "Datasets")
 
 
-def _part(tl: Any) -> Part:
+def _part(tl: Any, unknown: List[str]) -> Part:
+    "Return how a part of an item is made; add to `unknown` what is not known of that."
     pipeline = tl.tfms
     fs: List[Any] = list(_transforms(pipeline))
     k = next((k for k, f in enumerate(fs) if type(f) is FromMemory), None)
@@ -109,7 +112,7 @@ def _part(tl: Any) -> Part:
     how = fs[k].how()
     if how is None:
         raise Unknown(f"what opens images of {fs[k].kind.__name__} was replaced")
-    return Part(tl, before, fs[k], how, [_stage(f, pipeline.split_idx) for f in fs[k + 1 :]])
+    return Part(tl, before, fs[k], how, _stages(fs[k + 1 :], pipeline.split_idx, unknown))
 
 
 def _transforms(pipeline: Any) -> Sequence[Any]:
@@ -118,8 +121,15 @@ def _transforms(pipeline: Any) -> Sequence[Any]:
     return pipeline.fs  # type: ignore[no-any-return]
 
 
-def _stages(pipeline: Any) -> List[Stage]:
-    return [_stage(f, pipeline.split_idx) for f in _transforms(pipeline)]
+def _stages(fs: Sequence[Any], split_idx: Any, unknown: List[str]) -> List[Stage]:
+    "Return how each transform is called; add to `unknown` those for which that is not known."
+    made = []
+    for f in fs:
+        try:
+            made.append(_stage(f, split_idx))
+        except Unknown as why:
+            unknown.append(str(why))
+    return made
 
 
 def _stage(f: Any, split_idx: Any) -> Stage:
@@ -139,8 +149,8 @@ def _stage(f: Any, split_idx: Any) -> Stage:
 _REPLACED = frozenset(("__call__", "_call", "_do_call", "before_call"))
 
 
-def _follow(opening: FromMemory, stages: Sequence[Stage]) -> None:
-    "Follow an image through the stages; raise `Unknown` for what is not known."
+def _follow(opening: FromMemory, stages: Sequence[Stage], unknown: List[str]) -> None:
+    "Follow an image through the stages; add to `unknown` what is not known. Raises `Unknown` for an unknown image."
     kind, mode, made = opening.kind, mode_of(opening.kind), False
     if mode not in _MODES or (issubclass(kind, PILMask) and mode != "L"):
         raise Unknown(f"{kind.__name__} opens images of mode {mode}")
@@ -156,22 +166,20 @@ def _follow(opening: FromMemory, stages: Sequence[Stage]) -> None:
         if found in STOCK.tensors and not made:
             kind, made = kind._tensor_cls, True  # type: ignore[attr-defined]
         elif found not in STOCK.encodes or made:
-            raise Unknown(_name(stage.f))
-    if not made:
-        raise Unknown("its images are not turned into tensors")
+            unknown.append(_name(stage.f))
+    if not made and not unknown:
+        unknown.append("its images are not turned into tensors")
 
 
 _MODES = "RGB", "L", "RGBA"
 
 
-def _check_before_batch(pipeline: Any) -> None:
+def _check_before_batch(pipeline: Any, unknown: List[str]) -> None:
     for f in _transforms(pipeline):
-        if type(f) is not Transform:
-            raise Unknown(f"{_name(f)} in before_batch")
-        found = encoder(f, [])
+        found = encoder(f, []) if type(f) is Transform else f
         function = found.func if isinstance(found, partial) else found
         if found is not None and function is not bb_pad:
-            raise Unknown(f"{_name(f)} in before_batch")
+            unknown.append(f"{_name(f)} in before_batch")
 
 
 def _name(f: Any) -> str:
