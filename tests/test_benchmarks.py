@@ -98,7 +98,8 @@ def test_both_sides_of_fastai2_did_the_same(benchmarks: None) -> None:
     import page_fastai2
 
     results = raw("fastai2")
-    for pipelines in (results[name] for name in ("alone", "loader") if name in results):
+    assert {"alone", "loader", "training"} <= set(results)
+    for pipelines in (results[name] for name in ("alone", "loader")):
         for found in pipelines.values():
             assert found["equal"] is True
             ways = {(one["workers"], one["threads"]) for one in found["ways"].values()}

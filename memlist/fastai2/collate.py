@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 from typing import Any, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
@@ -18,7 +19,7 @@ from ..resampling import render
 from .memory import LookedUp, Memory
 from .sketch import Sketch
 from .stock import L, PILMask, takes_from_list
-from .supported import Part, Plan, Stage, Unknown, examined
+from .supported import Part, Plan, Stage, Unknown, examined, loads_as_stock
 
 
 class Batches:
@@ -30,23 +31,25 @@ class Batches:
 
     def __init__(self, dl: Any, memory: Memory) -> None:
         self.dl, self.memory = dl, memory
+        # What stock takes from the loader once per iteration; everything else it looks up for each item or batch.
+        self.bs, self.drop_last, self.do_item, self.do_batch = dl.bs, dl.drop_last, dl.do_item, dl.do_batch
         here = get_worker_info() is None
         self.threads = Threads(torch.get_num_threads()) if here else ONE_THREAD
         self.buffers: Allocator = memory.buffers if here else SharedBuffers(0)
 
     def of(self, samples: Any) -> Iterator[Any]:
         "Yield the batches of an iterator over indices, as `DataLoader.create_batches` does."
-        dl, samples = self.dl, iter(samples)
+        bs, samples = self.bs, iter(samples)
         try:
             while True:
                 plan = self._plan()
                 known: Iterator[Row] = iter(())
-                if plan is not None and takes_from_list(dl, samples):
-                    known = looked_up(plan, list(itertools.islice(samples, dl.bs)))
-                items = list(itertools.islice(self._items(known, samples, plan), dl.bs))
-                if items and (len(items) == dl.bs or not dl.drop_last):
-                    yield dl.do_batch(items) if plan is None else self._batch(items)
-                if len(items) < dl.bs:
+                if plan is not None and takes_from_list(self.dl, samples):
+                    known = looked_up(plan, list(itertools.islice(samples, bs)))
+                items = list(itertools.islice(self._items(known, samples, plan), bs))
+                if items and (len(items) == bs or not self.drop_last):
+                    yield self.do_batch(items) if plan is None else self._batch(items)
+                if len(items) < bs:
                     return
         finally:
             if self.threads is not ONE_THREAD:
@@ -55,6 +58,9 @@ class Batches:
     def _plan(self) -> Optional[Plan]:
         "Return how the next batch is made at once; None if it can't be, after a warning that says why."
         try:
+            own = loads_as_stock(self.dl)
+            if own:
+                raise Unknown(own)
             return examined(self.dl)
         except Unknown as why:
             warn_of(self.dl, self.memory, str(why))
@@ -64,7 +70,7 @@ class Batches:
         "Yield items, those that are `known` first: by fastai's own code, or with sketches as `plan` says."
         for s, found in itertools.chain(known, ((s, ()) for s in samples)):
             if plan is None:
-                item = self.dl.do_item(s)
+                item = self.do_item(s)
             else:
                 try:
                     item = _drawn(_item(plan, s or 0, found), plan)
@@ -82,11 +88,11 @@ class Batches:
         columns = list(zip(*rows))
         alike = all(len(row) == len(columns) and (not tuples or type(row) is tuple) for row in rows)
         if not alike or not any(type(one) is Sketch for one in rows[0]) or not all(map(_fits, columns)):
-            return dl.do_batch([_made(item) for item in items])
+            return self.do_batch([_made(item) for item in items])
         try:
             made = [self._rendered(one) if type(one[0]) is Sketch else fa_collate(one) for one in columns]
         except Exception:  # fastai's own code raises it again, unless the store was purged
-            return dl.do_batch([_made(item) for item in items])
+            return self.do_batch([_made(item) for item in items])
         return dl.retain(tuple(made) if tuples else made[0], items)
 
     def _rendered(self, sketches: Sequence[Any]) -> Tensor:
@@ -97,12 +103,11 @@ class Batches:
         out = self.buffers.empty((n, *(channels or (1,)), height, width), torch.uint8)
         pictures, steps = [one.pixels.array for one in sketches], [one.steps for one in sketches]
         render(pictures, steps, np.transpose(out.numpy(), (0, 2, 3, 1)), threads=self.threads)
-        store = self.memory.store
-        generations = [one.pixels.generation for one in sketches if one.pixels.generation is not None]
-        if not set(generations) <= {store.generation}:
+        read = Counter(one.pixels[1:] for one in sketches if one.pixels.store is not None)
+        if any(store.generation != generation for store, generation in read):
             raise Purged
-        if generations:
-            store.count(True, len(generations))
+        for (store, _), n in read.items():
+            store.count(True, n)
         made = out[:, 0] if issubclass(first.kind, PILMask) else out
         tensors: Any = first.kind
         return made.as_subclass(tensors._tensor_cls)

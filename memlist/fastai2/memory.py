@@ -39,11 +39,12 @@ class FileDecoder(PillowDecoder):
 class Pixels(NamedTuple):
     """Hold the pixels of a file.
 
-    - `array`: (height, width) or (height, width, channels); a view of shared memory if there is a `generation`
-    - `generation`: that of the store when they were read; None if they were decoded now
+    - `array`: (height, width) or (height, width, channels); a view of shared memory if there is a `store`
+    - `store`, `generation`: where they were read, and its generation before that; None if they were decoded now
     """
 
     array: np.ndarray
+    store: Optional[ImageStore]
     generation: Optional[int]
 
 
@@ -139,7 +140,7 @@ class Memory:
             return [None] * len(indices)
         found = zip(indices, records.arrays())
         return [
-            None if array is None else LookedUp(items[s], cache, Pixels(array, records.generation))
+            None if array is None else LookedUp(items[s], cache, Pixels(array, self.store, records.generation))
             for s, array in found
         ]
 
@@ -164,11 +165,11 @@ class Memory:
         try:
             wanted = cache.decoder.keys(item)
         except Unkeyable:
-            return Pixels(np.asarray(load_image(item, mode)), None)
+            return Pixels(np.asarray(load_image(item, mode)), None, None)
         records = cache.records(wanted, item)
         if records is not None:
-            return Pixels(records[0].array, records[0].generation)
-        return Pixels(np.asarray(self._said(item, cache.fetch(item, keys=wanted)).image), None)
+            return Pixels(records[0].array, self.store, records[0].generation)
+        return Pixels(np.asarray(self._said(item, cache.fetch(item, keys=wanted)).image), None, None)
 
     def files_of(self, tl: Any) -> List[Any]:
         "Return the files that `keep_files` was told the list `tl` opens."

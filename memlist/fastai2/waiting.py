@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 from contextlib import suppress
-from typing import Any, Iterator, List, Optional, Tuple
+from operator import itemgetter
+from typing import Any, Dict, Iterator, List, Optional, Tuple
 
 import torch
 from fastai.callback.core import Callback
@@ -59,6 +61,10 @@ class TimedLoader:
 
     def __setattr__(self, name: str, value: Any) -> None:
         setattr(self._loader, name, value)
+
+    def __reduce_ex__(self, protocol: Any) -> Tuple[Any, ...]:
+        "Copies and pickles of a learner that is being trained have the loader itself."
+        return itemgetter(0), ((self._loader,),)
 
 
 class DataWait(Callback):
@@ -177,6 +183,15 @@ class DataWait(Callback):
 
     def __reduce__(self) -> Tuple[Any, ...]:
         return Callback, ()
+
+    def __deepcopy__(self, memo: Dict[int, Any]) -> Any:
+        "Return a callback for the copy of a learner, with the epochs so far: it times what that learner trains."
+        made: Any = type(self).__new__(type(self))
+        memo[id(self)] = made
+        own: Dict[str, Any] = dict.fromkeys(("_given", "_fitting", "_nested"), False)
+        own.update(_watch=self._watch and self._watch.ended(), _dls=None)
+        vars(made).update(copy.deepcopy({**vars(self), **own}, memo))
+        return made
 
     def plot(self, ax: Any = None, return_fig: bool = False) -> Any:
         """Draw the epochs as stacked bars in seconds, waiting on top of computing, and when the cache became warm.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections import deque
 from typing import Any, Deque, Iterable, Iterator, List, NamedTuple, Optional, Protocol, Sequence, Tuple
@@ -187,6 +188,16 @@ class Watch:
             self.began = None
             self._reset()
             self.data, self.stores = None, []
+
+    def ended(self) -> Watch:
+        "Return a copy with the epochs so far, which times nothing."
+        made = copy.copy(self)
+        made.epochs, made.began = list(self.epochs), None
+        if made.ended_warm is None:
+            made.ended_warm = self._is_warm()
+        made._reset()
+        made.data, made.stores = None, []
+        return made
 
     def _is_warm(self) -> bool:
         "Return whether at most a share of `WARM_MISSES` of the data is not cached now."
