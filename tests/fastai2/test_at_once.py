@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import random
+import sys
 import threading
 import warnings
 from pathlib import Path
@@ -97,7 +98,7 @@ def test_samplers(name: str, files: List[Path]) -> None:
             made.append(f"{type(error).__name__}: {error}")
         return made
 
-    both(lambda: classes(files), use, known=False)
+    both(lambda: classes(files), use, times=3, known=False)
 
 
 class Swapping(Transform):
@@ -109,7 +110,7 @@ class Swapping(Transform):
 
     def encodes(self, path: Path) -> str:
         if self.lists is not None:
-            self.lists[0].items[:] = self.lists[0].items[::-1]
+            self.lists[0].items.reverse()
         return label(path)
 
 
@@ -123,8 +124,11 @@ def test_items_that_change_while_a_batch_is_made(files: List[Path]) -> None:
     def use(dls: Any) -> Any:
         lists = dls.train_ds.tls
         swap = next(f for f in lists[1].tfms.fs if isinstance(f, Swapping))
+        made = [list(dls.train) for _ in range(2)]  # from then on all images are looked up at once
         swap.lists = lists
-        return list(dls.train)
+        made.append(list(dls.train))
+        swap.lists = None
+        return made
 
     both(make, use)
 
@@ -172,10 +176,15 @@ def test_threads_over_two_lists_get_their_own_images(files: List[Path]) -> None:
             found[k].append(list(ours.loaders[k].new()))
 
     threads = [threading.Thread(target=read, args=(k,)) for k in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        sys.setswitchinterval(interval)
     for k in range(2):
         assert len(found[k]) == 20
         for one in found[k]:
