@@ -13,6 +13,7 @@ from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional, Tu
 
 import numpy as np
 import PIL.Image
+import PIL.ImageFile
 import torch
 import torchvision.transforms.functional
 from fastai import imports
@@ -85,11 +86,13 @@ def encoder(f: Any, one: Any) -> Optional[Callable[..., Any]]:
     found = getattr(f, "encodes", None)
     if found is None:
         return None
-    function, args = (found._f, (f, one)) if isinstance(found, MethodType) else (found, (one,))  # type: ignore[attr-defined]
     try:
+        function, args = (found._f, (f, one)) if isinstance(found, MethodType) else (found, (one,))  # type: ignore[attr-defined]
         function = function._resolve_method_with_cache(args)[0]
     except NotFoundLookupError:
         return None
+    except AttributeError:  # it is no function of plum's, which fastai's own code can't call
+        return found  # type: ignore[no-any-return]
     return None if function in _NOTHING else function
 
 
@@ -100,7 +103,10 @@ def _opening() -> Iterator[Name]:
             yield Name(PILBase, name, vars(PILBase)[name])
     for owner, name in ((vision_core, "load_image"), (PIL.Image, "open"), (PIL.Image.Image, "convert")):
         yield Name(owner, name, vars(owner)[name])
-    yield Name(PIL.Image.Image, "_new", vars(PIL.Image.Image)["_new"])
+    yield Name(PIL.ImageFile.ImageFile, "load", vars(PIL.ImageFile.ImageFile)["load"])
+    for name in ("_new", "tobytes", "__array_interface__"):
+        if name in vars(PIL.Image.Image):
+            yield Name(PIL.Image.Image, name, vars(PIL.Image.Image)[name])
     for name in ("__call__", "_call", "_do_call"):
         yield Name(Transform, name, vars(Transform)[name])
 
