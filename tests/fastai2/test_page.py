@@ -56,6 +56,17 @@ def test_every_code_block_runs(data: None) -> None:
     assert space["wait"].epochs and space["shared"].cache_info().total == 40
 
 
+def test_bad_files_are_left_out_as_the_page_says(data: None) -> None:
+    space: Dict[str, Any] = {"__name__": "__main__"}
+    first, blocks, *_, last = blocks_of("docs/fastai2.md")
+    exec(first + blocks, space)
+    Path("data/pets/cat/3.png").write_bytes(b"no image")
+    assert "ImageLoadError" in last
+    exec(last, space)
+    assert len(space["bad"]) == 1 and space["dls"].cache_info().total == 39
+    assert len(list(space["dls"].train)) == 4 and len(list(space["dls"].valid)) == 1
+
+
 @pytest.mark.parametrize("name", ["MemoryImageBlock", "MemoryMaskBlock"])
 def test_the_reference_has_the_signatures(name: str) -> None:
     text = (ROOT / "docs/api.md").read_text(encoding="utf-8")
