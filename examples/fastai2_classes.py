@@ -66,7 +66,6 @@ def main():
         print(f"From files:  {seconds:5.1f} s, of which {waited:5.1f} s waiting for batches.")
         dls = in_memory(loaders(folder, args.size)).load_data(progress=False)
         print(f"{dls.cache_info().cached} of {dls.cache_info().total} photographs in memory.")
-        dls.valid.one_batch()  # loads the compiled kernels: about a second, once per process
         before = dls.cache_info().misses
         ours, seconds, waited = train(dls, args.epochs)
         print(f"From memory: {seconds:5.1f} s, of which {waited:5.1f} s waiting for batches.")

@@ -80,7 +80,8 @@ class DataWait(Callback):
     as computing, including other callbacks. The cost is about twenty microseconds per batch. Each `fit` starts anew; an
     interrupted one keeps the timed part of its last epoch. `validate` and `get_preds` are not timed.
 
-    `learn.export` leaves it out: an exported learner has a `Callback` that does nothing in its place.
+    `learn.export` leaves it out: an exported learner has a `Callback` that does nothing in its place. A copy of a
+    learner by `copy.deepcopy` has a `DataWait` of its own.
     """
 
     order = 55  # after the recorder, which makes the table, and before the progress bar, which shows it

@@ -6,6 +6,8 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from ..cache import CacheInfo, ImageCache, filling, info
 from ..cache.jobs import Job, Say, Work, stores_of
+from ..resampling import prepare
+from ..store import prepare_lookup
 from .loader import openings
 from .opening import FILE, FromMemory
 from .stock import L, is_own_getter
@@ -77,8 +79,15 @@ def works_of(loaders: Sequence[Any], running: bool = False) -> List[FileWork]:
 
 
 def load_data(loaders: Sequence[Any], n_workers: Optional[int], progress: bool, on_error: str) -> None:
-    "Decode every image of `loaders` that is not cached; see `memlist.cache.filling.load_data`."
-    filling.load_data(works_of(loaders, True), n_workers, progress, on_error)
+    """Decode every image of `loaders` that is not cached; see `memlist.cache.filling.load_data`.
+
+    Where batches are made at once, load the kernels, too, so that neither the first batch nor forked workers have to.
+    """
+    works = works_of(loaders, True)
+    if any(work.opening.memory.batches for work in works):
+        prepare()
+        prepare_lookup()
+    filling.load_data(works, n_workers, progress, on_error)
 
 
 def purge(loaders: Sequence[Any], file: bool) -> int:

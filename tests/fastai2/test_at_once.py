@@ -30,7 +30,7 @@ from fastai.vision.all import (
 from fastai2_helpers import both, classes, used
 from fastai2_pipelines import label, mask, pictures, same
 
-from memlist.fastai2 import MemoryImageBlock, MemoryMaskBlock, in_memory
+from memlist.fastai2 import MemoryImageBlock, MemoryMaskBlock, in_memory, work
 from memlist.fastai2.memory import Memory
 from memlist.store import ImageStore
 
@@ -51,11 +51,20 @@ def counted(dls: Any) -> Any:
 
 def test_images_in_memory_are_not_looked_up_one_by_one(files: List[Path], monkeypatch: pytest.MonkeyPatch) -> None:
     ours = in_memory(classes(files, path=files[0].parent)).load_data(progress=False)
-    batches(ours)  # the first read of an image looks at its file
     before = counted(ours)
     monkeypatch.setattr(ImageStore, "read", lambda *given: pytest.fail("looked up alone"))
     batches(ours)
     assert counted(ours) == (before[0] + 6 + 4, 0)  # of 8 to train on, 2 are dropped
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+def test_load_data_loads_the_kernels(at_once: bool, files: List[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    "So the first batch does not wait for them, nor does each forked worker."
+    loaded: List[str] = []
+    for name in ("prepare", "prepare_lookup"):
+        monkeypatch.setattr(work, name, lambda name=name: loaded.append(name))
+    in_memory(classes(files), batches=at_once).load_data(progress=False)
+    assert loaded == ["prepare", "prepare_lookup"] * at_once
 
 
 def test_hits_and_misses_are_counted_as_before(files: List[Path]) -> None:
