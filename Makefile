@@ -3,8 +3,11 @@
 PYTHON ?= python3
 VENV   ?= .venv
 RUN    := $(VENV)/bin/python
-# The user's own folder for the demo: make demo DATA=~/pictures
+# For the demo. A folder of one's own: make demo DATA="~/my pictures". With CUDA: make demo GPU=1
 DATA   ?=
+GPU    ?=
+# Where the demo runs: where `make test` runs, if that is there, else in an environment without test tools.
+DEMO   := $(if $(wildcard $(VENV)/ready),$(VENV),$(VENV)-demo$(if $(GPU),-gpu))
 
 # The oldest and the newest Python that the tests are run on: pyenv's, or what is on the path.
 LEGACY ?= $(firstword $(wildcard $(HOME)/.pyenv/versions/3.8.*/bin/python) python3.8)
@@ -69,8 +72,16 @@ notebooks: $(VENV)/ready $(VENV)-fastai2/ready
 	cd examples && $(abspath $(VENV))/bin/jupyter execute --inplace --timeout=600 $$(ls *.ipynb | grep -v ^fastai2_)
 	cd examples && $(abspath $(VENV))-fastai2/bin/jupyter execute --inplace --timeout=600 fastai2_*.ipynb
 
-demo: $(VENV)/ready
-	$(RUN) -W ignore examples/demo.py $(DATA)
+$(VENV)-demo/ready $(VENV)-demo-gpu/ready: pyproject.toml constraints.txt
+	@command -v "$(PYTHON)" > /dev/null || { echo "There is no $(PYTHON) here: install Python 3.8 to 3.13, or name one: make demo PYTHON=/path/to/python" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 7) and "The demo needs Python 3.8 to 3.13, and $(PYTHON) is older. Name another one: make demo PYTHON=/path/to/python")'
+	@"$(PYTHON)" examples/demo_setup.py "$(@D)" --folder="$$DATA" $(if $(findstring -gpu,$@),--gpu)
+	@touch "$@"
+
+# The folder's name gets to the shell as a variable: spaces, quotes and dollar signs stay as they were typed.
+demo: override export DATA := $(value DATA)
+demo: $(DEMO)/ready
+	@set --; if [ -n "$$DATA" ]; then set -- -- "$$DATA"; fi; exec "$(DEMO)/bin/python" examples/demo.py "$$@"
 
 lint: $(VENV)/ready
 	$(RUN) -m ruff check
