@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from ..store import format_size, mean_bytes, shown, usable_cpus
+from ..store import format_rule, format_size, mean_bytes, shown, usable_cpus
 from . import forks
 from .cache import FULL, LATER, NEVER, THERE, TOGETHER
 from .info import ImageLoadError
@@ -34,16 +34,21 @@ BEAT = 0.1
 
 
 def load_data(
-    works: Sequence[Work], n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise"
+    works: Sequence[Work],
+    n_workers: Optional[int] = None,
+    progress: bool = True,
+    on_error: str = "raise",
+    remedy: str = "",
 ) -> None:
     """Decode every image that is not in memory yet, or whose file has changed since.
 
     - `n_workers`: the number of threads (0: only the calling thread; None: one per usable CPU, more if a sample shows
       that reading takes longer than decoding). User code never runs in these threads, but in the calling thread or in
       `n_workers` forked processes.
-    - `progress`: show a bar with GB and images per second in a notebook or a terminal, and lines in a log
+    - `progress`: show a bar with bytes and images per second in a notebook or a terminal, and lines in a log
     - `on_error`: images that can't be decoded are listed in one `ImageLoadError` after all others are loaded; `'warn'`
       warns with the same text
+    - `remedy`: the lines of code that leave these images out, which the error ends with
 
     If not all images will fit, it says so before the work and once after it. The states of random generators are
     restored. Images that were loaded before an interrupt stay. Records of earlier sessions in a `cache_file` are
@@ -65,7 +70,7 @@ def load_data(
         states.restore()
         for message in fill.messages:
             warn_user(message)
-    fill.report(on_error)
+    fill.report(on_error, remedy)
 
 
 class Fill:
@@ -98,18 +103,25 @@ class Fill:
 
         def state() -> Tuple[int, str]:
             loaded = sum(store.info().nbytes - before for store, before in held)
-            rate = self.decoded / max(time.monotonic() - begun, 1e-9)
-            text = f"{loaded / 1e9:.2f} GB, {rate:.0f} images/s"
-            text += f", {self.left_out:,} did not fit" if self.left_out else ""
-            text += f", {self.never:,} can't be kept" if self.never else ""
-            text += f", {len(self.errors):,} failed" if self.errors else ""
-            return min(self.done, len(jobs)), text
+            return min(self.done, len(jobs)), self._state(loaded, time.monotonic() - begun)
 
         try:
             self._all(jobs, lambda: shown.update(*state()) if self.progress else None)
         finally:
             if self.progress:
                 shown.close(*state())
+
+    def _state(self, loaded: int, seconds: float) -> str:
+        "Return what was done so far as text, without what is zero: `loaded` bytes in `seconds`."
+        rate = self.decoded / max(seconds, 1e-9)
+        parts = (
+            (loaded, format_size(loaded)),
+            (rate, f"{rate:,.0f} images/s" if rate >= 9.5 else f"{rate:.2g} images/s"),
+            (self.left_out, f"{self.left_out:,} did not fit"),
+            (self.never, f"{self.never:,} can't be kept"),
+            (len(self.errors), f"{len(self.errors):,} failed"),
+        )
+        return ", ".join(text for value, text in parts if value > 0)
 
     def _all(self, jobs: List[Job], beat: Callable[[], None]) -> None:
         # User code first: its processes have to be forked before our threads run.
@@ -169,7 +181,7 @@ class Fill:
         else:
             text = (
                 f"load_data: {len(jobs):,} images, about {format_size(need)} decoded, but {most} may be used "
-                f"(max_ram={store.rule!r}): about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
+                f"(max_ram: {format_rule(store.rule)}): about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
             )
         if self.progress or (need is not None and need > room):
             print_line(text)
@@ -351,16 +363,16 @@ class Fill:
         nbytes = job.work.nbytes(job)
         return nbytes is not None and job.work.store.fits(nbytes)
 
-    def report(self, on_error: str) -> None:
+    def report(self, on_error: str, remedy: str) -> None:
         "Warn of images that did not fit; raise an error, or warn, for those that could not be decoded."
         for uid, work in self.refused.items():
             work.say_full([other for other in self.works if other.store.uid == uid])
         if self.errors:
-            error = ImageLoadError(self.errors)
+            error = ImageLoadError(self.errors, remedy)
             if on_error == "raise":
                 raise error
             names = ", ".join(dict.fromkeys(work.name for work in self.works))
-            warn_user(f"{names}: {error}\nThe others are loaded. Please repair, replace or leave out what is listed.")
+            warn_user(f"{names}: {error}")
 
 
 def _groups(jobs: Sequence[Job], most: int) -> Iterator[List[Job]]:

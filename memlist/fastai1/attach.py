@@ -20,7 +20,8 @@ from fastai.vision.image import ImagePoints
 
 from ..cache.info import CacheInfo
 from . import work
-from .lists import in_memory_lists, lists_of, stock_class
+from .leaving import leave_out
+from .lists import in_memory_lists, lists_of, sets_of, stock_class
 from .loader import BatchDeviceDataLoader, batched, checked, default_workers, release
 from .mixin import InMemory
 from .waiting import DataWait
@@ -41,7 +42,24 @@ def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True
 
     See `memlist.cache.filling.load_data` for the arguments, the errors and the cost.
     """
-    work.load_data(_lists_or_error(self), n_workers, progress, on_error)
+    name = "data" if isinstance(self, DataBunch) else "lists"
+    work.load_data(_lists_or_error(self), n_workers, progress, on_error, name)
+    return self
+
+
+def _without(self: Any, errors: Any) -> Any:
+    """Leave out the items whose images, inputs or targets, could not be loaded; return `self`::
+
+        try:
+            data.load_data()
+        except ImageLoadError as error:
+            data = data.without(error)
+
+    `errors` is the `ImageLoadError`, or the items themselves. Train, valid and test are changed in place, so that the
+    loaders, and a learner that has them, go on without these items. Call it between epochs.
+    """
+    _lists_or_error(self)
+    leave_out(sets_of(self), errors)
     return self
 
 
@@ -166,7 +184,7 @@ def _export(self: Any, file: Any = "export.pkl", destroy: bool = False) -> None:
 
 
 for _cls in (ItemLists, LabelLists, LabelList, DataBunch):
-    _cls.load_data, _cls.purge, _cls.cache_info = _load_data, _purge, _cache_info
+    _cls.load_data, _cls.without, _cls.purge, _cls.cache_info = _load_data, _without, _purge, _cache_info
     _cls.loaded = property(_loaded)
 LabelList.__getitem__ = _getitem
 LabelList.get_state = _get_state

@@ -86,13 +86,15 @@ def in_memory_lists(*lists: Any) -> List[InMemory]:
     return found
 
 
+def sets_of(data: Any, names: Sequence[str] = ("train_ds", "valid_ds", "test_ds")) -> List[Any]:
+    "Return the sets of a `DataBunch` with these names, or of the result of a split or label call; else `data` itself."
+    if isinstance(data, DataBunch):
+        return [one for one in (getattr(data, name, None) for name in names) if one is not None]
+    return list(data.lists) if isinstance(data, ItemLists) else [data]
+
+
 def lists_of(data: Any, sets_of_a_bunch: Sequence[str] = ("train_ds", "valid_ds", "test_ds")) -> List[InMemory]:
     "Return the in-memory lists of a list, of the result of a split or a label call, or of a `DataBunch`."
-    if isinstance(data, DataBunch):
-        sets = [getattr(data, name, None) for name in sets_of_a_bunch]  # it may lack one of them
-    elif isinstance(data, ItemLists):
-        sets = data.lists
-    else:
-        sets = [data]
+    sets = sets_of(data, sets_of_a_bunch)
     inner = [getattr(one, name, None) for one in sets if isinstance(one, LabelList) for name in ("x", "y")]
     return in_memory_lists(*sets, *inner)

@@ -22,6 +22,7 @@ from ..store import ImageStore, MaxRam, parse_max_ram, store_for
 from . import messages, work
 from .calls import Call, current, of_one
 from .decoders import stock_open
+from .leaving import leave_out
 from .owned import Scratch
 from .reader import Reader
 from .serving import Serving
@@ -275,6 +276,20 @@ class InMemory(Serving):
                 f"{type(self).__name__}.open calls load_data(), which calls open: please remove that call"
             )
         work.load_data([self], n_workers, progress, on_error)
+        return self
+
+    def without(self, errors: Any) -> InMemory:
+        """Leave out of this list the images that could not be loaded, before it is split; return the list::
+
+            try:
+                il.load_data()
+            except ImageLoadError as error:
+                il = il.without(error)
+
+        `errors` is the `ImageLoadError`, or the items themselves. The list is changed in place, as by fastai's
+        `filter_by_func`. What a split or a label call returns, and a data bunch, have this method, too.
+        """
+        leave_out([self], errors)
         return self
 
     def purge(self, file: bool = False) -> int:

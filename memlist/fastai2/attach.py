@@ -34,6 +34,21 @@ def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True
     return self
 
 
+def _without(self: Any, errors: Any) -> Any:
+    """Leave out the items whose images, inputs or targets, could not be loaded; return this object::
+
+        try:
+            dls.load_data()
+        except memlist.ImageLoadError as error:
+            dls = dls.without(error)
+
+    `errors` is the `ImageLoadError`, or the paths. The datasets are changed in place, so that a learner that has these
+    loaders goes on without the items. Call it between epochs.
+    """
+    work.leave_out(_loaders_or_error(self), errors)
+    return self
+
+
 def _purge(self: Any, file: bool = False) -> int:
     """Give the memory of these images back to the system, in every process; return the bytes freed.
 
@@ -54,5 +69,5 @@ def _loaded(self: Any) -> bool:
 
 _CLASSES: Tuple[Any, ...] = (DataLoaders, BatchLoader)
 for _cls in _CLASSES:
-    _cls.load_data, _cls.purge, _cls.cache_info = _load_data, _purge, _cache_info
+    _cls.load_data, _cls.without, _cls.purge, _cls.cache_info = _load_data, _without, _purge, _cache_info
     _cls.loaded = property(_loaded)

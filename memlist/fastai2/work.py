@@ -6,9 +6,10 @@ from typing import Any, Dict, Iterator, List, Optional, Sequence
 
 from ..cache import CacheInfo, ImageCache, filling, info
 from ..cache.jobs import Job, Say, Work, stores_of
+from ..cache.leaving import BadItems, lines_without
 from .loader import openings
 from .opening import FILE, FromMemory
-from .stock import L, is_own_getter
+from .stock import L, is_own_getter, split_of
 
 
 class FileWork(Work):
@@ -22,6 +23,7 @@ class FileWork(Work):
         self.tl, self.opening, self.running = tl, opening, running
         self._how = opening.how()
         self._errors: Dict[int, Exception] = {}
+        self._rows: List[int] = []
         super().__init__(f"{opening.kind.__name__} from memory", opening.memory.cache(*(self._how or ("", False))))
 
     def jobs(self) -> Iterator[Job]:
@@ -46,6 +48,7 @@ class FileWork(Work):
         if not own and not self.running:
             return memory.files_of(tl)
         found: List[Any] = []
+        self._rows = []
         items = L(tl.items, use_list=None)
         for s in range(len(items)):
             item = items[s]
@@ -54,13 +57,16 @@ class FileWork(Work):
                     item = f(item, split_idx=tl.tfms.split_idx)
             except Exception as error:
                 self._errors[len(found)] = error
+            if len(found) in self._errors or isinstance(item, FILE):
                 found.append(item)
-                continue
-            if isinstance(item, FILE):
-                found.append(item)
+                self._rows.append(s)
         if not own:
             memory.keep_files(tl, [one for k, one in enumerate(found) if k not in self._errors])
         return found
+
+    def rows_of(self, bad: BadItems) -> List[int]:
+        "Return the indices of the items whose file, or which themselves, are among those that could not be loaded."
+        return [row for file, row in zip(self._files(), self._rows) if file in bad]
 
     def decode(self, job: Job, images: ImageCache, say: Say) -> str:
         if job.number in self._errors:
@@ -78,7 +84,37 @@ def works_of(loaders: Sequence[Any], running: bool = False) -> List[FileWork]:
 
 def load_data(loaders: Sequence[Any], n_workers: Optional[int], progress: bool, on_error: str) -> None:
     "Decode every image of `loaders` that is not cached; see `memlist.cache.filling.load_data`."
-    filling.load_data(works_of(loaders, True), n_workers, progress, on_error)
+    filling.load_data(works_of(loaders, True), n_workers, progress, on_error, lines_without("dls"))
+
+
+def leave_out(loaders: Sequence[Any], errors: Any) -> None:
+    """Leave out of the datasets of `loaders`, in place, all items of which an image is among `errors`.
+
+    An item goes with its target. The functions that tell which file belongs to an item are called once more.
+    """
+    bad, kept = BadItems(errors), {}  # type: BadItems, Dict[int, Any]
+    for dl in loaders:
+        ds = dl.dataset
+        if id(ds) not in kept:  # two loaders may have the same one
+            works = [FileWork(tl, f, True) for tl, f in openings(ds)]
+            rows = {row for work in works for row in work.rows_of(bad)}
+            kept[id(ds)] = n, keep = len(ds), [row for row in range(len(ds)) if row not in rows]
+            if rows:
+                for tl in split_of(ds):
+                    tl.items = tl._get(keep)
+        _follow(dl, *kept[id(ds)])
+
+
+def _follow(dl: Any, n: int, keep: Sequence[int]) -> None:
+    "Let a loader go on with the items at the indices `keep` of its `n`."
+    if len(keep) == n or dl.n != n:  # a user has chosen another number
+        return
+    dl.n = len(keep)
+    weights = vars(dl).get("wgts")
+    if weights is not None and len(weights) == n:  # of a `WeightedDL`
+        dl.wgts = weights[list(keep)] / weights[list(keep)].sum()
+    if vars(dl).get("partial_n"):  # of a `PartialDL`
+        dl.partial_n = min(dl.partial_n, dl.n)
 
 
 def purge(loaders: Sequence[Any], file: bool) -> int:

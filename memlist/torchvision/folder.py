@@ -47,6 +47,21 @@ class InMemoryDataset(ABC):
         work.load_data(self._kept, self._paths(), n_workers, progress, on_error)
         return self
 
+    def without(self, errors: Any) -> Any:
+        """Return a dataset like this one without the pictures that could not be loaded; this one stays as it is::
+
+            try:
+                dataset.load_data()
+            except memlist.ImageLoadError as error:
+                dataset = dataset.without(error)
+
+        `errors` is the `ImageLoadError`, or the paths. Classes keep their numbers. Call it before you split the dataset
+        or make a `DataLoader`: these go on with the dataset that they were given.
+        """
+        made = work.without(self, errors)
+        made._making = Making()
+        return made
+
     def cache_info(self) -> CacheInfo:
         "Return how many of the pictures are in memory, and how full the store is."
         return work.cache_info(self._kept, self._paths())
