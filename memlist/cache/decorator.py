@@ -311,12 +311,20 @@ def _prefix(function: Any, version: Optional[str]) -> bytes:
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"{function!r}: cached(cache_file=…) needs a function made by def, whose name identifies it")
     bound = [cell.cell_contents for cell in function.__closure__ or ()]
+    for name, value in zip(function.__code__.co_freevars, bound):
+        try:
+            keys.value_key(value)
+        except keys.Unkeyable as why:
+            raise TypeError(
+                f"{function.__qualname__} uses a variable of the function around it, {name!r}, that can't be told "
+                f"apart from others in a cache_file: {why}. Please pass plain values, or use a function of the module"
+            ) from None
     try:
         values = keys.digest(bound, list(function.__defaults__ or ()), dict(function.__kwdefaults__ or {}))
-    except keys.Unkeyable as why:
+    except keys.Unkeyable:
         raise TypeError(
-            f"{function.__qualname__} uses a variable of the function around it that can't be told apart from others "
-            f"in a cache_file ({why}): please pass plain values, or use a function of the module"
+            f"{function.__qualname__} has a default value that can't be told apart from others in a cache_file: please "
+            "use numbers, strings and the like"
         ) from None
     return keys.digest(_module(function.__module__), function.__qualname__, str(version), values)
 

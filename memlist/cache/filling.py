@@ -17,7 +17,7 @@ from .cache import FULL, LATER, NEVER, THERE, TOGETHER
 from .info import ImageLoadError
 from .jobs import Job, Work, expected_bytes, stores_of
 from .messages import warn_user
-from .progress import print_line, progress
+from .progress import counted, print_line, progress
 from .randomness import random_states
 
 #: The calling thread first decodes this many images per list, to see whether reading or decoding takes longer, and
@@ -103,25 +103,13 @@ class Fill:
 
         def state() -> Tuple[int, str]:
             loaded = sum(store.info().nbytes - before for store, before in held)
-            return min(self.done, len(jobs)), self._state(loaded, time.monotonic() - begun)
+            return min(self.done, len(jobs)), _state(self, loaded, time.monotonic() - begun)
 
         try:
             self._all(jobs, lambda: shown.update(*state()) if self.progress else None)
         finally:
             if self.progress:
                 shown.close(*state())
-
-    def _state(self, loaded: int, seconds: float) -> str:
-        "Return what was done so far as text, without what is zero: `loaded` bytes in `seconds`."
-        rate = self.decoded / max(seconds, 1e-9)
-        parts = (
-            (loaded, format_size(loaded)),
-            (rate, f"{rate:,.0f} images/s" if rate >= 9.5 else f"{rate:.2g} images/s"),
-            (self.left_out, f"{self.left_out:,} did not fit"),
-            (self.never, f"{self.never:,} can't be kept"),
-            (len(self.errors), f"{len(self.errors):,} failed"),
-        )
-        return ", ".join(text for value, text in parts if value > 0)
 
     def _all(self, jobs: List[Job], beat: Callable[[], None]) -> None:
         # User code first: its processes have to be forked before our threads run.
@@ -167,21 +155,22 @@ class Fill:
         store, stores = jobs[0].work.store, {id(work): work.store for work in self.works}
         there = [bool(job.keys) and all(key in stores[id(job.work)] for key in job.keys) for job in jobs]
         if any(there) and self.progress:  # in a cache file, from an earlier session
-            print_line(f"load_data: {sum(there):,} images of {shown(store.cache_file)} to verify")
+            print_line(f"load_data: {counted(sum(there), 'images')} of {shown(store.cache_file)} to verify")
         jobs = [job for job, known in zip(jobs, there) if not known]
         if not jobs:
             return jobs
         need = expected_bytes(jobs)
         room = max(0, store.budget() - store.taken)
-        most = format_size(room)
+        most, n_images = format_size(room), counted(len(jobs), "images")
         if need is None:
-            text = f"load_data: {len(jobs):,} images, of unknown size until they are opened; {most} may be used"
+            text = f"load_data: {n_images}, of unknown size until they are opened; {most} may be used"
         elif need <= room:
-            text = f"load_data: {len(jobs):,} images, about {format_size(need)} decoded; {most} may be used"
+            text = f"load_data: {n_images}, about {format_size(need)} decoded; {most} may be used"
         else:
+            share = f"about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
             text = (
-                f"load_data: {len(jobs):,} images, about {format_size(need)} decoded, but {most} may be used "
-                f"(max_ram: {format_rule(store.rule)}): about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
+                f"load_data: {n_images}, about {format_size(need)} decoded, but {most} may be used "
+                f"(max_ram: {format_rule(store.rule)}): {share}"
             )
         if self.progress or (need is not None and need > room):
             print_line(text)
@@ -373,6 +362,19 @@ class Fill:
                 raise error
             names = ", ".join(dict.fromkeys(work.name for work in self.works))
             warn_user(f"{names}: {error}")
+
+
+def _state(fill: Fill, loaded: int, seconds: float) -> str:
+    "Return what was done so far as text, without what is zero: `loaded` bytes in `seconds`."
+    rate = fill.decoded / max(seconds, 1e-9)
+    parts = (
+        (loaded, format_size(loaded)),
+        (rate, f"{rate:,.0f} images/s" if rate >= 9.5 else f"{rate:.2g} images/s"),
+        (fill.left_out, f"{fill.left_out:,} did not fit"),
+        (fill.never, f"{fill.never:,} can't be kept"),
+        (len(fill.errors), f"{len(fill.errors):,} failed"),
+    )
+    return ", ".join(text for value, text in parts if value > 0)
 
 
 def _groups(jobs: Sequence[Job], most: int) -> Iterator[List[Job]]:

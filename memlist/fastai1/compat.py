@@ -313,7 +313,8 @@ def pinned_without_accelerator() -> bool:
     original = basic_data.intercept_args
     if not original.__defaults__ or True not in original.__defaults__:
         return True  # this module is reloaded
-    loader = torch.utils.data.DataLoader([0], pin_memory=True)
+    loader: Any = torch.utils.data.DataLoader([0], pin_memory=True)  # type: ignore[arg-type]
+    loader.generator = torch.Generator()  # so that no number is drawn from torch's own
     if not _warns(lambda: iter(loader), UserWarning, "pin_memory"):
         return False
     original.__defaults__ = tuple(False if value is True else value for value in original.__defaults__)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Iterable, Iterator, List, Set
+from typing import Any, Iterable, Iterator, List, Set, Tuple
 
 import numpy as np
 from fastai.core import index_row
 from fastai.data_block import LabelList
 
 from ..cache.leaving import BadItems
+from .messages import named
 from .owned import Owned
 from .work import ListWork
 
@@ -17,16 +18,25 @@ def leave_out(sets: Iterable[Any], errors: Any) -> None:
     """Leave out of lists and label lists all items of which an image is among `errors`.
 
     An item of a label list goes with its label. Lists are changed in place, as by fastai's `filter_by_func`, so that
-    loaders and learners that have them go on without these items.
+    loaders and learners that have them go on without these items. Raises ValueError, and changes nothing, if a list
+    would be left without items: fastai can't train or validate on it.
     """
     bad = BadItems(errors)
+    todo: List[Tuple[List[Any], np.ndarray]] = []
     for one in sets:
         lists = [one.x, one.y] if isinstance(one, LabelList) else [one]
         rows: Set[int] = set().union(*(_bad_rows(il, bad) for il in lists))
+        n = len(lists[0].items)
+        if rows and len(rows) == n:
+            raise ValueError(
+                f"{named(lists[0])}: none of its {n} items would be left. Please repair or replace the files, or split "
+                "the items in another way."
+            )
         if rows:
-            keep = np.array([row for row in range(len(lists[0].items)) if row not in rows], np.intp)
-            for il in {id(il): il for il in lists}.values():
-                _keep(il, keep)
+            todo.append((lists, np.array([row for row in range(n) if row not in rows], np.intp)))
+    for lists, keep in todo:
+        for il in {id(il): il for il in lists}.values():
+            _keep(il, keep)
 
 
 def _bad_rows(il: Any, bad: BadItems) -> Set[int]:

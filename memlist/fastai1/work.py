@@ -128,7 +128,7 @@ def distinct(lists: Sequence[Any]) -> Iterator[bool]:
 
 def say_full(il: Any, lists: Sequence[Any]) -> None:
     "Say that the budget of `il`'s store is used up, counting the images of `lists`, unless that budget is 0."
-    if il.store.rule == 0 or il.notes().noted(b"full"):
+    if il.store.rule == 0 or il.notes().noted(messages.note_of_full(il)):
         return
     found, need = cache_info(lists), None
     if not any(one.known_by_running() for one in lists):

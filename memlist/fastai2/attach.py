@@ -23,12 +23,16 @@ def _loaders_or_error(self: Any) -> List[Any]:
 
 
 def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> Any:
-    """Decode every image of these loaders, inputs and targets, that is not in memory; return this object.
+    """Decode every image of these loaders, inputs and targets, that is not in memory yet; return this object.
 
-    - `n_workers`: the number of threads; None: one per usable CPU
-    - `progress`: show a bar
-    - `on_error`: images that can't be decoded are listed in one `ImageLoadError` after all others are loaded; with
-      `"warn"`, in a warning
+    - `n_workers=None`: the number of threads, 0 for none; None: one per CPU, or more if reading takes longer than
+      decoding
+    - `progress=True`: show a bar in a notebook or a terminal, or print lines into a log
+    - `on_error="raise"`: after all others, raise one `ImageLoadError` that lists the images that could not be decoded
+      and says how to leave them out; `"warn"`: warn of them instead
+
+    Called again, it decodes only what is missing and files that have changed. Random generators are left as they
+    were. Raises ValueError for an argument that is not one of these.
     """
     work.load_data(_loaders_or_error(self), n_workers, progress, on_error)
     return self
@@ -52,7 +56,7 @@ def _without(self: Any, errors: Any) -> Any:
 def _purge(self: Any, file: bool = False) -> int:
     """Give the memory of these images back to the system, in every process; return the bytes freed.
 
-    A `cache_file` keeps its records, unless `file` is True.
+    - `file=False`: a `cache_file` keeps its records, and only leaves memory; True: empty the file
     """
     return work.purge(_loaders_or_error(self), file)
 

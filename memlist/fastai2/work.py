@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..cache import CacheInfo, ImageCache, filling, info
 from ..cache.jobs import Job, Say, Work, stores_of
@@ -64,9 +64,18 @@ class FileWork(Work):
             memory.keep_files(tl, [one for k, one in enumerate(found) if k not in self._errors])
         return found
 
-    def rows_of(self, bad: BadItems) -> List[int]:
+    def bad_rows(self, bad: BadItems) -> List[int]:
         "Return the indices of the items whose file, or which themselves, are among those that could not be loaded."
         return [row for file, row in zip(self._files(), self._rows) if file in bad]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        "Keep the items at the indices `rows`."
+        tl, memory = self.tl, self.opening.memory
+        if memory.files_of(tl):  # which the user's functions have named
+            wanted = set(rows)
+            found = [(k, file) for k, (file, row) in enumerate(zip(self._files(), self._rows)) if row in wanted]
+            memory.keep_files(tl, [file for k, file in found if k not in self._errors])
+        tl.items = tl._get(rows)
 
     def decode(self, job: Job, images: ImageCache, say: Say) -> str:
         if job.number in self._errors:
@@ -90,19 +99,33 @@ def load_data(loaders: Sequence[Any], n_workers: Optional[int], progress: bool, 
 def leave_out(loaders: Sequence[Any], errors: Any) -> None:
     """Leave out of the datasets of `loaders`, in place, all items of which an image is among `errors`.
 
-    An item goes with its target. The functions that tell which file belongs to an item are called once more.
+    An item goes with its target. The functions that tell which file belongs to an item are called once more. Raises
+    ValueError, and changes nothing, if a dataset would be left without items.
     """
-    bad, kept = BadItems(errors), {}  # type: BadItems, Dict[int, Any]
+    bad = BadItems(errors)
+    todo: Dict[int, Tuple[int, List[int]]] = {}
+    for ds in {id(dl.dataset): dl.dataset for dl in loaders}.values():  # two loaders may have the same one
+        rows = {row for work in _works_of(ds) for row in work.bad_rows(bad)}
+        todo[id(ds)] = len(ds), [row for row in range(len(ds)) if row not in rows]
+        if rows and not todo[id(ds)][1]:
+            raise ValueError(
+                f"without(…): a dataset of these loaders has {len(ds)} items, and none would be left. Please repair or "
+                "replace the files, or split the items in another way."
+            )
     for dl in loaders:
-        ds = dl.dataset
-        if id(ds) not in kept:  # two loaders may have the same one
-            works = [FileWork(tl, f, True) for tl, f in openings(ds)]
-            rows = {row for work in works for row in work.rows_of(bad)}
-            kept[id(ds)] = n, keep = len(ds), [row for row in range(len(ds)) if row not in rows]
-            if rows:
-                for tl in split_of(ds):
+        n, keep = todo[id(dl.dataset)]
+        if len(dl.dataset) > len(keep):
+            opened = {id(work.tl): work for work in _works_of(dl.dataset)}
+            for tl in split_of(dl.dataset):
+                if id(tl) in opened:
+                    opened[id(tl)].keep(keep)
+                else:
                     tl.items = tl._get(keep)
-        _follow(dl, *kept[id(ds)])
+        _follow(dl, n, keep)
+
+
+def _works_of(dataset: Any) -> List[FileWork]:
+    return [FileWork(tl, f, True) for tl, f in openings(dataset)]
 
 
 def _follow(dl: Any, n: int, keep: Sequence[int]) -> None:

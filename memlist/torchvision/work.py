@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import Any, Optional, Sequence
+from typing import Any, Dict, Optional, Sequence
 
 from .. import resampling
 from ..cache import filling, info
@@ -43,10 +43,16 @@ def is_loaded(kept: Kept, paths: Sequence[Any]) -> bool:
 
 
 def without(dataset: Any, errors: Any) -> Any:
-    "Return a copy of `dataset` without the samples whose files are among `errors`."
+    "Return a copy of `dataset` without the samples whose files are among `errors`; ValueError if none would be left."
     bad = BadItems(errors)
     keep = [k for k, sample in enumerate(dataset.samples) if sample[0] not in bad]
-    made, lists = copy.copy(dataset), {}
+    if not keep and len(dataset.samples):
+        raise ValueError(
+            f"{type(dataset).__name__}: none of its {len(dataset.samples)} pictures would be left. Please repair or "
+            "replace the files."
+        )
+    made: Any = copy.copy(dataset)
+    lists: Dict[int, Any] = {}
     for name in ("samples", "imgs", "targets"):  # torchvision has one list under the first two names
         values = vars(dataset).get(name)
         if isinstance(values, (list, tuple)) and len(values) == len(dataset.samples):
