@@ -19,6 +19,7 @@ dependencies.
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -31,6 +32,7 @@ from typing import Any, Callable, Iterator, Tuple
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn import functional
 
 __all__ = ["applied"]
 
@@ -338,6 +340,25 @@ def arrays_of_tensors() -> bool:
     return True
 
 
+def warned_scale_factor() -> bool:
+    """`F.interpolate` warns of a `scale_factor`, whose meaning changed in torch 1.6; later versions are silent again.
+
+    Who suffers: every transform that shrinks an image, with a line per image.
+    The fix: `fastai.vision.image` says that it means what the present version does.
+    """
+    image_of_ones = torch.ones(1, 1, 4, 4)
+    probe = functools.partial(functional.interpolate, image_of_ones, scale_factor=0.7, mode="area")
+    if not _warns(probe, UserWarning, "recompute_scale_factor"):
+        return False
+
+    def interpolate(*args: Any, **kwargs: Any) -> Any:
+        "`F.interpolate`, which is told not to compute `scale_factor` again."
+        return functional.interpolate(*args, **{"recompute_scale_factor": False, **kwargs})
+
+    _lend(image, "F", interpolate=interpolate)
+    return True
+
+
 REPAIRS: Tuple[Callable[[], bool], ...] = (
     ragged_arrays,
     removed_solve,
@@ -349,6 +370,7 @@ REPAIRS: Tuple[Callable[[], bool], ...] = (
     nonzero_of_scalars,
     pinned_without_accelerator,
     arrays_of_tensors,
+    warned_scale_factor,
 )
 
 _IN_FORCE: Tuple[str, ...] = tuple(repair.__name__ for repair in REPAIRS if repair())
