@@ -179,6 +179,7 @@ def test_every_batch_with_spawned_workers_equals_stock(name: str, mode: str, for
     assert after.misses == before.misses and after.hits > before.hits
 
 
+@pytest.mark.filterwarnings("ignore:MemoryImageList over .* dtype >u2 can't be stored")
 @pytest.mark.parametrize("mode", ["1", "P", "CMYK", "HSV", "YCbCr", "LAB", "I", "F", "LA", "I;16", "I;16B"])
 def test_unusual_modes_equal_stock(mode: str, formats: Path) -> None:
     files = [p for p in sorted(formats.iterdir()) if not (mode == "LAB" and p.suffix != ".jpg")]
@@ -249,6 +250,7 @@ AFTER = {
 }
 
 
+@pytest.mark.filterwarnings("ignore:MemoryImageList over .* can't be rebuilt for after_open")  # by an old Pillow
 @pytest.mark.parametrize(
     ("after", "mode"),
     [

@@ -195,6 +195,7 @@ def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     made.close()
 
 
+@pytest.mark.filterwarnings("ignore:.* can't be mapped whole")
 @pytest.mark.parametrize(("module", "name"), CALLS, ids=[name for _, name in CALLS])
 def test_every_call_of_the_system_may_fail(
     ground: Ground, module: ModuleType, name: str, record_property: Callable[[str, int], None]
@@ -208,6 +209,7 @@ def test_every_call_of_the_system_may_fail(
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:.* can't be mapped whole")
 @pytest.mark.parametrize(("module", "name"), CALLS, ids=[name for _, name in CALLS])
 def test_every_call_of_the_system_may_fail_in_every_way(ground: Ground, module: ModuleType, name: str) -> None:
     for error in ERRORS[module, name]:
