@@ -19,6 +19,10 @@ OUTSIDE ?= build/outside
 # What `make test-faults` is told besides: FAULTS=--quick makes each fault a few times, and leaves the page as it is.
 FAULTS ?=
 
+PYTEST := -m pytest -q -n 2 --dist worksteal
+# The quick form of the tests; without it, the long matrices run, too.
+SAMPLE := -m "not full"
+
 .PHONY: demo docs environments notebooks dist package package-full test test-full test-fastai1 test-fastai2 test-faults \
         test-legacy test-latest what-test-does lint bench bench-quick bench-ffcv bench-gpu bench-doors bench-fastai2 clean
 
@@ -75,7 +79,7 @@ $(RIVALS:%=$(VENV)-%/ready): $(VENV)-%/ready: benchmarks/rivals/%.txt
 	rm $(@D)/reason
 	touch $@
 
-# The documentation, in docs/_build/html: every warning is an error, and every link inside it has to lead somewhere.
+# The documentation, in docs/_build/html: the notebooks run that `make test` leaves out, every warning is an error, and every link inside it has to lead somewhere.
 $(VENV)/ready-docs: $(VENV)/ready
 	@$(RUN) -m pip install --quiet --editable '.[fastai1,fast,test,docs]' --constraint constraints.txt \
 	    > $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
@@ -83,6 +87,7 @@ $(VENV)/ready-docs: $(VENV)/ready
 
 docs: $(VENV)/ready-docs
 	$(RUN) benchmarks/claims.py
+	$(RUN) $(PYTEST) -m full tests/test_notebooks.py
 	$(RUN) docs/badges.py
 	$(RUN) -W ignore -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(VENV)/bin/linkchecker --config docs/linkchecker.ini --no-status docs/_build/html/index.html
@@ -108,9 +113,6 @@ lint: $(VENV)/ready
 	$(RUN) -m ruff format --check
 	$(RUN) -m mypy
 	$(RUN) tests/house.py
-
-PYTEST := -m pytest -q -n 2 --dist worksteal
-SAMPLE := -m "not full"
 
 # Lint, then the tests of fastai 1 and of fastai 2 with the pairwise sample of the matrices.
 test: what-test-does lint test-fastai1 test-fastai2
