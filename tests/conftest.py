@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 import os
 import random
 import signal
@@ -49,16 +48,6 @@ def light_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPa
     if request.path.parent.name in LIGHT:
         before = os.environ.get("PYTHONPATH")
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join([WITHOUT_FASTAI, *([before] if before else [])]))
-
-
-def pytest_collection_finish() -> None:
-    """Let the garbage collector pass over all that is imported by now.
-
-    It is half a million objects. Tests that drop a store call `gc.collect()` to see it end, for a quarter of a second
-    each, and every forked process would copy the pages of these objects.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:

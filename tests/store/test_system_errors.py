@@ -295,6 +295,7 @@ def test_a_disk_that_cannot_be_written_to(tmp_path: Path) -> None:
         assert set(os.listdir(disk)) == {"cache", "cache.lock"} and right(ImageStore.open(disk / "cache")) == 60
 
 
+@pytest.mark.filterwarnings("ignore:.* can't be mapped whole")
 @pytest.mark.parametrize("new", [True, False])
 def test_a_process_with_few_descriptors_left(tmp_path: Path, new: bool) -> None:
     "Leave room for no descriptor, one, two, … until the file can be opened."
