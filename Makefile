@@ -19,32 +19,55 @@ OUTSIDE ?= build/outside
 # What `make test-faults` is told besides: FAULTS=--quick makes each fault a few times, and leaves the page as it is.
 FAULTS ?=
 
-.PHONY: demo docs notebooks package test test-full test-fastai2 test-faults test-legacy test-latest lint bench bench-quick bench-ffcv bench-gpu bench-doors bench-fastai2 clean
+PYTEST := -m pytest -q -n 2 --dist worksteal
+# The quick form of the tests; without it, the long matrices run, too.
+SAMPLE := -m "not full"
 
+.PHONY: demo docs environments notebooks dist package package-full test test-full test-fastai1 test-fastai2 test-faults \
+        test-legacy test-latest what-test-does lint bench bench-quick bench-ffcv bench-gpu bench-doors bench-fastai2 clean
+
+# Make an environment of Python BY with the packages WITH, and show what pip says only if it fails.
+define environment
+@echo "Making the environment $(@D). The first one with torch downloads up to 3 GB, in some minutes."
+@$(BY) -m venv $(@D) || { echo "'$(BY) -m venv' failed. Install this Python with its venv module, or name another one:" \
+    "make PYTHON=… (3.11 or newer), LEGACY=… (3.8), LATEST=… (3.13)"; exit 1; }
+@$(@D)/bin/python -m pip install --quiet --upgrade pip > $(@D)/pip.log 2>&1 || { cat $(@D)/pip.log; exit 1; }
+@$(@D)/bin/python -m pip install --quiet $(WITH) > $(@D)/pip.log 2>&1 || { cat $(@D)/pip.log; exit 1; }
+@touch $@
+endef
+
+FASTAI1 := --editable '.[fastai1,fast,test]' --constraint
+FASTAI2 := --editable '.[fastai2,torchvision,fast,test]' --constraint
+
+$(VENV)/ready: BY = $(PYTHON)
+$(VENV)/ready: WITH = $(FASTAI1) constraints.txt
 $(VENV)/ready: pyproject.toml constraints.txt
-	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --upgrade pip
-	$(RUN) -m pip install --quiet --editable '.[fastai1,fast,test]' --constraint constraints.txt
-	touch $@
+	$(environment)
 
+$(VENV)-legacy/ready: BY = $(LEGACY)
+$(VENV)-legacy/ready: WITH = $(FASTAI1) constraints-legacy.txt
 $(VENV)-legacy/ready: pyproject.toml constraints-legacy.txt
-	$(LEGACY) -m venv $(VENV)-legacy
-	$(VENV)-legacy/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-legacy/bin/python -m pip install --quiet --editable '.[fastai1,fast,test]' --constraint constraints-legacy.txt
-	touch $@
+	$(environment)
 
 # fastai 2 has an environment of its own: it can't be installed beside fastai 1.
+$(VENV)-fastai2/ready: BY = $(PYTHON)
+$(VENV)-fastai2/ready: WITH = $(FASTAI2) constraints-fastai2.txt
 $(VENV)-fastai2/ready: pyproject.toml constraints-fastai2.txt
-	$(PYTHON) -m venv $(VENV)-fastai2
-	$(VENV)-fastai2/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-fastai2/bin/python -m pip install --quiet --editable '.[fastai2,torchvision,fast,test]' --constraint constraints-fastai2.txt
-	touch $@
+	$(environment)
 
+$(VENV)-latest/ready: BY = $(LATEST)
+$(VENV)-latest/ready: WITH = $(FASTAI1) constraints.txt
 $(VENV)-latest/ready: pyproject.toml constraints.txt
-	$(LATEST) -m venv $(VENV)-latest
-	$(VENV)-latest/bin/python -m pip install --quiet --upgrade pip
-	$(VENV)-latest/bin/python -m pip install --quiet --editable '.[fastai1,fast,test]' --constraint constraints.txt
-	touch $@
+	$(environment)
+
+# What looks at the metadata of a release.
+$(VENV)-twine/ready: BY = $(PYTHON)
+$(VENV)-twine/ready: WITH = twine
+$(VENV)-twine/ready:
+	$(environment)
+
+# The environments of the tests, for .ci/run.
+environments: $(VENV)/ready $(VENV)-fastai2/ready $(VENV)-legacy/ready
 
 # The loaders that memlist is compared with, each in an environment of its own; where one can't be made, the page says why.
 # FFCV has no wheels: it compiles against Debian's libopencv-dev and libturbojpeg0-dev, found by pkg-config.
@@ -56,13 +79,15 @@ $(RIVALS:%=$(VENV)-%/ready): $(VENV)-%/ready: benchmarks/rivals/%.txt
 	rm $(@D)/reason
 	touch $@
 
-# The documentation, in docs/_build/html: every warning is an error, and every link inside it has to lead somewhere.
+# The documentation, in docs/_build/html: the notebooks run that `make test` leaves out, every warning is an error, and every link inside it has to lead somewhere.
 $(VENV)/ready-docs: $(VENV)/ready
-	$(RUN) -m pip install --quiet --editable '.[fastai1,fast,test,docs]' --constraint constraints.txt
-	touch $@
+	@$(RUN) -m pip install --quiet --editable '.[fastai1,fast,test,docs]' --constraint constraints.txt \
+	    > $(VENV)/pip.log 2>&1 || { cat $(VENV)/pip.log; exit 1; }
+	@touch $@
 
 docs: $(VENV)/ready-docs
 	$(RUN) benchmarks/claims.py
+	$(RUN) $(PYTEST) -m full tests/test_notebooks.py
 	$(RUN) docs/badges.py
 	$(RUN) -W ignore -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(VENV)/bin/linkchecker --config docs/linkchecker.ini --no-status docs/_build/html/index.html
@@ -89,18 +114,23 @@ lint: $(VENV)/ready
 	$(RUN) -m mypy
 	$(RUN) tests/house.py
 
-# The pairwise sample of the matrices: under ten minutes on two cores. Then what fastai 2 has, in its own environment.
-test: lint test-fastai2
-	$(RUN) -m pytest -q -n 2 --dist worksteal -m "not full"
+# Lint, then the tests of fastai 1 and of fastai 2 with the pairwise sample of the matrices.
+test: what-test-does lint test-fastai1 test-fastai2
+
+what-test-does:
+	@echo "make test checks the code, then runs 2,700 tests with fastai 1 and 300 with fastai 2: about twelve minutes on"
+	@echo "two cores. The first time, it makes two environments before that, $(VENV) and $(VENV)-fastai2, in five minutes."
+
+test-fastai1: $(VENV)/ready
+	$(RUN) $(PYTEST) $(SAMPLE)
+
+test-fastai2: $(VENV)-fastai2/ready
+	$(VENV)-fastai2/bin/python $(PYTEST) $(SAMPLE) tests/fastai2
 
 # All of them.
 test-full: lint $(VENV)-fastai2/ready
-	$(RUN) -m pytest -q -n 2 --dist worksteal
-	$(VENV)-fastai2/bin/python -m pytest -q -n 2 --dist worksteal tests/fastai2
-
-# The tests of fastai 2, under three minutes.
-test-fastai2: $(VENV)-fastai2/ready
-	$(VENV)-fastai2/bin/python -m pytest -q -n 2 --dist worksteal -m "not full" tests/fastai2
+	$(RUN) $(PYTEST)
+	$(VENV)-fastai2/bin/python $(PYTEST) tests/fastai2
 
 # Every fault that memlist is proven against, the storm included: under fifteen minutes. Makes docs/reliability.md.
 test-faults: $(VENV)/ready
@@ -108,33 +138,25 @@ test-faults: $(VENV)/ready
 
 # The tests on Python 3.8, torch 1.8.1 and fastai 1.0.60.
 test-legacy: $(VENV)-legacy/ready
-	OMP_NUM_THREADS=1 $(VENV)-legacy/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
+	OMP_NUM_THREADS=1 $(VENV)-legacy/bin/python $(PYTEST) $(SAMPLE)
 
 # And on the newest Python that fastai 1 can be imported on.
 test-latest: $(VENV)-latest/ready
-	$(VENV)-latest/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
+	$(VENV)-latest/bin/python $(PYTEST) $(SAMPLE)
 
-# What looks at the metadata of a release.
-$(VENV)-twine/ready:
-	$(PYTHON) -m venv $(VENV)-twine
-	$(VENV)-twine/bin/python -m pip install --quiet twine
-	touch $@
-
-# A release, in dist/: the sdist, and the wheel made of it. Then the tests as a stranger runs them: the wheel is put in
-# an environment of its own, and the sdist is unpacked beside that. memlist/ is deleted from what was unpacked: a test,
-# its subprocesses, an example or a notebook finds no memlist but the installed one, whatever its working directory.
-package: $(VENV)/ready $(VENV)-twine/ready
-	rm -rf dist $(OUTSIDE)/venv $(OUTSIDE)/suite
-	$(RUN) -m build --outdir dist
+# A release, in dist/: the sdist, and the wheel made of it. Building prints a thousand lines, which are shown if it fails.
+dist: $(VENV)/ready $(VENV)-twine/ready
+	@rm -rf dist && mkdir -p build
+	@$(RUN) -m build --outdir dist > build/build.log 2>&1 || { cat build/build.log; exit 1; }
 	$(VENV)-twine/bin/python -m twine check --strict dist/*
-	$(PYTHON) -m venv $(OUTSIDE)/venv
-	$(OUTSIDE)/venv/bin/python -m pip install --quiet --upgrade pip
-	$(OUTSIDE)/venv/bin/python -m pip install --quiet "$$(ls dist/*.whl)[fastai1,fast,test]" --constraint constraints.txt
-	mkdir -p $(OUTSIDE)/suite
-	tar -xzf dist/*.tar.gz -C $(OUTSIDE)/suite --strip-components 1
-	rm -r $(OUTSIDE)/suite/memlist $(OUTSIDE)/suite/memlist.egg-info
-	cd $(OUTSIDE)/suite && ../venv/bin/python -W ignore -m memlist --version
-	cd $(OUTSIDE)/suite && ../venv/bin/python -m pytest -q -n 2 --dist worksteal -m "not full"
+
+# A release, and each of its doors tried from the wheel, in an environment of its own outside of the checkout.
+package: dist
+	$(PYTHON) tests/wheel.py dist $(OUTSIDE)
+
+# A release, and all tests with fastai 1 as a stranger runs them: against the wheel, by the files of the sdist.
+package-full: dist
+	$(PYTHON) tests/wheel.py dist $(OUTSIDE) --full
 
 # All figures, under two hours on two quiet cores; their pages and plots. The page of the comparison says how long each
 # part took.

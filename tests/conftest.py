@@ -33,7 +33,21 @@ def _fastai() -> int:
 
 
 FASTAI = _fastai()
+WITHOUT_FASTAI = str(Path(__file__).parent / "without_fastai")
 collect_ignore_glob = [f"fastai{other}/test_*.py" for other in (1, 2) if other != FASTAI]
+
+
+#: Folders of tests that need no fastai in the processes that they start. `import memlist` imports fastai 1 where it is
+#: installed, which takes five seconds of CPU time per process.
+LIGHT = {"store", "torchvision"}
+
+
+@pytest.fixture(autouse=True)
+def light_processes(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    "Let Python processes that a test of LIGHT starts find no fastai."
+    if request.path.parent.name in LIGHT:
+        before = os.environ.get("PYTHONPATH")
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join([WITHOUT_FASTAI, *([before] if before else [])]))
 
 
 def noise(height: int, width: int, channels: int = 3, seed: int = 0) -> np.ndarray:

@@ -513,7 +513,13 @@ def test_the_modules_have_no_circular_imports() -> None:
 # -- systems --------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("cls, work", [("Memlist", "common"), ("Reduced", "segmentation"), ("Batches", "gan")])
+@pytest.mark.parametrize(
+    "cls, work",
+    [
+        ("Memlist", "common"),
+        *(pytest.param(*pair, marks=pytest.mark.full) for pair in (("Reduced", "segmentation"), ("Batches", "gan"))),
+    ],
+)
 def test_a_system_runs_in_its_own_process(photographs: str, tmp_path: Path, cls: str, work: str) -> None:
     job = {"work": work, "folder": photographs, "scratch": str(tmp_path), "n": 70, "workers": 1, "warm": 2}
     command = [sys.executable, "-W", "ignore", str(BENCHMARKS / "rivals/harness.py"), "fastai_lists", cls]

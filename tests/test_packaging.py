@@ -30,7 +30,7 @@ from memlist.batch import cpu
 
 ROOT = Path(__file__).resolve().parents[1]
 # Files of the repository that are not in the sdist.
-LEFT_OUT = {".ci/run", ".github/workflows/ci.yml", ".gitignore", ".pre-commit-config.yaml"}
+LEFT_OUT = {".ci/run", ".ci/steps.py", ".github/workflows/ci.yml", ".gitignore", ".pre-commit-config.yaml"}
 # Files that may lie in a checkout and must not be published.
 JUNK = [
     "docs/_build/html/index.html",

@@ -223,7 +223,8 @@ def test_reads_are_counted_and_sizes_noted(tmp_path: Path, taken: Any) -> None:
     n = sum(len(batch[0]) for batch in ours.train_dl)
     assert all(taken) and ours.cache_info().hits == before + n
     assert {tuple(size) for size in ours.train_ds.x.sizes.values()} == {(24, 24)}
-    reduced = m.MemoryImageList.from_folder(tmp_path, max_size=12).split_none().label_from_folder()
+    with pytest.warns(UserWarning, match="with max_size=12"):
+        reduced = m.MemoryImageList.from_folder(tmp_path, max_size=12).split_none().label_from_folder()
     data = reduced.databunch(batch_tfms=True, bs=4, num_workers=0, device="cpu")
     data.load_data(progress=False)
     del taken[:]

@@ -261,6 +261,7 @@ def test_nan_and_infinity_reach_the_pixels_that_they_reach_in_stock(photos: Path
         assert len(told(caught)) == 1 and "hold NaN or infinity" in told(caught)[0]
 
 
+@pytest.mark.filterwarnings("ignore:batch_tfms of .* hold NaN or infinity")
 def test_nan_in_a_file_of_floats_stays_where_it_stays_in_stock(tmp_path: Path, schedule: str) -> None:
     "Such a file is cached as floats, which fastai's own `open` divides by 255."
     for i in range(6):

@@ -195,6 +195,7 @@ def ground(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     made.close()
 
 
+@pytest.mark.filterwarnings("ignore:.* can't be mapped whole")
 @pytest.mark.parametrize(("module", "name"), CALLS, ids=[name for _, name in CALLS])
 def test_every_call_of_the_system_may_fail(
     ground: Ground, module: ModuleType, name: str, record_property: Callable[[str, int], None]
@@ -208,6 +209,7 @@ def test_every_call_of_the_system_may_fail(
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore:.* can't be mapped whole")
 @pytest.mark.parametrize(("module", "name"), CALLS, ids=[name for _, name in CALLS])
 def test_every_call_of_the_system_may_fail_in_every_way(ground: Ground, module: ModuleType, name: str) -> None:
     for error in ERRORS[module, name]:
@@ -293,6 +295,7 @@ def test_a_disk_that_cannot_be_written_to(tmp_path: Path) -> None:
         assert set(os.listdir(disk)) == {"cache", "cache.lock"} and right(ImageStore.open(disk / "cache")) == 60
 
 
+@pytest.mark.filterwarnings("ignore:.* can't be mapped whole")
 @pytest.mark.parametrize("new", [True, False])
 def test_a_process_with_few_descriptors_left(tmp_path: Path, new: bool) -> None:
     "Leave room for no descriptor, one, two, … until the file can be opened."
