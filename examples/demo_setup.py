@@ -84,23 +84,25 @@ class Installer:
 
     def __init__(self, environment):
         self.environment, self.python = environment, environment / "bin" / "python"
-        self.log, self.downloaded = environment / "install.log", 0
+        self.log, self.downloaded, self.fresh = environment / "install.log", 0, True
 
     def install(self, python, cpu_index):
         "Make or update the environment. Without `cpu_index`, torch comes with its CUDA libraries."
         begun = time.perf_counter()
-        if (self.environment / "ready").exists() and examine(str(self.python))[0]:
-            print(f"Updating {self.environment}: the list of packages has changed.", flush=True)
-        else:
+        self.fresh = not ((self.environment / "ready").exists() and examine(str(self.python))[0])
+        if self.fresh:
             print("First use: looking up what the demo needs …", flush=True)
             self.make(python)
+        else:
+            print(f"Updating {self.environment}: the list of packages has changed.", flush=True)
         self.log.write_text("")
         self.pip("install", "--upgrade", "pip")
         small = bool(cpu_index) and self.offers_cpu_build(cpu_index)
         self.announce(small, cpu_index)
         if small:
             self.pip("install", "torch", "torchvision", "--index-url", cpu_index)
-        self.pip("install", "--editable", f"{ROOT}[demo]")
+        # A path in a .pth file: setuptools' other way finds a folder named memlist, such as the clone, first.
+        self.pip("install", "--editable", f"{ROOT}[demo]", "--config-settings", "editable_mode=compat")
         print(f"Done: {self.downloaded / 1e9:.2f} GB in {time.perf_counter() - begun:.0f} s.\n", flush=True)
 
     def make(self, python):
@@ -111,9 +113,10 @@ class Installer:
 
     def offers_cpu_build(self, index):
         "Return whether pip can take a torch without CUDA from `index`: it may be out of reach, or lack this version."
-        command = [self.python, "-m", "pip", "install", "--dry-run", "--quiet", "--report", "-", "--no-deps", "torch"]
-        quick = ["--constraint", ROOT / "constraints.txt", "--index-url", index, "--timeout", "8", "--retries", "1"]
-        done = subprocess.run([*map(str, command), *map(str, quick)], capture_output=True, text=True)
+        command = [self.python, "-m", "pip", "install", "torch", "--constraint", ROOT / "constraints.txt"]
+        command += ["--dry-run", "--quiet", "--report", "-", "--no-deps", "--ignore-installed"]
+        command += ["--index-url", index, "--timeout", "8", "--retries", "1"]
+        done = subprocess.run(list(map(str, command)), capture_output=True, text=True)
         if done.returncode:
             return False
         chosen = json.loads(done.stdout)["install"]
@@ -127,12 +130,12 @@ class Installer:
             why = "torch comes with its CUDA libraries"
             if cpu_index:
                 why += f": the build without them, 0.4 GB in all, is not available from {cpu_index}"
-        print(f"Download: about {download} GB ({why}).")
+        print(f"Download: {'about' if self.fresh else 'at most'} {download} GB ({why}).")
         print(
             f"Time: {minutes(download, 100)} at 100 Mbit/s, {minutes(download, 20)} at 20 Mbit/s; then 2 to unpack it."
         )
         print(f"Disk: {disk} GB, in {self.environment}: delete this folder to be rid of it.", flush=True)
-        if free < disk and not (self.environment / "ready").exists():
+        if free < disk and self.fresh:
             raise Failed(f"The disk has {free:.1f} GB left: please make room, then type `make demo` again.")
 
     def pip(self, *arguments):
@@ -161,7 +164,7 @@ class Installer:
             self.downloaded += nbytes
             if nbytes >= WORTH_SHOWING:
                 print(f"  downloading {found[1]} {found[2].replace('%2B', '+')}, {nbytes / 1e6:.0f} MB", flush=True)
-        elif line.startswith("Installing collected packages"):
+        elif line.startswith("Installing collected packages") and self.downloaded >= WORTH_SHOWING:
             print("  unpacking", flush=True)
 
 
