@@ -19,6 +19,7 @@ dependencies.
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -31,6 +32,7 @@ from typing import Any, Callable, Iterator, Tuple
 import numpy as np
 import pandas as pd
 import torch
+from torch.nn import functional
 
 __all__ = ["applied"]
 
@@ -124,6 +126,14 @@ def _fails(probe: Callable[[], Any], fault: type[Exception]) -> bool:
     except fault:
         return True
     return False
+
+
+def _warns(probe: Callable[[], Any], category: type[Warning], text: str) -> bool:
+    """Return whether `probe` warns with a message of this category that contains `text`."""
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        probe()
+    return any(issubclass(one.category, category) and text in str(one.message) for one in shown)
 
 
 def ragged_arrays() -> bool:
@@ -294,6 +304,61 @@ def nonzero_of_scalars() -> bool:
     return True
 
 
+def pinned_without_accelerator() -> bool:
+    """`DataLoader` warns of `pin_memory=True` where no accelerator is found.
+
+    Who suffers: everybody without a GPU. fastai pins memory unless it is told otherwise, so each `fit` warns
+    of an argument that nobody has given.
+    The fix: where torch warns, fastai's `DataLoader` pins memory only if it is told to. Nothing was pinned
+    there before.
+    """
+    original = basic_data.intercept_args
+    if not original.__defaults__ or True not in original.__defaults__:
+        return True  # this module is reloaded
+    loader: Any = torch.utils.data.DataLoader([0], pin_memory=True)  # type: ignore[arg-type]
+    loader.generator = torch.Generator()  # so that no number is drawn from torch's own
+    if not _warns(lambda: iter(loader), UserWarning, "pin_memory"):
+        return False
+    original.__defaults__ = tuple(False if value is True else value for value in original.__defaults__)
+    return True
+
+
+def arrays_of_tensors() -> bool:
+    """`np.array` warns of a tensor: it asks for an argument `copy` that torch's `__array__` does not have.
+
+    Who suffers: `flip_lr`, hence the default `get_transforms()`, with a line for every process.
+    The fix: `fastai.vision.transform` makes an array of a tensor by `Tensor.numpy`.
+    """
+    if not _warns(lambda: np.array(torch.zeros(1)), DeprecationWarning, "__array__"):
+        return False
+
+    def array(a: Any, *args: Any, **kwargs: Any) -> Any:
+        "`np.array`, without a warning if it is given a tensor."
+        return np.array(a.numpy() if isinstance(a, torch.Tensor) else a, *args, **kwargs)
+
+    _lend(transform, "np", array=array)
+    return True
+
+
+def warned_scale_factor() -> bool:
+    """`F.interpolate` warns of a `scale_factor`, whose meaning changed in torch 1.6; later versions are silent again.
+
+    Who suffers: every transform that shrinks an image, with a line per image.
+    The fix: `fastai.vision.image` says that it means what the present version does.
+    """
+    image_of_ones = torch.ones(1, 1, 4, 4)
+    probe = functools.partial(functional.interpolate, image_of_ones, scale_factor=0.7, mode="area")
+    if not _warns(probe, UserWarning, "recompute_scale_factor"):
+        return False
+
+    def interpolate(*args: Any, **kwargs: Any) -> Any:
+        "`F.interpolate`, which is told not to compute `scale_factor` again."
+        return functional.interpolate(*args, **{"recompute_scale_factor": False, **kwargs})
+
+    _lend(image, "F", interpolate=interpolate)
+    return True
+
+
 REPAIRS: Tuple[Callable[[], bool], ...] = (
     ragged_arrays,
     removed_solve,
@@ -303,6 +368,9 @@ REPAIRS: Tuple[Callable[[], bool], ...] = (
     double_matrices,
     guessed_delimiter,
     nonzero_of_scalars,
+    pinned_without_accelerator,
+    arrays_of_tensors,
+    warned_scale_factor,
 )
 
 _IN_FORCE: Tuple[str, ...] = tuple(repair.__name__ for repair in REPAIRS if repair())
