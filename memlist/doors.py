@@ -62,7 +62,10 @@ def opened(name: str) -> Optional[object]:
 def in_memory(
     data: Any, max_ram: MaxRam = None, cache_file: Any = None, max_size: Optional[int] = None, batches: bool = True
 ) -> Any:
-    """Keep the images of `data` in memory that all processes share; return what to use in its place.
+    """Keep the images of `data` in memory that all processes share; return what to use in its place::
+
+        dls = in_memory(ImageDataLoaders.from_folder(path, item_tfms=Resize(224)), max_ram="8GB").load_data()
+        dataset = in_memory(torchvision.datasets.ImageFolder(path, transform))
 
     - `data`: fastai 2's `DataLoaders`, see `memlist.fastai2.in_memory`, or a dataset that opens its files by its
       attribute `loader`, as those of torchvision do, see `memlist.torchvision.in_memory`

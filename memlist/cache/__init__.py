@@ -15,10 +15,13 @@ from .cache import Fetched, ImageCache
 from .decode import Decoded, Decoder, Piece, PillowDecoder
 from .decorator import cached
 from .filling import load_data
-from .info import CacheInfo, ImageLoadError
+from .info import BadItem, CacheInfo, ImageLoadError
 from .jobs import Job, Work
+from .leaving import BadItems, lines_without
 
 __all__ = [
+    "BadItem",
+    "BadItems",
     "CacheInfo",
     "Decoded",
     "Decoder",
@@ -30,5 +33,6 @@ __all__ = [
     "PillowDecoder",
     "Work",
     "cached",
+    "lines_without",
     "load_data",
 ]

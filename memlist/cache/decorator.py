@@ -13,13 +13,14 @@ from typing import Any, Callable, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 
-from ..store import ImageStore, MaxRam, shown
+from ..store import ImageStore, MaxRam, format_rule, shown
 from . import filling, info, keys, spawned
 from .cache import FULL, NEVER, Fetched, ImageCache
 from .decode import Keys
 from .function import FunctionDecoder, ProcessNote
 from .info import CacheInfo
 from .jobs import Job, Say, Work
+from .leaving import lines_without
 from .messages import warn_user
 from .randomness import Judge
 from .results import ARRAY, KIND, record_of, result_of
@@ -73,6 +74,7 @@ def cached(
 class Cached:
     """A function whose results are kept; see `cached`. `__wrapped__` is the function itself."""
 
+    __name__: str
     __qualname__: str
 
     def __init__(
@@ -114,9 +116,12 @@ class Cached:
         """Call the function for each of `items` that is not kept yet, or whose file has changed; return this object.
 
         It runs in the calling thread, or in `n_workers` forked processes. `progress` shows a bar. Items for which it
-        raises are listed in one `ImageLoadError` after all others; with `on_error="warn"`, in a warning.
+        raises are listed in one `ImageLoadError` after all others; with `on_error="warn"`, in a warning. The error's
+        `items` are what to leave out.
         """
-        filling.load_data([_Load(self, list(items))], n_workers, progress, on_error)
+        rest = "paths = [path for path in paths if path not in error.items]"
+        remedy = lines_without(self.__name__, "paths", rest)
+        filling.load_data([_Load(self, list(items))], n_workers, progress, on_error, remedy)
         return self
 
     def cache_info(self, items: Optional[Sequence[Any]] = None) -> CacheInfo:
@@ -190,7 +195,7 @@ class Cached:
         rule = self._cache().store.rule
         if rule == 0:
             return ""
-        given = "" if rule is None else f" (max_ram={rule!r})"
+        given = "" if rule is None else f" (max_ram: {format_rule(rule)})"
         return self._text(f"its budget is used up{given}: what does not fit is made again each time")
 
     def _text(self, text: str) -> str:
@@ -306,12 +311,20 @@ def _prefix(function: Any, version: Optional[str]) -> bytes:
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"{function!r}: cached(cache_file=…) needs a function made by def, whose name identifies it")
     bound = [cell.cell_contents for cell in function.__closure__ or ()]
+    for name, value in zip(function.__code__.co_freevars, bound):
+        try:
+            keys.value_key(value)
+        except keys.Unkeyable as why:
+            raise TypeError(
+                f"{function.__qualname__} uses a variable of the function around it, {name!r}, that can't be told "
+                f"apart from others in a cache_file: {why}. Please pass plain values, or use a function of the module"
+            ) from None
     try:
         values = keys.digest(bound, list(function.__defaults__ or ()), dict(function.__kwdefaults__ or {}))
-    except keys.Unkeyable as why:
+    except keys.Unkeyable:
         raise TypeError(
-            f"{function.__qualname__} uses a variable of the function around it that can't be told apart from others "
-            f"in a cache_file ({why}): please pass plain values, or use a function of the module"
+            f"{function.__qualname__} has a default value that can't be told apart from others in a cache_file: please "
+            "use numbers, strings and the like"
         ) from None
     return keys.digest(_module(function.__module__), function.__qualname__, str(version), values)
 

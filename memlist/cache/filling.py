@@ -11,13 +11,13 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from ..store import format_size, mean_bytes, shown, usable_cpus
+from ..store import format_rule, format_size, mean_bytes, shown, usable_cpus
 from . import forks
 from .cache import FULL, LATER, NEVER, THERE, TOGETHER
 from .info import ImageLoadError
 from .jobs import Job, Work, expected_bytes, stores_of
 from .messages import warn_user
-from .progress import print_line, progress
+from .progress import counted, print_line, progress
 from .randomness import random_states
 
 #: The calling thread first decodes this many images per list, to see whether reading or decoding takes longer, and
@@ -34,16 +34,21 @@ BEAT = 0.1
 
 
 def load_data(
-    works: Sequence[Work], n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise"
+    works: Sequence[Work],
+    n_workers: Optional[int] = None,
+    progress: bool = True,
+    on_error: str = "raise",
+    remedy: str = "",
 ) -> None:
     """Decode every image that is not in memory yet, or whose file has changed since.
 
     - `n_workers`: the number of threads (0: only the calling thread; None: one per usable CPU, more if a sample shows
       that reading takes longer than decoding). User code never runs in these threads, but in the calling thread or in
       `n_workers` forked processes.
-    - `progress`: show a bar with GB and images per second in a notebook or a terminal, and lines in a log
+    - `progress`: show a bar with bytes and images per second in a notebook or a terminal, and lines in a log
     - `on_error`: images that can't be decoded are listed in one `ImageLoadError` after all others are loaded; `'warn'`
       warns with the same text
+    - `remedy`: the lines of code that leave these images out, which the error ends with
 
     If not all images will fit, it says so before the work and once after it. The states of random generators are
     restored. Images that were loaded before an interrupt stay. Records of earlier sessions in a `cache_file` are
@@ -65,7 +70,7 @@ def load_data(
         states.restore()
         for message in fill.messages:
             warn_user(message)
-    fill.report(on_error)
+    fill.report(on_error, remedy)
 
 
 class Fill:
@@ -98,12 +103,7 @@ class Fill:
 
         def state() -> Tuple[int, str]:
             loaded = sum(store.info().nbytes - before for store, before in held)
-            rate = self.decoded / max(time.monotonic() - begun, 1e-9)
-            text = f"{loaded / 1e9:.2f} GB, {rate:.0f} images/s"
-            text += f", {self.left_out:,} did not fit" if self.left_out else ""
-            text += f", {self.never:,} can't be kept" if self.never else ""
-            text += f", {len(self.errors):,} failed" if self.errors else ""
-            return min(self.done, len(jobs)), text
+            return min(self.done, len(jobs)), _state(self, loaded, time.monotonic() - begun)
 
         try:
             self._all(jobs, lambda: shown.update(*state()) if self.progress else None)
@@ -155,21 +155,22 @@ class Fill:
         store, stores = jobs[0].work.store, {id(work): work.store for work in self.works}
         there = [bool(job.keys) and all(key in stores[id(job.work)] for key in job.keys) for job in jobs]
         if any(there) and self.progress:  # in a cache file, from an earlier session
-            print_line(f"load_data: {sum(there):,} images of {shown(store.cache_file)} to verify")
+            print_line(f"load_data: {counted(sum(there), 'images')} of {shown(store.cache_file)} to verify")
         jobs = [job for job, known in zip(jobs, there) if not known]
         if not jobs:
             return jobs
         need = expected_bytes(jobs)
         room = max(0, store.budget() - store.taken)
-        most = format_size(room)
+        most, n_images = format_size(room), counted(len(jobs), "images")
         if need is None:
-            text = f"load_data: {len(jobs):,} images, of unknown size until they are opened; {most} may be used"
+            text = f"load_data: {n_images}, of unknown size until they are opened; {most} may be used"
         elif need <= room:
-            text = f"load_data: {len(jobs):,} images, about {format_size(need)} decoded; {most} may be used"
+            text = f"load_data: {n_images}, about {format_size(need)} decoded; {most} may be used"
         else:
+            share = f"about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
             text = (
-                f"load_data: {len(jobs):,} images, about {format_size(need)} decoded, but {most} may be used "
-                f"(max_ram={store.rule!r}): about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
+                f"load_data: {n_images}, about {format_size(need)} decoded, but {most} may be used "
+                f"(max_ram: {format_rule(store.rule)}): {share}"
             )
         if self.progress or (need is not None and need > room):
             print_line(text)
@@ -351,16 +352,29 @@ class Fill:
         nbytes = job.work.nbytes(job)
         return nbytes is not None and job.work.store.fits(nbytes)
 
-    def report(self, on_error: str) -> None:
+    def report(self, on_error: str, remedy: str) -> None:
         "Warn of images that did not fit; raise an error, or warn, for those that could not be decoded."
         for uid, work in self.refused.items():
             work.say_full([other for other in self.works if other.store.uid == uid])
         if self.errors:
-            error = ImageLoadError(self.errors)
+            error = ImageLoadError(self.errors, remedy)
             if on_error == "raise":
                 raise error
             names = ", ".join(dict.fromkeys(work.name for work in self.works))
-            warn_user(f"{names}: {error}\nThe others are loaded. Please repair, replace or leave out what is listed.")
+            warn_user(f"{names}: {error}")
+
+
+def _state(fill: Fill, loaded: int, seconds: float) -> str:
+    "Return what was done so far as text, without what is zero: `loaded` bytes in `seconds`."
+    rate = fill.decoded / max(seconds, 1e-9)
+    parts = (
+        (loaded, format_size(loaded)),
+        (rate, f"{rate:,.0f} images/s" if rate >= 9.5 else f"{rate:.2g} images/s"),
+        (fill.left_out, f"{fill.left_out:,} did not fit"),
+        (fill.never, f"{fill.never:,} can't be kept"),
+        (len(fill.errors), f"{len(fill.errors):,} failed"),
+    )
+    return ", ".join(text for value, text in parts if value > 0)
 
 
 def _groups(jobs: Sequence[Job], most: int) -> Iterator[List[Job]]:

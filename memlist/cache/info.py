@@ -54,17 +54,44 @@ class CacheInfo(NamedTuple):
         return f"<table>{rows}</table>"
 
 
-class ImageLoadError(Exception):
-    "Images that `load_data` could not decode; all others are loaded. `errors` holds pairs of item and reason."
+class BadItem(NamedTuple):
+    "An item that could not be loaded, and the reason. It equals a plain pair of both."
 
-    def __init__(self, errors: Sequence[Tuple[Any, str]]) -> None:
-        self.errors = list(errors)
+    item: Any
+    reason: str
+
+
+class ImageLoadError(Exception):
+    """Say which images `load_data` could not decode; all others are loaded.
+
+    - `errors`: a pair of `item` and `reason` per image
+    - `items`: the items alone; an item is a path, unless your list or function uses something else
+
+    The message lists all of them, and ends with the three lines that leave them out, such as::
+
+        from memlist import ImageLoadError
+        try: data.load_data()
+        except ImageLoadError as error: data = data.without(error)
+    """
+
+    def __init__(self, errors: Sequence[Tuple[Any, str]], remedy: str = "") -> None:
+        self.errors = [BadItem(*one) for one in errors]
+        self._remedy = remedy
         lines = "\n".join(f"  {shown(item)}: {shown(reason)}" for item, reason in self.errors)
         n = len(self.errors)
-        super().__init__(f"{n} image{'s' * (n != 1)} could not be loaded:\n{lines}")
+        text = f"{n} image{'s' * (n != 1)} could not be loaded:\n{lines}"
+        if remedy:
+            these, them = ("this image", "it") if n == 1 else ("these images", "them")
+            text += f"\nNothing else failed. Training will fail at {these}. To leave {them} out:\n\n{remedy}"
+        super().__init__(text)
+
+    @property
+    def items(self) -> List[Any]:
+        "Return the items that could not be loaded."
+        return [one.item for one in self.errors]
 
     def __reduce__(self) -> Tuple[Any, ...]:
-        return type(self), (self.errors,)
+        return type(self), ([tuple(one) for one in self.errors], self._remedy)
 
 
 def distinct(works: Iterable[Work]) -> Iterator[bool]:

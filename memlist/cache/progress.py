@@ -79,7 +79,7 @@ class Lines(Progress):
 
     def close(self, done: int, text: str = "") -> None:
         took = duration(time.monotonic() - self.begun)
-        what = f"{done:,} {self.unit}" if done >= self.total else f"stopped at {done:,} of {self.total:,} {self.unit}"
+        what = counted(done, self.unit) if done >= self.total else f"stopped at {done:,} of {self.total:,} {self.unit}"
         self._say(what, text, f"{took} in all")
 
     def _say(self, *parts: str) -> None:
@@ -91,6 +91,11 @@ def progress(total: int, name: str, unit: str = "images", show: bool = True) -> 
     bars = progress_bar is not None and (in_notebook() or _in_terminal())
     kind = Progress if not show else Bar if bars else Lines
     return kind(total, name, unit)
+
+
+def counted(n: int, units: str) -> str:
+    "Return a number with its unit, which is given in the plural: '1 image', '7,390 images'."
+    return f"{n:,} {units[:-1] if n == 1 else units}"
 
 
 def print_line(text: str) -> None:

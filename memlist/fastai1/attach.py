@@ -20,9 +20,11 @@ from fastai.vision.image import ImagePoints
 
 from ..cache.info import CacheInfo
 from . import work
-from .lists import in_memory_lists, lists_of, stock_class
+from .leaving import leave_out
+from .lists import in_memory_lists, lists_of, sets_of, stock_class
 from .loader import BatchDeviceDataLoader, batched, checked, default_workers, release
 from .mixin import InMemory
+from .signatures import with_keywords
 from .waiting import DataWait
 
 
@@ -37,18 +39,44 @@ def _lists_or_error(self: Any) -> List[InMemory]:
 
 
 def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> Any:
-    """Decode every image of train, valid and test, inputs and image targets, that is not cached; return `self`.
+    """Decode every image of train, valid and test, inputs and image targets, that is not in memory yet; return `self`.
 
-    See `memlist.cache.filling.load_data` for the arguments, the errors and the cost.
+    - `n_workers=None`: the number of threads, 0 for none; None: one per CPU, or more if reading takes longer than
+      decoding. An `open` or `get` of your own runs in the calling thread, or in `n_workers` forked processes
+    - `progress=True`: show a bar in a notebook or a terminal, or print lines into a log
+    - `on_error="raise"`: after all others, raise one `ImageLoadError` that lists the images that could not be decoded
+      and says how to leave them out; `"warn"`: warn of them instead
+
+    Called again, it decodes only what is missing and files that have changed. Random generators are left as they
+    were. Raises ValueError for an argument that is not one of these.
     """
-    work.load_data(_lists_or_error(self), n_workers, progress, on_error)
+    name = "data" if isinstance(self, DataBunch) else "lists"
+    work.load_data(_lists_or_error(self), n_workers, progress, on_error, name)
+    return self
+
+
+def _without(self: Any, errors: Any) -> Any:
+    """Leave out the items whose images, inputs or targets, could not be loaded; return `self`::
+
+        try:
+            data.load_data()
+        except ImageLoadError as error:
+            data = data.without(error)
+
+    `errors` is the `ImageLoadError`, or the items themselves. Train, valid and test are changed in place, so that the
+    loaders, and a learner that has them, go on without these items. Call it between epochs.
+    """
+    _lists_or_error(self)
+    leave_out(sets_of(self), errors)
     return self
 
 
 def _purge(self: Any, file: bool = False) -> int:
-    """Give the memory of these lists' stores back to the system, in every process; return the bytes freed.
+    """Give the memory of these lists' stores back to the system, at once and in every process; return the bytes freed.
 
-    A `cache_file` keeps its records, unless `file` is True.
+    What is opened later is decoded and kept again.
+
+    - `file=False`: a `cache_file` keeps its records, and only leaves memory; True: empty the file
     """
     if isinstance(self, DataBunch):
         release(self)
@@ -56,7 +84,10 @@ def _purge(self: Any, file: bool = False) -> int:
 
 
 def _cache_info(self: Any) -> CacheInfo:
-    "Return how many of the distinct images of these lists are cached, and how full their store is."
+    """Return how many of the distinct images of these lists are in memory, and how full their store is: a `CacheInfo`.
+
+    Printed, it is three lines: images, store and reads. Costs some microseconds per image.
+    """
     return work.cache_info(_lists_or_error(self))
 
 
@@ -112,9 +143,11 @@ def _apply(item: Any, own: bool, tfms: Any, kwargs: Dict[str, Any]) -> Any:
 
 
 def _databunch(self: Any, *args: Any, batch_tfms: bool = False, **kwargs: Any) -> Any:
-    """Make a `DataBunch`, as fastai does.
+    """Make a `DataBunch`, as fastai does, with its parameters.
 
-    `batch_tfms`: apply transforms to whole batches, with the same random draws; see `memlist.fastai1`.
+    - `batch_tfms=False`: True: apply the transforms to whole batches, with the same random draws, in a fraction of the
+      time. Values then differ from fastai's by rounding: 99.9 % of them by less than 0.001. What is not known runs as
+      fastai's own code, with one warning that names it. By default few or no workers are used
     """
     for il in lists_of(self):
         _ = il.store  # made before any worker is forked
@@ -165,8 +198,13 @@ def _export(self: Any, file: Any = "export.pkl", destroy: bool = False) -> None:
             self.callbacks, self.callback_fns = everything
 
 
+# Names for `?`; fastai's own functions have them.
+vars(_databunch)["__signature__"] = with_keywords(_stock_databunch, {"batch_tfms": False})
+for _ours, _stock in ((_add_test, _stock_add_test), (_export, _stock_export), (_get_state, _stock_get_state)):
+    vars(_ours)["__signature__"] = with_keywords(_stock, {})
+
 for _cls in (ItemLists, LabelLists, LabelList, DataBunch):
-    _cls.load_data, _cls.purge, _cls.cache_info = _load_data, _purge, _cache_info
+    _cls.load_data, _cls.without, _cls.purge, _cls.cache_info = _load_data, _without, _purge, _cache_info
     _cls.loaded = property(_loaded)
 LabelList.__getitem__ = _getitem
 LabelList.get_state = _get_state

@@ -21,15 +21,33 @@ from .lists import (
     MemorySegmentationLabelList,
 )
 from .loader import batched, checked, default_workers
+from .signatures import with_keywords
 
-_LIST_KEYWORDS = ("lazy", "max_ram", "cache_file", "max_size", "store", "convert_mode", "after_open")
+#: The keywords of `MemoryImageList` that the factories take, with their defaults.
+_LIST_KEYWORDS = {
+    "lazy": None,
+    "max_ram": None,
+    "cache_file": None,
+    "max_size": None,
+    "store": None,
+    "convert_mode": "RGB",
+    "after_open": None,
+}
 
 
 class MemoryImageDataBunch(ImageDataBunch):
-    """`ImageDataBunch` whose factories make in-memory lists.
+    """Make an `ImageDataBunch` whose images are served from RAM, by the factories of fastai's class::
 
-    The factories also take the list's keywords (`lazy`, `max_ram`, `cache_file`, `max_size`, `convert_mode`,
-    `after_open`); all others are as in fastai.
+        data = MemoryImageDataBunch.from_folder("data/pets", valid_pct=0.2, size=224, max_ram="8GB").load_data()
+
+    Besides fastai's own parameters, `from_folder`, `from_df`, `from_csv`, `from_lists`, `from_name_func` and
+    `from_name_re` take:
+
+    - `lazy`, `max_ram`, `cache_file`, `max_size`, `store`, `convert_mode`, `after_open`: see `MemoryImageList`
+    - `batch_tfms=False`: True: apply the transforms to whole batches, see `LabelLists.databunch`
+
+    Methods: `load_data()`, `cache_info()`, `purge()`, `without(errors)`; `loaded`: whether every image is in memory.
+    Raises what fastai's factories raise, and what `MemoryImageList` raises for its keywords.
     """
 
     @classmethod
@@ -64,11 +82,8 @@ def _factory(name: str) -> Any:
         known = {**stock.__globals__, "ImageList": ours}
         return types.FunctionType(stock.__code__, known, name, stock.__defaults__)(cls, *args, **kwargs)
 
-    # fastai's annotations contain names that only its own modules can resolve.
-    given = inspect.signature(stock)
-    parameters = [parameter.replace(annotation=inspect.Parameter.empty) for parameter in given.parameters.values()]
     del factory.__wrapped__
-    vars(factory)["__signature__"] = inspect.Signature(parameters)
+    vars(factory)["__signature__"] = with_keywords(stock, {**_LIST_KEYWORDS, "batch_tfms": False})
     factory.__annotations__ = {}
     return classmethod(factory)
 

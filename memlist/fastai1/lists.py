@@ -22,39 +22,102 @@ from .owned import Owned
 
 
 class MemoryImageList(InMemory, ImageList):
-    "`ImageList` served from RAM."
+    """Serve a list of image files from RAM: write it in the place of fastai's `ImageList`, and change nothing else::
+
+        data = (
+            MemoryImageList.from_folder("data/pets", max_ram="8GB")
+            .split_by_rand_pct(0.2).label_from_folder().transform(get_transforms(), size=224).databunch()
+        )
+        data.load_data()  # decode all images now; otherwise each is decoded when it is first opened
+
+    Items and batches equal those of `ImageList` to the bit. Each file is decoded once, and all workers share it.
+
+    Besides the parameters of `ImageList` (`items`, `path`, `convert_mode`, `after_open` and so on):
+
+    - `lazy=True`: fill the cache as images are first opened; False: only `load_data()` fills it
+    - `max_ram=None`: the budget: `"8GB"`, `"500MiB"`, a number of bytes, a share in (0, 1] of the available memory, 0
+      to keep nothing; None: 80 % of the available memory. Images that do not fit are opened from disk each time
+    - `cache_file=None`: keep the images in this file, for the next session and for all processes that name it
+    - `max_size=None`: keep images with their shorter side reduced to at most this many pixels
+    - `store=None`: the `ImageStore` to use, instead of the one that all lists over `path` share
+
+    Methods: `load_data()`, `cache_info()`, `purge()`, `without(errors)`; `loaded`: whether every image is in memory.
+
+    Raises ValueError or TypeError for a keyword of the wrong kind, and `CacheFileError` for a file that can't be used.
+    With an `open` of your own, see `InMemory`.
+    """
 
 
 class MemoryImageLabelList(InMemory, ImageList):
-    "Image targets served from RAM, for GANs and super-resolution: `label_cls=MemoryImageLabelList`."
+    """Serve image targets from RAM, as `label_cls`: for GANs, super-resolution, colouring and restoration::
+
+        ImageList.from_folder(small).split_by_rand_pct(0.1).label_from_func(large_of, label_cls=MemoryImageLabelList)
+
+    In fastai, `ImageList` is the class of such targets. Takes the keywords of `MemoryImageList`; those that it is not
+    given are those of its inputs, if these are in memory, too.
+    """
 
 
 class MemoryImageImageList(InMemory, ImageImageList):
-    "`ImageImageList` served from RAM, inputs and targets."
+    """Serve images and target images from RAM, in the place of fastai's `ImageImageList`: image to image, as for
+    super-resolution::
+
+        MemoryImageImageList.from_folder(small).split_by_rand_pct(0.1).label_from_func(lambda path: large / path.name)
+
+    Takes the keywords of `MemoryImageList`. Labels are a `MemoryImageLabelList`.
+    """
 
     _label_cls = MemoryImageLabelList
 
 
 class MemorySegmentationLabelList(InMemory, SegmentationLabelList):
-    "`SegmentationLabelList` served from RAM, with one byte per pixel."
+    """Serve masks from RAM, with one byte per pixel, in the place of fastai's `SegmentationLabelList`.
+
+    A `MemorySegmentationItemList` makes its labels one. Name it as `label_cls` to keep masks alone. Takes `classes`, as
+    fastai's, and the keywords of `MemoryImageList`. With `max_size`, masks are reduced by nearest neighbour.
+    """
 
 
 class MemorySegmentationItemList(InMemory, SegmentationItemList):
-    "`SegmentationItemList` served from RAM, images and masks."
+    """Serve images and masks from RAM, in the place of fastai's `SegmentationItemList`: a class for each pixel::
+
+        lists = MemorySegmentationItemList.from_folder(images).split_by_rand_pct(0.2)
+        lists = lists.label_from_func(lambda path: masks / path.name, classes=codes)
+
+    Takes the keywords of `MemoryImageList`. Labels are a `MemorySegmentationLabelList`.
+    """
 
     _label_cls = MemorySegmentationLabelList
 
 
 class MemoryObjectItemList(InMemory, ObjectItemList):
-    "`ObjectItemList` served from RAM; its boxes are in memory anyway."
+    """Serve images with bounding boxes from RAM, in the place of fastai's `ObjectItemList`: object detection::
+
+        lists = MemoryObjectItemList.from_folder(path).split_by_rand_pct(0.2).label_from_func(boxes_of)
+        data = lists.transform(get_transforms(), size=128, tfm_y=True).databunch(collate_fn=bb_pad_collate)
+
+    Takes the keywords of `MemoryImageList`. fastai itself holds the boxes in memory.
+    """
 
 
 class MemoryPointsItemList(InMemory, PointsItemList):
-    "`PointsItemList` served from RAM; its points are in memory anyway."
+    """Serve images with points from RAM, in the place of fastai's `PointsItemList`: landmarks, such as those of faces::
+
+        lists = MemoryPointsItemList.from_folder(path).split_by_rand_pct(0.2).label_from_func(points_of)
+
+    Takes the keywords of `MemoryImageList`. fastai itself holds the points in memory.
+    """
 
 
 class MemoryGANItemList(InMemory, GANItemList):
-    "`GANItemList` whose target images are served from RAM; its inputs are noise, for which no file is opened."
+    """Serve the target images of a GAN from RAM, in the place of fastai's `GANItemList`, whose inputs are noise::
+
+        lists = MemoryGANItemList.from_folder(path, noise_sz=100).split_none().label_from_func(lambda item: item)
+        data = lists.transform(size=64, tfm_y=True).databunch()
+
+    Takes `noise_sz`, as fastai's, and the keywords of `MemoryImageList`. Labels are a `MemoryImageLabelList`; for the
+    noise no file is opened.
+    """
 
     _label_cls = MemoryImageLabelList
 
@@ -86,13 +149,15 @@ def in_memory_lists(*lists: Any) -> List[InMemory]:
     return found
 
 
+def sets_of(data: Any, names: Sequence[str] = ("train_ds", "valid_ds", "test_ds")) -> List[Any]:
+    "Return the sets of a `DataBunch` with these names, or of the result of a split or label call; else `data` itself."
+    if isinstance(data, DataBunch):
+        return [one for one in (getattr(data, name, None) for name in names) if one is not None]
+    return list(data.lists) if isinstance(data, ItemLists) else [data]
+
+
 def lists_of(data: Any, sets_of_a_bunch: Sequence[str] = ("train_ds", "valid_ds", "test_ds")) -> List[InMemory]:
     "Return the in-memory lists of a list, of the result of a split or a label call, or of a `DataBunch`."
-    if isinstance(data, DataBunch):
-        sets = [getattr(data, name, None) for name in sets_of_a_bunch]  # it may lack one of them
-    elif isinstance(data, ItemLists):
-        sets = data.lists
-    else:
-        sets = [data]
+    sets = sets_of(data, sets_of_a_bunch)
     inner = [getattr(one, name, None) for one in sets if isinstance(one, LabelList) for name in ("x", "y")]
     return in_memory_lists(*sets, *inner)

@@ -7,7 +7,7 @@ from typing import Any, Callable, Optional
 from ..cache.info import CacheInfo
 from ..cache.messages import warn_user
 from ..cache.randomness import DIFFERS, DRAWS, VARIES
-from ..store import format_size, shown
+from ..store import format_rule, format_size, shown
 from .calls import current
 from .decoders import stock_open
 
@@ -102,15 +102,42 @@ def say_full(il: Any, info: CacheInfo, need: Optional[int]) -> None:
     if il.store.cache_file is not None:
         where, remedy = f"in {shown(il.store.cache_file)}", "more room on its disk"
     held, most = format_size(info.nbytes), format_size(info.max_ram)
+    joined = joined_limit(il)
     need_text = "" if need is None else f"; these {info.total:,} take about {format_size(need)}"
     text = (
         f"{named(il)}: {info.cached} of {info.total} images are {where} ({100 * info.cached // max(1, info.total)} %), "
         f"the other {info.total - info.cached} do not fit and are opened from disk every time. "
-        f"The store holds {held} and may take {most}{need_text}. "
+        f"The store holds {held} and may take {most}{need_text}. {joined}"
         f"A larger max_ram, {remedy}, max_size, smaller images on disk or a convert_mode with fewer channels would "
         "help."
     )
-    say(il, b"full", text)
+    say(il, note_of_full(il), text)
+
+
+def joined_limit(il: Any) -> str:
+    "Return which limit a list has from another one over its path, and how to lift it; nothing if it has none."
+    store = il.store
+    given = any(
+        one is not None and (one.max_ram is not None or one.cache_file is not None) for one in (il, _inputs(il))
+    )
+    if given or (store.rule is None and store.cache_file is None):
+        return ""
+    limits = [] if store.rule is None else [f"max_ram: {format_rule(store.rule)}"]
+    limits += [] if store.cache_file is None else [f"cache_file: {shown(store.cache_file)}"]
+    return (
+        f"It shares the store of another list over the same path, which asked for {', '.join(limits)}. To lift that, "
+        "give this list a max_ram or a cache_file of its own, or delete the other list before you build this one. "
+    )
+
+
+def _inputs(il: Any) -> Any:
+    "Return the in-memory list whose targets `il` holds, and whose settings it has; None if there is none."
+    return il.x if hasattr(il.x, "max_ram") else None
+
+
+def note_of_full(il: Any) -> bytes:
+    "Return the note of `say_full`: a list that shares the store of another one has a message of its own."
+    return b"full, shared" if joined_limit(il) else b"full"
 
 
 def check_class(cls: Any) -> None:

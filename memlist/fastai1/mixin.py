@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import types
+from contextlib import suppress
 from numbers import Integral
 from pathlib import Path
 from typing import Any, Callable, Optional, Tuple
@@ -19,9 +20,10 @@ from ..cache.decode import DECODER
 from ..cache.info import CacheInfo
 from ..cache.messages import LIBRARIES
 from ..store import ImageStore, MaxRam, parse_max_ram, store_for
-from . import messages, work
+from . import messages, signatures, work
 from .calls import Call, current, of_one
 from .decoders import stock_open
+from .leaving import leave_out
 from .owned import Scratch
 from .reader import Reader
 from .serving import Serving
@@ -37,7 +39,10 @@ _GETS = tuple(
 
 
 class InMemory(Serving):
-    """Mixin that serves the images of any `ImageList` from RAM: `class MyMemoryList(InMemory, MyList): pass`.
+    """Serve the images of a list class of your own from RAM: put this mixin before the class, and add nothing::
+
+        class MyMemoryList(InMemory, MyList):
+            pass
 
     The process that first opens an image decodes it; from then on it is a hit in every process and every epoch.
     `load_data()` decodes all images at once. Lists with the same `path` share one store.
@@ -55,8 +60,6 @@ class InMemory(Serving):
     Results of your own `open` belong to the list that you built and to the lists that descend from it. If they depend
     on anything that changes, other than an attribute of the list, then build the list again, call `purge()`, or set
     `cache = False` on the class. With `cache_version = "1"` on the class, a `cache_file` keeps them until that changes.
-
-    A hit costs a hash, a read of shared memory and one pass from bytes to floats.
     """
 
     #: False: nothing of this class is cached.
@@ -159,6 +162,10 @@ class InMemory(Serving):
             own = cls.__dict__.get(name)
             if isinstance(own, types.FunctionType):
                 setattr(cls, name, wrap(own))
+
+        if "__signature__" not in vars(cls):
+            with suppress(TypeError, ValueError):  # a constructor has none
+                cls.__signature__ = signatures.of_class(cls)  # type: ignore[attr-defined]
 
     def reduce_to(self, max_size: int) -> None:
         "Keep images with their shorter side reduced to `max_size` pixels, as the keyword does; show a message once."
@@ -268,7 +275,17 @@ class InMemory(Serving):
         return self.known_by_running() or (self._comes_here() and stock_open(self._function()) is None)
 
     def load_data(self, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> InMemory:
-        "Decode every image that is not cached; see `memlist.cache.filling.load_data`. Return the list."
+        """Decode every image of this list that is not in memory yet; return the list.
+
+        - `n_workers=None`: the number of threads, 0 for none; None: one per CPU, or more if reading takes longer than
+          decoding. An `open` or `get` of your own runs in the calling thread, or in `n_workers` forked processes
+        - `progress=True`: show a bar in a notebook or a terminal, or print lines into a log
+        - `on_error="raise"`: after all others, raise one `ImageLoadError` that lists the images that could not be
+          decoded and says how to leave them out; `"warn"`: warn of them instead
+
+        Called again, it decodes only what is missing and files that have changed. Random generators are left as they
+        were. Raises ValueError for an argument that is not one of these.
+        """
         call = current(self)
         if call is not None and call.opening:
             raise RuntimeError(
@@ -277,15 +294,32 @@ class InMemory(Serving):
         work.load_data([self], n_workers, progress, on_error)
         return self
 
-    def purge(self, file: bool = False) -> int:
-        """Give the store's memory back to the system, in every process; return the bytes freed.
+    def without(self, errors: Any) -> InMemory:
+        """Leave out of this list the images that could not be loaded, before it is split; return the list::
 
-        A `cache_file` keeps its records, unless `file` is True.
+            try:
+                il.load_data()
+            except ImageLoadError as error:
+                il = il.without(error)
+
+        `errors` is the `ImageLoadError`, or the items themselves. The list is changed in place, as by fastai's
+        `filter_by_func`. What a split or a label call returns, and a data bunch, have this method, too.
+        """
+        leave_out([self], errors)
+        return self
+
+    def purge(self, file: bool = False) -> int:
+        """Give the memory of this list's store back, at once and in every process; return the bytes freed.
+
+        - `file=False`: a `cache_file` keeps its records, and only leaves memory; True: empty the file
         """
         return work.purge([self], file)
 
     def cache_info(self) -> CacheInfo:
-        "Return how many of this list's images are cached, and how full the store is."
+        """Return how many of this list's images are in memory, and how full their store is: a `CacheInfo`.
+
+        Printed, it is three lines: images, store and reads. Costs some microseconds per image.
+        """
         return work.cache_info([self])
 
     @property

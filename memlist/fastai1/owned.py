@@ -10,6 +10,7 @@ import zlib
 from multiprocessing.context import get_spawning_popen
 from typing import Any, Callable, Dict, FrozenSet, List, Optional, Set, Tuple
 
+import numpy as np
 from fastai.data_block import ItemList
 
 from ..cache import keys
@@ -55,7 +56,8 @@ class Owned(ItemList):
 
     cache_file: Any = None
     _family: Optional[Family] = None
-    _origin, _positions = b"", None
+    _origin = b""
+    _positions: Optional[np.ndarray] = None
     _set_later: FrozenSet[str] = frozenset()
     _set_in_get: FrozenSet[str] = frozenset()
     _set_in_open: FrozenSet[str] = frozenset()
@@ -186,6 +188,10 @@ class Owned(ItemList):
         "Return an identifier of item `i` that stays the same in lists selected from this one."
         i = i if i >= 0 else i + len(self.items)
         return self._origin + b" %d" % (i if self._positions is None else self._positions[i])
+
+    def keep_positions(self, keep: np.ndarray) -> None:
+        "Remember that only the items at the indices `keep` stay, in this order, with the images that belong to them."
+        self._positions = keep if self._positions is None else self._positions[keep]
 
     def _varies(self, prefix: bytes) -> bool:
         "Return whether `get` has set other values for this item before, which `open` may have read."

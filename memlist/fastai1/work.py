@@ -9,6 +9,7 @@ from ..cache.cache import FULL, KEPT, NEVER, THERE, ImageCache
 from ..cache.decode import Keys
 from ..cache.info import CacheInfo
 from ..cache.jobs import Job, Say, Work, expected_bytes, stores_of
+from ..cache.leaving import lines_without
 from . import messages
 from .calls import Call
 
@@ -85,10 +86,17 @@ def works_of(lists: Sequence[Any], loading: bool = False) -> List[ListWork]:
 
 
 def load_data(
-    lists: Sequence[Any], n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise"
+    lists: Sequence[Any],
+    n_workers: Optional[int] = None,
+    progress: bool = True,
+    on_error: str = "raise",
+    name: str = "il",
 ) -> None:
-    "Decode every image of `lists` that is not cached; see `memlist.cache.filling.load_data`."
-    filling.load_data(works_of(lists, loading=True), n_workers, progress, on_error)
+    """Decode every image of `lists` that is not cached; see `memlist.cache.filling.load_data`.
+
+    `name`: the name that a user probably gave to the object that holds the lists.
+    """
+    filling.load_data(works_of(lists, loading=True), n_workers, progress, on_error, lines_without(name))
 
 
 def purge(lists: Sequence[Any], file: bool = False) -> int:
@@ -120,7 +128,7 @@ def distinct(lists: Sequence[Any]) -> Iterator[bool]:
 
 def say_full(il: Any, lists: Sequence[Any]) -> None:
     "Say that the budget of `il`'s store is used up, counting the images of `lists`, unless that budget is 0."
-    if il.store.rule == 0 or il.notes().noted(b"full"):
+    if il.store.rule == 0 or il.notes().noted(messages.note_of_full(il)):
         return
     found, need = cache_info(lists), None
     if not any(one.known_by_running() for one in lists):

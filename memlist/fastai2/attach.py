@@ -23,21 +23,40 @@ def _loaders_or_error(self: Any) -> List[Any]:
 
 
 def _load_data(self: Any, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> Any:
-    """Decode every image of these loaders, inputs and targets, that is not in memory; return this object.
+    """Decode every image of these loaders, inputs and targets, that is not in memory yet; return this object.
 
-    - `n_workers`: the number of threads; None: one per usable CPU
-    - `progress`: show a bar
-    - `on_error`: images that can't be decoded are listed in one `ImageLoadError` after all others are loaded; with
-      `"warn"`, in a warning
+    - `n_workers=None`: the number of threads, 0 for none; None: one per CPU, or more if reading takes longer than
+      decoding
+    - `progress=True`: show a bar in a notebook or a terminal, or print lines into a log
+    - `on_error="raise"`: after all others, raise one `ImageLoadError` that lists the images that could not be decoded
+      and says how to leave them out; `"warn"`: warn of them instead
+
+    Called again, it decodes only what is missing and files that have changed. Random generators are left as they
+    were. Raises ValueError for an argument that is not one of these.
     """
     work.load_data(_loaders_or_error(self), n_workers, progress, on_error)
+    return self
+
+
+def _without(self: Any, errors: Any) -> Any:
+    """Leave out the items whose images, inputs or targets, could not be loaded; return this object::
+
+        try:
+            dls.load_data()
+        except memlist.ImageLoadError as error:
+            dls = dls.without(error)
+
+    `errors` is the `ImageLoadError`, or the paths. The datasets are changed in place, so that a learner that has these
+    loaders goes on without the items. Call it between epochs.
+    """
+    work.leave_out(_loaders_or_error(self), errors)
     return self
 
 
 def _purge(self: Any, file: bool = False) -> int:
     """Give the memory of these images back to the system, in every process; return the bytes freed.
 
-    A `cache_file` keeps its records, unless `file` is True.
+    - `file=False`: a `cache_file` keeps its records, and only leaves memory; True: empty the file
     """
     return work.purge(_loaders_or_error(self), file)
 
@@ -54,5 +73,5 @@ def _loaded(self: Any) -> bool:
 
 _CLASSES: Tuple[Any, ...] = (DataLoaders, BatchLoader)
 for _cls in _CLASSES:
-    _cls.load_data, _cls.purge, _cls.cache_info = _load_data, _purge, _cache_info
+    _cls.load_data, _cls.without, _cls.purge, _cls.cache_info = _load_data, _without, _purge, _cache_info
     _cls.loaded = property(_loaded)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, Dict, Iterator, List, Optional, Sequence
+from typing import Any, Dict, Iterator, List, Optional, Sequence, Tuple
 
 from ..cache import CacheInfo, ImageCache, filling, info
 from ..cache.jobs import Job, Say, Work, stores_of
+from ..cache.leaving import BadItems, lines_without
 from ..resampling import prepare
 from ..store import prepare_lookup
 from .loader import openings
 from .opening import FILE, FromMemory
-from .stock import L, is_own_getter
+from .stock import L, is_own_getter, split_of
 
 
 class FileWork(Work):
@@ -24,6 +25,7 @@ class FileWork(Work):
         self.tl, self.opening, self.running = tl, opening, running
         self._how = opening.how()
         self._errors: Dict[int, Exception] = {}
+        self._rows: List[int] = []
         super().__init__(f"{opening.kind.__name__} from memory", opening.memory.cache(*(self._how or ("", False))))
 
     def jobs(self) -> Iterator[Job]:
@@ -48,6 +50,7 @@ class FileWork(Work):
         if not own and not self.running:
             return memory.files_of(tl)
         found: List[Any] = []
+        self._rows = []
         items = L(tl.items, use_list=None)
         for s in range(len(items)):
             item = items[s]
@@ -56,13 +59,25 @@ class FileWork(Work):
                     item = f(item, split_idx=tl.tfms.split_idx)
             except Exception as error:
                 self._errors[len(found)] = error
+            if len(found) in self._errors or isinstance(item, FILE):
                 found.append(item)
-                continue
-            if isinstance(item, FILE):
-                found.append(item)
+                self._rows.append(s)
         if not own:
             memory.keep_files(tl, [one for k, one in enumerate(found) if k not in self._errors])
         return found
+
+    def bad_rows(self, bad: BadItems) -> List[int]:
+        "Return the indices of the items whose file, or which themselves, are among those that could not be loaded."
+        return [row for file, row in zip(self._files(), self._rows) if file in bad]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        "Keep the items at the indices `rows`."
+        tl, memory = self.tl, self.opening.memory
+        if memory.files_of(tl):  # which the user's functions have named
+            wanted = set(rows)
+            found = [(k, file) for k, (file, row) in enumerate(zip(self._files(), self._rows)) if row in wanted]
+            memory.keep_files(tl, [file for k, file in found if k not in self._errors])
+        tl.items = tl._get(rows)
 
     def decode(self, job: Job, images: ImageCache, say: Say) -> str:
         if job.number in self._errors:
@@ -87,7 +102,51 @@ def load_data(loaders: Sequence[Any], n_workers: Optional[int], progress: bool, 
     if any(work.opening.memory.batches for work in works):
         prepare()
         prepare_lookup()
-    filling.load_data(works, n_workers, progress, on_error)
+    filling.load_data(works, n_workers, progress, on_error, lines_without("dls"))
+
+
+def leave_out(loaders: Sequence[Any], errors: Any) -> None:
+    """Leave out of the datasets of `loaders`, in place, all items of which an image is among `errors`.
+
+    An item goes with its target. The functions that tell which file belongs to an item are called once more. Raises
+    ValueError, and changes nothing, if a dataset would be left without items.
+    """
+    bad = BadItems(errors)
+    todo: Dict[int, Tuple[int, List[int]]] = {}
+    for ds in {id(dl.dataset): dl.dataset for dl in loaders}.values():  # two loaders may have the same one
+        rows = {row for work in _works_of(ds) for row in work.bad_rows(bad)}
+        todo[id(ds)] = len(ds), [row for row in range(len(ds)) if row not in rows]
+        if rows and not todo[id(ds)][1]:
+            raise ValueError(
+                f"without(…): a dataset of these loaders has {len(ds)} items, and none would be left. Please repair or "
+                "replace the files, or split the items in another way."
+            )
+    for dl in loaders:
+        n, keep = todo[id(dl.dataset)]
+        if len(dl.dataset) > len(keep):
+            opened = {id(work.tl): work for work in _works_of(dl.dataset)}
+            for tl in split_of(dl.dataset):
+                if id(tl) in opened:
+                    opened[id(tl)].keep(keep)
+                else:
+                    tl.items = tl._get(keep)
+        _follow(dl, n, keep)
+
+
+def _works_of(dataset: Any) -> List[FileWork]:
+    return [FileWork(tl, f, True) for tl, f in openings(dataset)]
+
+
+def _follow(dl: Any, n: int, keep: Sequence[int]) -> None:
+    "Let a loader go on with the items at the indices `keep` of its `n`."
+    if len(keep) == n or dl.n != n:  # a user has chosen another number
+        return
+    dl.n = len(keep)
+    weights = vars(dl).get("wgts")
+    if weights is not None and len(weights) == n:  # of a `WeightedDL`
+        dl.wgts = weights[list(keep)] / weights[list(keep)].sum()
+    if vars(dl).get("partial_n"):  # of a `PartialDL`
+        dl.partial_n = min(dl.partial_n, dl.n)
 
 
 def purge(loaders: Sequence[Any], file: bool) -> int:

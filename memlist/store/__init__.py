@@ -9,7 +9,7 @@ This folder needs only NumPy and psutil, and no other folder of memlist. It deal
 times of files; it knows nothing of images, decoders or training libraries.
 """
 
-from .budget import DEFAULT_SHARE, MaxRam, format_size, parse_max_ram
+from .budget import DEFAULT_SHARE, MaxRam, format_rule, format_size, parse_max_ram
 from .cachefile import CacheFileError
 from .checking import Problem
 from .layout import DTYPES, digest_of
@@ -38,6 +38,7 @@ __all__ = [
     "_rejoined",
     "claiming_all",
     "digest_of",
+    "format_rule",
     "format_size",
     "mean_bytes",
     "parse_max_ram",

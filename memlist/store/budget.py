@@ -69,6 +69,13 @@ def format_size(nbytes: float) -> str:
     return f"{nbytes:.3g} TB"
 
 
+def format_rule(rule: MaxRam) -> str:
+    "Return a budget, as `Budget.rule` has it, as people write it: '10 MB', or '80 % of the available memory'."
+    if isinstance(rule, int):
+        return format_size(rule)
+    return f"{100 * (DEFAULT_SHARE if rule is None else float(rule)):.3g} % of the available memory"
+
+
 class Budget:
     """Limit what an anonymous store may take. The limit is kept in the header, so that all processes share it.
 

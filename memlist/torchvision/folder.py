@@ -39,22 +39,46 @@ class InMemoryDataset(ABC):
         return Paths(self._sampled.samples).all()
 
     def load_data(self, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> Any:
-        """Decode every picture that is not in memory, or whose file has changed; return the dataset.
+        """Decode every picture of this dataset that is not in memory yet; return the dataset.
 
-        See `memlist.cache.filling.load_data` for the arguments, the errors and the cost. Random generators are left as
-        they are.
+        - `n_workers=None`: the number of threads, 0 for none; None: one per CPU, or more if reading takes longer than
+          decoding. A `loader` of your own runs in the calling thread, or in `n_workers` forked processes
+        - `progress=True`: show a bar in a notebook or a terminal, or print lines into a log
+        - `on_error="raise"`: after all others, raise one `ImageLoadError` that lists the pictures that could not be
+          decoded and says how to leave them out; `"warn"`: warn of them instead
+
+        Called again, it decodes only what is missing and files that have changed. Random generators are left as they
+        were. Raises ValueError for an argument that is not one of these.
         """
         work.load_data(self._kept, self._paths(), n_workers, progress, on_error)
         return self
 
+    def without(self, errors: Any) -> Any:
+        """Return a dataset like this one without the pictures that could not be loaded; this one stays as it is::
+
+            try:
+                dataset.load_data()
+            except memlist.ImageLoadError as error:
+                dataset = dataset.without(error)
+
+        `errors` is the `ImageLoadError`, or the paths. Classes keep their numbers. Call it before you split the dataset
+        or make a `DataLoader`: these go on with the dataset that they were given.
+        """
+        made = work.without(self, errors)
+        made._making = Making()
+        return made
+
     def cache_info(self) -> CacheInfo:
-        "Return how many of the pictures are in memory, and how full the store is."
+        """Return how many of the pictures are in memory, and how full the store is: a `CacheInfo`.
+
+        Printed, it is three lines: images, store and reads.
+        """
         return work.cache_info(self._kept, self._paths())
 
     def purge(self, file: bool = False) -> int:
         """Give the store's memory back to the system, in every process; return the bytes freed.
 
-        A `cache_file` keeps its records, unless `file` is True.
+        - `file=False`: a `cache_file` keeps its records, and only leaves memory; True: empty the file
         """
         self._making.clear()
         return self._kept.store.purge(file)
@@ -77,7 +101,10 @@ class InMemoryDataset(ABC):
 
 
 class MemoryImageFolder(InMemoryDataset, ImageFolder):
-    """torchvision's `ImageFolder`, from memory: `MemoryImageFolder(root, transform)`, and a plain `DataLoader`.
+    """Load the pictures of a folder from memory, in the place of torchvision's `ImageFolder`::
+
+        dataset = MemoryImageFolder("pets/train", transform, max_ram="8GB").load_data()
+        for pictures, targets in DataLoader(dataset, batch_size=64, shuffle=True, num_workers=2): ...
 
     Each file is decoded once per machine; all workers and all datasets over `root` share the pixels. A `DataLoader`
     gets what it gets from `ImageFolder`, bit for bit and with the same random numbers. Where the transform is known,

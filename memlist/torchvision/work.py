@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Sequence
+import copy
+from typing import Any, Dict, Optional, Sequence
 
 from .. import resampling
 from ..cache import filling, info
 from ..cache.info import CacheInfo
 from ..cache.jobs import Work
+from ..cache.leaving import BadItems, lines_without
 from . import messages
 from .kept import Kept
 
@@ -27,7 +29,7 @@ def load_data(
 ) -> None:
     "Load every picture that is not kept yet; see `memlist.cache.filling.load_data`. Forked workers have the kernels."
     resampling.prepare()
-    filling.load_data([Pictures(kept, paths)], n_workers, progress, on_error)
+    filling.load_data([Pictures(kept, paths)], n_workers, progress, on_error, lines_without("dataset"))
 
 
 def cache_info(kept: Kept, paths: Sequence[Any]) -> CacheInfo:
@@ -38,3 +40,22 @@ def cache_info(kept: Kept, paths: Sequence[Any]) -> CacheInfo:
 def is_loaded(kept: Kept, paths: Sequence[Any]) -> bool:
     "Return whether every picture is kept."
     return all(info.distinct([Pictures(kept, paths)]))
+
+
+def without(dataset: Any, errors: Any) -> Any:
+    "Return a copy of `dataset` without the samples whose files are among `errors`; ValueError if none would be left."
+    bad = BadItems(errors)
+    keep = [k for k, sample in enumerate(dataset.samples) if sample[0] not in bad]
+    if not keep and len(dataset.samples):
+        raise ValueError(
+            f"{type(dataset).__name__}: none of its {len(dataset.samples)} pictures would be left. Please repair or "
+            "replace the files."
+        )
+    made: Any = copy.copy(dataset)
+    lists: Dict[int, Any] = {}
+    for name in ("samples", "imgs", "targets"):  # torchvision has one list under the first two names
+        values = vars(dataset).get(name)
+        if isinstance(values, (list, tuple)) and len(values) == len(dataset.samples):
+            kept = lists.setdefault(id(values), type(values)(values[k] for k in keep))
+            setattr(made, name, kept)
+    return made

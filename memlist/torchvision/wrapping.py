@@ -73,12 +73,20 @@ class MemoryDataset(InMemoryDataset, Dataset[Any]):
         return self.dataset
 
     def _paths(self) -> List[Any]:
+        self._check_samples()
+        return super()._paths()
+
+    def _check_samples(self) -> None:
+        "Raise TypeError for a dataset that does not name its files."
         if not hasattr(self.dataset, "samples"):
             raise TypeError(
                 f"{self!r} has no attribute `samples`, so memlist can't tell which files it will open. Please leave "
                 "this call out: a picture is kept when it is first opened."
             )
-        return super()._paths()
+
+    def without(self, errors: Any) -> Any:
+        self._check_samples()
+        return MemoryDataset(work.without(self.dataset, errors), self._kept)
 
     def cache_info(self) -> CacheInfo:
         """Return how many of the pictures are in memory, and how full the store is.

@@ -48,7 +48,7 @@ def test_a_log_gets_plain_lines(tmp_path: Path) -> None:
     assert done.returncode == 0 and done.stdout.endswith("\n")
     assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f]|█", done.stdout), done.stdout
     assert "40 images, about 1.2 MB decoded" in lines[0]
-    assert re.fullmatch(r"load_data: 40 images, 0\.00 GB, \d+ images/s, [\d.]+ s in all", lines[1]), lines[1]
+    assert re.fullmatch(r"load_data: 40 images, 1\.2\d? MB, [\d,]+ images/s, [\d.]+ s in all", lines[1]), lines[1]
     assert len(lines) == 2  # loading ended before the first line was due
 
 
@@ -99,7 +99,7 @@ def test_the_last_line_counts_images_that_did_not_fit_or_failed(tmp_path: Path, 
     with pytest.warns(UserWarning):
         m.MemoryImageList.from_folder(folder, max_ram="600kB").load_data(on_error="warn")
     last = capsys.readouterr().out.splitlines()[-1]
-    found = re.fullmatch(r"load_data: 41 images, [\d.]+ GB, \d+ images/s, (\d+) did not fit, 1 failed, .*", last)
+    found = re.fullmatch(r"load_data: 41 images, [\d.]+ kB, [\d,]+ images/s, (\d+) did not fit, 1 failed, .*", last)
     assert found and 20 <= int(found[1]) <= 25, last
 
 
@@ -185,7 +185,7 @@ def test_a_terminal_gets_a_bar_that_ends_its_line(tmp_path: Path) -> None:
         os.close(ours)
     shown = text.decode()
     assert process.returncode == 0
-    assert "█" in shown and "100.00% [40/40" in shown and "images/s" in shown and "GB" in shown
+    assert "█" in shown and "100.00% [40/40" in shown and "images/s" in shown and " MB" in shown
     assert shown.replace("\r\n", "\n").endswith("\nnext\n")
 
 
