@@ -13,7 +13,7 @@ import sys
 import warnings
 from importlib import import_module, metadata
 from time import perf_counter
-from typing import Any, List, Optional, Sequence, TextIO, Tuple
+from typing import Any, Dict, List, Optional, Sequence, TextIO, Tuple
 
 from . import __version__
 from .store import ImageStore, cachefile, mounts, shown, system
@@ -22,6 +22,8 @@ from .store.layout import FORMAT
 
 # How many headers are read, and how many images are decoded, for an estimate.
 HEADERS, DECODED = 2000, 48
+# How many files are named that can't be loaded.
+NAMED = 10
 CHANNELS = 3
 # The exit status of a shell's commands that Ctrl-C ends.
 INTERRUPTED = 130
@@ -89,24 +91,41 @@ def print_plan(folder: str, size: Optional[int]) -> int:
         return 2
     files = _images_under(folder)
     sizes, bad = _sizes(files[:: max(1, len(files) // HEADERS)])
+    n_bad, n_seen = len(bad), len(sizes) + len(bad)
     if not sizes:
         _say(
             f"no images under {folder}" if not files else f"none of {len(files):,} images under {folder} can be opened"
         )
+        _say_bad(bad, n_seen < len(files))
         return 1
-    sampled = f" (from {len(sizes):,} headers)" if len(sizes) + bad < len(files) else ""
-    _say(f"{len(files):,} images under {folder}" + (f", {bad} of {len(sizes) + bad} can't be opened" if bad else ""))
+    sampled = f" (from {len(sizes):,} headers)" if n_seen < len(files) else ""
+    _say(f"{len(files):,} images under {folder}" + (f", {n_bad} of {n_seen} can't be opened" if bad else ""))
     room = int(DEFAULT_SHARE * system.available_memory())
     disk = mounts.Room(os.path.abspath(os.path.join(folder, "cache")))
     note = ", but that file system lies in memory" if disk.in_memory else ""
     _say(f"{format_size(disk())} are free on the disk of that folder, for a cache_file{note}")
     _say(f"{format_size(room)} may be used: {DEFAULT_SHARE:.0%} of the memory that is available here")
     for most in (None, size) if size else (None,):
-        need = round(sum(_bytes(one, most) for one in sizes) / len(sizes) * (len(files) - bad))
+        need = round(sum(_bytes(one, most) for one in sizes) * len(files) / n_seen)
         fits = "all of it fits" if need <= room else f"{100 * room // need} % of it fits"
         name = "at full size" if most is None else f"with max_size={most}"
-        _say(f"{name}: {format_size(need)} decoded{sampled}, {fits}; {_loading_time(files, most)}")
+        took, failed = _loading_time(files, most)
+        bad.update((file, reason) for file, reason in failed.items() if file not in bad)
+        _say(f"{name}: {format_size(need)} decoded{sampled}, {fits}; {took}")
+    _say_bad(bad, n_seen < len(files))
     return 0
+
+
+def _say_bad(bad: Dict[str, str], sampled: bool) -> None:
+    "Print the names of files that can't be loaded, the first ones only, and why."
+    if not bad:
+        return
+    _say("These files can't be loaded" + (" (not all files were looked at):" if sampled else ":"))
+    for file, reason in list(bad.items())[:NAMED]:
+        _say(f"  {file}: {reason}")
+    if len(bad) > NAMED:
+        _say(f"  and {len(bad) - NAMED:,} more")
+    _say("load_data() lists all of them, and says how to leave them out.")
 
 
 def _images_under(folder: str) -> List[str]:
@@ -131,36 +150,44 @@ def _bytes(size: Tuple[int, int], most: Optional[int]) -> int:
     return width * height * CHANNELS
 
 
-def _sizes(files: Sequence[str]) -> Tuple[List[Tuple[int, int]], int]:
-    "Return width and height of each of `files`, from its header, and how many can't be read."
+def _sizes(files: Sequence[str]) -> Tuple[List[Tuple[int, int]], Dict[str, str]]:
+    "Return width and height of each of `files`, from its header, and which can't be read, with the reason."
     import PIL.Image
 
-    found, bad = [], 0
+    found, bad = [], {}
     for file in files:
         try:
             with PIL.Image.open(file) as image:
                 found.append(image.size)
-        except Exception:
-            bad += 1
+        except Exception as error:
+            bad[file] = f"{type(error).__name__}: {error}"
     return found, bad
 
 
-def _loading_time(files: Sequence[str], most: Optional[int]) -> str:
-    "Say how long `load_data()` takes for `files`, measured on an even sample of them."
+def _loading_time(files: Sequence[str], most: Optional[int]) -> Tuple[str, Dict[str, str]]:
+    """Say how long `load_data()` takes for `files`, measured on an even sample.
+
+    Also returns the files of the sample that it can't load, with the reason.
+    """
     try:
+        from .cache.info import ImageLoadError
         from .cache.progress import duration
         from .fastai1.lists import MemoryImageList
     except ImportError as error:
-        return f"how long load_data() takes can be measured only with fastai 1 ({error})"
+        return f"how long load_data() takes can be measured only with fastai 1 ({error})", {}
     sample = list(files[:: max(1, len(files) // DECODED)])[:DECODED]
     store = ImageStore(DEFAULT_SHARE)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         il = MemoryImageList(sample, path="/", store=store, max_size=most)
+        failed: Dict[str, str] = {}
         begun = perf_counter()
-        il.load_data(progress=False, on_error="warn")
+        try:
+            il.load_data(progress=False)
+        except ImageLoadError as error:
+            failed = {str(item): reason for item, reason in error.errors}
     seconds = (perf_counter() - begun) * len(files) / len(sample)
-    return f"load_data() takes about {duration(seconds)}"
+    return f"load_data() takes about {duration(seconds)}", failed
 
 
 def _existing(path: str) -> ImageStore:

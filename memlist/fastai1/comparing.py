@@ -15,11 +15,12 @@ from fastai.vision.data import ImageList
 from ..cache.progress import in_notebook, print_line, progress
 from ..cache.randomness import random_states
 from ..timing import comparison as timing
-from ..timing.comparison import Side, check_epochs, take_turns
+from ..timing.comparison import Side, check_given, take_turns
 from .bunch import MemoryImageDataBunch
-from .lists import MemoryImageList
+from .lists import MemoryImageList, lists_of
 from .mixin import InMemory
 from .waiting import DataWait, TimedBunch
+from .work import cache_info
 
 
 class Comparison(timing.Comparison):
@@ -38,9 +39,14 @@ def compare(
     seed: int = 0,
     show: bool = True,
 ) -> Comparison:
-    """Run the same code with fastai's list and with ours, under a progress bar, and show both.
+    """Run the same code with fastai's list and with ours, under a progress bar, and show where the time goes::
 
-    - `make`: a function that builds a `DataBunch` with the list class it is given: `lambda cls: cls.from_folder(…)…`
+        def make(cls):
+            return cls.from_folder(path).split_by_rand_pct().label_from_folder().transform(size=64).databunch()
+
+        compare(make, lambda data: Learner(data, simple_cnn((3, 16, data.c))), epochs=3)
+
+    - `make`: a function that builds a `DataBunch` with the list class it is given
     - `learner`: a function from a `DataBunch` to a `Learner`, which is trained. Without it, batches are only loaded, so
       that the whole epoch is waiting
     - `epochs`: the number of epochs per side. The first one fills the cache, unless it is already full: because
@@ -53,9 +59,10 @@ def compare(
 
     The sides take turns, epoch by epoch, so that other work on the machine slows all of them. fastai's list goes first:
     only its first epoch may have to read from a cold disk. Costs `epochs` epochs and the memory of one model per side.
-    Raises TypeError if `make` does not use the class that it is given.
+    Raises TypeError if `make` is a data bunch, or does not use the class that it is given, and ValueError for `epochs`
+    below 1.
     """
-    check_epochs(epochs)
+    check_given(make, DataBunch, "compare(lambda cls: cls.from_folder(…)….databunch())", epochs)
     states = random_states()
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # for the GPUs' generators, which `states` lacks
         try:
@@ -86,6 +93,10 @@ class _Side(Side):
 
     def _timed(self) -> TimedBunch:
         return TimedBunch(self.data)
+
+    def _cached(self) -> Optional[Tuple[int, int]]:
+        lists = lists_of(self.data)
+        return cache_info(lists)[:2] if lists else None
 
     def _fit(self, learn: Any) -> None:
         with _quiet():

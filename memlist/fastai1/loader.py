@@ -245,7 +245,7 @@ def batched(data: DataBunch) -> DataBunch:
     elif missing:
         warn_user(
             f"batch_tfms{of_list(data.train_ds)}: on a CPU it needs numba to be faster than image by image, but numba "
-            f"can't be used ({missing}). Please `pip install 'memlist[fast]'`, or leave batch_tfms out."
+            f"can't be used ({missing}). Please `pip install numba`, or leave batch_tfms out."
         )
     return data
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from functools import partial
-from typing import Any, Callable, Dict, Optional, Sequence
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple
 
 import torch
 
+from ..cache.info import cache_info
 from ..cache.progress import in_notebook, print_line, progress
 from ..cache.randomness import random_states
-from ..timing.comparison import Comparison, Side, check_epochs, take_turns
+from ..timing.comparison import Comparison, Side, check_given, take_turns
 from .stock import DataLoaders
 from .waiting import DataWait, TimedLoaders
+from .work import works_of
 from .wrapping import in_memory
 
 Make = Callable[[], Any]
@@ -26,7 +28,9 @@ def compare(
     seed: int = 0,
     show: bool = True,
 ) -> Comparison:
-    """Run the same code with images from files and from memory, under a progress bar, and show both.
+    """Run the same code with images from files and from memory, under a progress bar, and show where the time goes::
+
+        compare(lambda: ImageDataLoaders.from_folder(path, item_tfms=Resize(224)), epochs=3)
 
     - `make`: a function without arguments that builds `DataLoaders`. They are used as they are on one side, and by
       `in_memory(make())` on the other
@@ -43,7 +47,7 @@ def compare(
     Raises TypeError if `make` returns no DataLoaders, or some whose images are in memory already, and ValueError for
     `epochs` below 1.
     """
-    check_epochs(epochs)
+    check_given(make, DataLoaders, "compare(lambda: ImageDataLoaders.from_folder(…))", epochs)
     states = random_states()
     with torch.random.fork_rng(range(torch.cuda.device_count())):  # for the GPUs' generators, which `states` lacks
         try:
@@ -79,6 +83,10 @@ class _Side(Side):
 
     def _timed(self) -> TimedLoaders:
         return TimedLoaders(self.data)
+
+    def _cached(self) -> Optional[Tuple[int, int]]:
+        works = works_of([dl for dl in self.data.loaders if hasattr(dl, "dataset")])
+        return cache_info(works)[:2] if works else None
 
     def _fit(self, learn: Any) -> None:
         with learn.no_bar(), learn.no_logging():

@@ -17,12 +17,17 @@ from .plot import draw_epochs
 
 
 class Run(NamedTuple):
-    "One side of a comparison: its epochs, when its cache became warm, and the training loss of its last epoch."
+    """One side of a comparison.
+
+    - `epochs`: its epochs; `warm`: when its cache became warm; `loss`: the training loss of its last epoch
+    - `cached`: how many of its images are in memory at the end, and of how many; None if it keeps none
+    """
 
     name: str
     epochs: List[Epoch]
     warm: Optional[float]
     loss: Optional[float]
+    cached: Optional[Tuple[int, int]] = None
 
     @property
     def later(self) -> List[Epoch]:
@@ -85,6 +90,8 @@ class Comparison:
         rows.append(("  of that: waiting", [f"{run.wait:.2f} s" for run in self.runs]))
         rows.append(("  per cent", [f"{100 * run.wait / max(run.seconds, 1e-9):.0f} %" for run in self.runs]))
         rows.append(("", ["", *self._times()[1:]]))
+        if any(run.cached is not None and run.cached[0] < run.cached[1] for run in self.runs):
+            rows.append(("images in memory", [_share(run.cached) for run in self.runs]))
         if any(run.loss is not None for run in self.runs):
             rows.append(("loss of the last epoch", [f"{run.loss:.6f}" for run in self.runs]))
         return rows
@@ -103,6 +110,10 @@ class Comparison:
             for name, cells in self._table()
         )
         return f"<table><tr><th></th>{head}</tr>{body}</table>"
+
+
+def _share(cached: Optional[Tuple[int, int]]) -> str:
+    return "" if cached is None else f"{cached[0]:,} of {cached[1]:,}"
 
 
 class Side(ABC):
@@ -139,6 +150,10 @@ class Side(ABC):
     def _loaders(self) -> Sequence[Any]:
         "Return the loaders for training and validation."
 
+    @abstractmethod
+    def _cached(self) -> Optional[Tuple[int, int]]:
+        "Return how many images of the data are in memory, and of how many; None if none are kept."
+
     def run(self) -> None:
         "Run one epoch: train, or only load the batches."
         if self.learn is not None:
@@ -154,7 +169,7 @@ class Side(ABC):
         "End the run and return its times."
         self.watch.close()
         loss = None if self.learn is None else float(self.learn.recorder.losses[-1])
-        return Run(self.name, self.watch.epochs, self.watch.warm(), loss)
+        return Run(self.name, self.watch.epochs, self.watch.warm(), loss, self._cached())
 
 
 class Progress(Protocol):
@@ -167,8 +182,16 @@ class Progress(Protocol):
         "Show the end."
 
 
-def check_epochs(epochs: Any) -> None:
-    "Raise ValueError if `epochs` is no number of epochs."
+def check_given(make: Any, kind: type, example: str, epochs: Any) -> None:
+    """Raise TypeError if `make` is data, or no function, and ValueError if `epochs` is no number of epochs.
+
+    `kind`: the class of the data; `example`: how `compare` is called.
+    """
+    if isinstance(make, kind) or not callable(make):
+        raise TypeError(
+            f"compare takes a function that builds the data, because it builds it more than once, and this is a "
+            f"{type(make).__name__}: please write {example}."
+        )
     if isinstance(epochs, bool) or not isinstance(epochs, int) or epochs < 1:
         raise ValueError(f"epochs={epochs!r}: use a number of epochs for each side")
 

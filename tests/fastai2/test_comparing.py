@@ -123,3 +123,19 @@ def test_what_can_not_be_compared_is_refused(make: Any) -> None:
     for epochs in (0, -1, True, 1.5):
         with pytest.raises(ValueError, match="use a number of epochs"):
             m.compare(make, epochs=epochs, show=False)  # type: ignore[arg-type]
+
+
+def test_data_in_the_place_of_a_function_is_refused(make: Any) -> None:
+    wanted = r"takes a function that builds the data, .* this is a DataLoaders: please write compare\(lambda: Image"
+    with pytest.raises(TypeError, match=wanted):
+        m.compare(make())
+
+
+def test_the_table_says_how_much_is_in_memory_if_not_all_is(make: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    from memlist.fastai2 import comparing
+
+    monkeypatch.setattr(comparing, "in_memory", lambda dls: m.in_memory(dls, max_ram=6000))
+    with pytest.warns(UserWarning, match="there is no room for all of them"):
+        found = m.compare(make, epochs=2, show=False)
+    cached, total = found.runs[1].cached
+    assert found.runs[0].cached is None and 0 <= cached < total and f"{cached} of {total}" in repr(found)
