@@ -22,7 +22,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SMALL, LARGE = (0.4, 2), (3.2, 7)
 WORTH_SHOWING = 20e6
 UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
-OFFLINE = r"name resolution|Name or service|NewConnectionError|ConnectTimeout|ProxyError|Network is unreachable|refused"
+OFFLINE = r"name resolution|Name or service|NewConnectionError|ConnectTimeout|ProxyError|versions: none"
 
 
 class Failed(Exception):
