@@ -22,7 +22,7 @@ CPU_INDEX = "https://download.pytorch.org/whl/cpu"
 SMALL, LARGE = (0.4, 2), (3.2, 7)
 WORTH_SHOWING = 20e6
 UNITS = {"bytes": 1, "kB": 1e3, "MB": 1e6, "GB": 1e9}
-OFFLINE = r"name resolution|Name or service|NewConnectionError|ConnectTimeout|ProxyError|Network is unreachable|refused"
+OFFLINE = r"name resolution|Name or service|NewConnectionError|ConnectTimeout|ProxyError|versions: none"
 
 
 class Failed(Exception):
@@ -130,12 +130,14 @@ class Installer:
             why = "torch comes with its CUDA libraries"
             if cpu_index:
                 why += f": the build without them, 0.4 GB in all, is not available from {cpu_index}"
-        print(f"Download: {'about' if self.fresh else 'at most'} {download} GB ({why}).")
-        print(
-            f"Time: {minutes(download, 100)} at 100 Mbit/s, {minutes(download, 20)} at 20 Mbit/s; then 2 to unpack it."
-        )
+        if not self.fresh:
+            print(f"Download: at most {download} GB ({why}).", flush=True)
+            return
+        print(f"Download: about {download} GB ({why}).")
+        times = f"{minutes(download, 100)} at 100 Mbit/s, {minutes(download, 20)} at 20 Mbit/s"
+        print(f"Time: {times}; then 2 to unpack, and 2 for the demo itself.")
         print(f"Disk: {disk} GB, in {self.environment}: delete this folder to be rid of it.", flush=True)
-        if free < disk and self.fresh:
+        if free < disk:
             raise Failed(f"The disk has {free:.1f} GB left: please make room, then type `make demo` again.")
 
     def pip(self, *arguments):

@@ -6,9 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import PIL.Image
-import pytest
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -26,51 +24,6 @@ def output(name, *arguments):
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\r" not in done.stdout
     return done.stdout
-
-
-@pytest.fixture
-def folder(tmp_path):
-    "Make a user's folder: pictures of different sizes and modes, in two classes."
-    random = np.random.RandomState(0)
-    for i in range(40):
-        name, shape = ("bright", "dark")[i % 2], (40 + i, 60, 3)[: 2 + i % 3 // 2]
-        pixels = random.randint(100, size=shape) + (100 if name == "bright" else 0)
-        (tmp_path / name).mkdir(exist_ok=True)
-        PIL.Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / name / f"{i}.png")
-    return tmp_path
-
-
-def test_demo():
-    text = output("demo.py", "--quick")
-    assert "Losses: identical to the last bit, training (36 batches) and validation." in text
-    assert "RAM: 500 of 500 images take 24.6 MB" in text
-    assert "decoded while training 0 times" in text
-    assert "purge() gave 24.6 MB back." in text
-
-
-def test_demo_of_a_users_folder_with_workers(folder):
-    text = output("demo.py", folder, "--quick", "--epochs", 1, "--size", 32, "--num_workers", 2)
-    assert "32 images to train on, 8 to validate, 2 classes; num_workers=2" in text
-    assert "Losses: identical to the last bit" in text
-    assert "decoded while training 0 times" in text
-
-
-@pytest.mark.parametrize(
-    ("classes", "message"),
-    [
-        ([], "has 0 images: at least 10 are needed, in one subfolder per class."),
-        (["all"], "are in one folder, all: a classifier needs two classes."),
-    ],
-)
-def test_demo_says_what_is_wrong_with_a_folder(tmp_path, classes, message):
-    for name in classes:
-        (tmp_path / name).mkdir()
-        for i in range(10):
-            PIL.Image.new("RGB", (8, 8)).save(tmp_path / name / f"{i}.png")
-    done = run("demo.py", tmp_path, "--quick")
-    assert done.returncode == 1
-    assert message in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 def test_gan(tmp_path):
