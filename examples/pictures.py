@@ -18,6 +18,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 warnings.filterwarnings("ignore", message="pkg_resources")
 warnings.filterwarnings("ignore", message=".*pin_memory")
 warnings.filterwarnings("ignore", message=".*weight_norm")
+warnings.filterwarnings("ignore", message=".*scale_factor changed in 1.6")
 warnings.filterwarnings("ignore", message=".*torch.jit.script")  # and fastai 2 this one
 
 SEED = 42
