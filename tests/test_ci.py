@@ -61,17 +61,21 @@ def test_a_step_that_fails_does_not_end_the_run(
     assert steps.main(["docs", "package"]) == 1
     shown = capfdbinary.readouterr().out.decode()
     assert shown.index("a link is broken") < shown.index("2 passed") < shown.index("| step ")
-    site, package = (re.search(rf"^\| {steps.STEPS[name][0]} .*", shown, re.MULTILINE) for name in ("docs", "package"))
+    titles = [{**steps.STEPS, **steps.ON_REQUEST}[name][0] for name in ("docs", "package")]
+    site, package = (re.search(rf"^\| {title} .*", shown, re.MULTILINE) for title in titles)
     assert site and [cell.strip() for cell in site[0].split("|")[2:6]] == ["FAILED (3)", "", "", ""]
     assert package and [cell.strip() for cell in package[0].split("|")[2:6]] == ["passed", "2", "1", "0"]
     assert (tmp_path / "summary.md").read_text() in shown
     assert steps.main(["package"]) == 0 and steps.main(["nonsense"]) == 2
+    assert steps.main(["all"]) == 1
+    table = capfdbinary.readouterr().out.decode().rpartition("| step ")[2]
+    assert all(f"| {title} " in table for title, _ in {**steps.STEPS, **steps.ON_REQUEST}.values())
 
 
 def test_each_step_is_a_target_and_runs_in_the_workflow(steps: Any) -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     workflow = (ROOT / ".github/workflows/ci.yml").read_text(encoding="utf-8")
-    for name, (_, targets) in steps.STEPS.items():
+    for name, (_, targets) in {**steps.STEPS, **steps.ON_REQUEST}.items():
         assert re.search(rf"^{targets[0]}:", makefile, re.MULTILINE), targets
         assert name == "environments" or re.search(rf"\bstep: {name}\b", workflow), name
     listed = re.findall(r"\bstep: ([\w-]+)", workflow)
