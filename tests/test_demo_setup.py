@@ -39,7 +39,8 @@ def script(path: Path, text: str) -> Path:
 def make(tmp_path: Path, *settings: str, python: object = sys.executable, **env: str) -> Any:
     "Run `make demo` with its environment in `tmp_path`."
     command = ["make", "-C", str(ROOT), "--no-print-directory", "demo", f"VENV={tmp_path}/venv", f"PYTHON={python}"]
-    clean = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "DATA", "GPU", "DEMO")}
+    ours = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "DATA", "GPU", "DEMO")  # these tests may be run by make
+    clean = {key: value for key, value in os.environ.items() if key not in ours}
     return subprocess.run([*command, *settings], capture_output=True, text=True, env={**clean, **env}, timeout=300)
 
 

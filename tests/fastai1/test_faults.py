@@ -335,6 +335,7 @@ def test_filling_stops_below_a_real_cgroup_limit(tmp_path: Path, how: str) -> No
     assert done.stderr.count("do not fit and are opened from") == 1, done.stderr
 
 
+@pytest.mark.filterwarnings("ignore:.*of 40 images are in")  # said again where not even the note of it has room
 def test_under_ulimit_v_and_f_training_goes_on(tmp_path: Path) -> None:
     folder = many(tmp_path / "many", 40, 900)  # 97 MB
 

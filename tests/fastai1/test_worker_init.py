@@ -114,6 +114,7 @@ CHANGES = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:batch_tfms of .* since in a worker")  # by workers
 @pytest.mark.parametrize("change", CHANGES)
 def test_what_it_does_has_its_effect(change: Callable[[int], None], photos: Path) -> None:
     ours, stock = (classification(cls, photos) for cls in (m.MemoryImageList, ImageList))
