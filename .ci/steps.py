@@ -33,7 +33,7 @@ SUMMARY = re.compile(r"^=*\s*((?:\d+ \w+, )*\d+ \w+) in [\d.]+s\b")
 
 
 class Result(NamedTuple):
-    "What came of a step: its title, its exit status, how many tests ended how, and the seconds it took."
+    "Hold what came of a step: its title, its exit status, how many tests ended how, and the seconds it took."
 
     title: str
     status: int

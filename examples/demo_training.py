@@ -30,7 +30,7 @@ NAMES = (ImageList.__name__, MemoryImageList.__name__, "batch_tfms=True")
 
 
 class Outcome(NamedTuple):
-    "What the demo found: the data in memory, whether the losses agree, and whether the times are reliable."
+    "Hold what the demo found: the data in memory, whether the losses agree, and whether the times are reliable."
 
     data: object
     same: bool

@@ -10,7 +10,7 @@ SMALL, LARGE = 0.10, 0.25
 
 
 class Verdict(NamedTuple):
-    """What samples show: who was faster, if that can be told, and how reliable the numbers are.
+    """Hold what samples show: who was faster, if that can be told, and how reliable the numbers are.
 
     - `kind`: "faster", "slower", "same", "noisy", or "few", if there are too few samples for any verdict
     - `times`: how many times as fast ours was, by the medians
@@ -26,7 +26,7 @@ class Verdict(NamedTuple):
 
     @property
     def reliable(self):
-        "Whether there is a verdict, and its number is no rough one."
+        "Return whether there is a verdict, and its number is precise enough to be shown."
         return self.kind not in ("few", "noisy") and self.spread <= LARGE
 
 

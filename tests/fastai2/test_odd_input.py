@@ -179,7 +179,7 @@ def test_loaders_made_of_loaders(name: str, files: List[Path]) -> None:
 
 
 def test_threads_that_share_a_shuffled_loader(files: List[Path]) -> None:
-    "What each thread draws depends on the others, as with fastai's loader: each batch still has the images it names."
+    "Check that each batch has the images it names; what a thread draws depends on the others, as with fastai's loader."
     dls = in_memory(ImageDataLoaders.from_lists(".", files * 2, list(range(len(files))) * 2, **_NUMBERED))
     dls.load_data(progress=False)
     wanted = {int(y): x for x, y in dls.train.new(bs=1, shuffle=False)}
@@ -276,7 +276,7 @@ def test_a_copy_in_the_middle_of_a_fit(kept: bool, files: List[Path]) -> None:
 
 
 def test_loaders_without_a_path_share_a_store(files: List[Path], tmp_path: Path, opens: Opens) -> None:
-    "As with another size of images later; each counts the images of its own."
+    "Share a store, as a notebook does with a larger size later; each loader counts its own images."
     first = in_memory(classes(files, Resize(8)))
     others = pictures(tmp_path / "others", 4)
     second = in_memory(

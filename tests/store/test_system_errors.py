@@ -337,3 +337,20 @@ def is_open(fd: int) -> bool:
     except OSError:
         return False
     return True
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_a_note_without_room_is_kept_until_a_purge(tmp_path: Path, named: bool) -> None:
+    images = ImageStore.open(tmp_path / "cache") if named else ImageStore("1GB")
+
+    def task() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (4_000_000, 4_000_000))
+        n = 0
+        while images.put(b"%d" % n, np.full(100_000, 7, np.uint8)):
+            n += 1
+        for key in (b"note %d" % i for i in range(4000)):  # the log has room for the first ones only
+            assert images.note(key) and images.noted(key) and not images.note(key)
+        images.purge(file=True)
+        assert not images.noted(key) and images.note(key)
+
+    assert in_child(task) == 0
