@@ -40,6 +40,11 @@ def classes(files: Sequence[Path], item_tfms: Any = None, batch_tfms: Any = None
     return block.dataloaders(list(files), **given)
 
 
+def batches(dls: Any) -> List[Any]:
+    "Return an epoch: the batches of training and validation."
+    return [*dls.train, *dls.valid]
+
+
 def generators() -> List[Any]:
     "Return the states of all generators."
     return [repr(random.getstate()), np.random.get_state()[1].tobytes(), torch.get_rng_state()]

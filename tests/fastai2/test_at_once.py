@@ -27,7 +27,7 @@ from fastai.vision.all import (
     SkipItemException,
     Transform,
 )
-from fastai2_helpers import both, classes, used
+from fastai2_helpers import batches, both, classes, used
 from fastai2_pipelines import label, mask, pictures, same
 
 from memlist.fastai2 import MemoryImageBlock, MemoryMaskBlock, in_memory, work
@@ -38,10 +38,6 @@ from memlist.store import ImageStore
 @pytest.fixture
 def files(tmp_path: Path) -> List[Path]:
     return pictures(tmp_path / "images")
-
-
-def batches(dls: Any) -> List[Any]:
-    return [*dls.train, *dls.valid]
 
 
 def counted(dls: Any) -> Any:

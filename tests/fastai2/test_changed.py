@@ -29,7 +29,7 @@ from fastai.vision.all import (
     Transform,
     fastuple,
 )
-from fastai2_helpers import classes, used
+from fastai2_helpers import batches, classes, used
 from fastai2_pipelines import label, photo, pictures, same
 
 from memlist.fastai2 import MemoryImageBlock, in_memory
@@ -38,10 +38,6 @@ from memlist.fastai2 import MemoryImageBlock, in_memory
 @pytest.fixture
 def files(tmp_path: Path) -> List[Path]:
     return pictures(tmp_path / "images")
-
-
-def batches(dls: Any) -> List[Any]:
-    return [*dls.train, *dls.valid]
 
 
 class Darker(Transform):

@@ -15,7 +15,7 @@ import torch.multiprocessing
 from conftest import Opens, seed
 from fastai.tabular.all import TabularDataLoaders
 from fastai.vision.all import PILImage, RandomResizedCrop, Resize
-from fastai2_helpers import both, classes, learner, used
+from fastai2_helpers import batches, both, classes, learner, used
 from fastai2_pipelines import pictures, same
 
 import memlist
@@ -26,10 +26,6 @@ from memlist.fastai2 import in_memory
 @pytest.fixture
 def files(tmp_path: Path) -> List[Path]:
     return pictures(tmp_path / "images")
-
-
-def batches(dls: Any) -> List[Any]:
-    return [*dls.train, *dls.valid]
 
 
 @pytest.mark.parametrize("method", ["fork", "spawn"])

@@ -12,7 +12,7 @@ import pytest
 import torch
 from conftest import seed
 from fastai.vision.all import DataLoaders, PartialDL, Resize, WeightedDL, aug_transforms
-from fastai2_helpers import both, classes, learner
+from fastai2_helpers import batches, both, classes, learner
 from fastai2_pipelines import pictures, same
 
 from memlist.fastai2 import in_memory
@@ -22,10 +22,6 @@ from memlist.fastai2.loader import BatchLoader
 @pytest.fixture
 def files(tmp_path: Path) -> List[Path]:
     return pictures(tmp_path / "images")
-
-
-def batches(dls: Any) -> List[Any]:
-    return [*dls.train, *dls.valid]
 
 
 @pytest.mark.parametrize("kwargs", [{}, {"persistent_workers": True}], ids=str)

@@ -26,7 +26,7 @@ from fastai.vision.all import (
     aug_transforms,
     imagenet_stats,
 )
-from fastai2_helpers import both, classes, generators, learner, used
+from fastai2_helpers import batches, both, classes, generators, learner, used
 from fastai2_pipelines import label, pictures, same
 
 import memlist
@@ -37,10 +37,6 @@ from memlist.fastai2.loader import BatchLoader
 @pytest.fixture
 def files(tmp_path: Path) -> List[Path]:
     return pictures(tmp_path / "images")
-
-
-def batches(dls: Any) -> List[Any]:
-    return [*dls.train, *dls.valid]
 
 
 def texts() -> DataLoaders:

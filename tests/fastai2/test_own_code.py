@@ -37,7 +37,7 @@ from fastai.vision.all import (
     ToTensor,
     Transform,
 )
-from fastai2_helpers import both, classes, used
+from fastai2_helpers import batches, both, classes, used
 from fastai2_pipelines import label, mask, pictures, same
 
 from memlist.fastai2 import in_memory, memory
@@ -48,10 +48,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:the batches of this", "ignore:in
 @pytest.fixture
 def files(tmp_path: Path) -> List[Path]:
     return pictures(tmp_path / "images")
-
-
-def batches(dls: Any) -> List[Any]:
-    return [*dls.train, *dls.valid]
 
 
 class Early(Transform):

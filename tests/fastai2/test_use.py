@@ -36,7 +36,7 @@ from fastai.vision.all import (
     aug_transforms,
     imagenet_stats,
 )
-from fastai2_helpers import both, classes, learner, used
+from fastai2_helpers import batches, both, classes, learner, used
 from fastai2_pipelines import PILImageAlpha, boxes, label, mask, names, pictures, points, same
 
 from memlist.fastai2 import MemoryImageBlock, MemoryMaskBlock
@@ -45,10 +45,6 @@ from memlist.fastai2 import MemoryImageBlock, MemoryMaskBlock
 @pytest.fixture
 def files(tmp_path: Path) -> List[Path]:
     return pictures(tmp_path / "images")
-
-
-def batches(dls: Any) -> List[Any]:
-    return [*dls.train, *dls.valid]
 
 
 PIPELINES: Dict[str, Callable[[], Dict[str, Any]]] = {
