@@ -139,7 +139,7 @@ def _warns(probe: Callable[[], Any], category: type[Warning], text: str) -> bool
 def ragged_arrays() -> bool:
     """`np.array` raises for nested lists of unequal lengths, where it used to make an array of lists.
 
-    Who suffers: multi-label classification and boxes, through `fastai.core.array`.
+    Affected: multi-label classification and boxes, through `fastai.core.array`.
     The fix: where NumPy finds no common shape, `array` asks for objects, as NumPy did by itself. Boxes
     that are tensors have no such array either: then every item is kept as it is.
     """
@@ -172,7 +172,7 @@ def ragged_arrays() -> bool:
 def removed_solve() -> bool:
     """`torch.solve` is gone, or is there only to raise.
 
-    Who suffers: `symmetric_warp`, hence the default `get_transforms()`, and `perspective_warp`, `tilt` and
+    Affected: `symmetric_warp`, hence the default `get_transforms()`, and `perspective_warp`, `tilt` and
     `skew`. They are drawn at random, so that a `DataBunch` may be built well and `fit` fail later.
     The fix: `fastai.vision.transform` uses `torch.linalg.solve`.
     """
@@ -186,7 +186,7 @@ def removed_solve() -> bool:
 def refused_pickles() -> bool:
     """`torch.load` refuses whatever holds more than tensors, unless it is told otherwise.
 
-    Who suffers: `load_learner`, `load_data`, `LabelLists.load_empty`, `Learner.purge`, and `Learner.load`
+    Affected: `load_learner`, `load_data`, `LabelLists.load_empty`, `Learner.purge`, and `Learner.load`
     of an optimizer that has NumPy numbers in it. `fit` and `fit_one_cycle` put them there, and `lr_find`
     loads what it has saved.
     The fix: the modules of these five unpickle what they are asked to load. `torch.load` itself goes on
@@ -210,7 +210,7 @@ def refused_pickles() -> bool:
 def removed_numpy_aliases() -> bool:
     """`np.object` and `np.float` are gone.
 
-    Who suffers: `ImageBBox.create`, for boxes that come as an array, as they do where every image has
+    Affected: `ImageBBox.create`, for boxes that come as an array, as they do where every image has
     equally many; the heat maps of `SegmentationInterpretation.show_xyz`; `_decode`, for one-hot labels.
     The fix: the modules of these three find the built-in types under the two names, which never meant
     more.
@@ -225,7 +225,7 @@ def removed_numpy_aliases() -> bool:
 def object_points() -> bool:
     """`np.array` takes tensors of equal shape apart, where it used to make an array of tensors.
 
-    Who suffers: `PointsItemList`. `scale_flow` gets an array of objects, which no tensor can divide.
+    Affected: `PointsItemList`. `scale_flow` gets an array of objects, which no tensor can divide.
     The fix: `scale_flow` makes a tensor of an array first.
     """
     if _quietly(lambda: np.array([torch.zeros(1, 2)], dtype=object)).ndim == 1:
@@ -247,7 +247,7 @@ def object_points() -> bool:
 def double_matrices() -> bool:
     """`torch.tensor` makes doubles of NumPy floats, and a matrix of doubles multiplies with no floats.
 
-    Who suffers: `rotate`, hence the default `get_transforms()`, in fastai 1.0.60. fastai 1.0.61 converts
+    Affected: `rotate`, hence the default `get_transforms()`, in fastai 1.0.60. fastai 1.0.61 converts
     them.
     The fix: `Image.affine` gets its matrix as floats.
     """
@@ -269,7 +269,7 @@ def double_matrices() -> bool:
 def guessed_delimiter() -> bool:
     """`pd.read_csv(delimiter=None)` guesses the delimiter, where it used to take the comma.
 
-    Who suffers: every `from_csv`, which passes None on unless told otherwise. No error tells: a file of a
+    Affected: every `from_csv`, which passes None on unless told otherwise. No error tells: a file of a
     single column is cut in two at some letter that its lines have in common.
     The fix: in the modules that have a `from_csv`, None again means that no delimiter is given.
     """
@@ -290,7 +290,7 @@ def guessed_delimiter() -> bool:
 def nonzero_of_scalars() -> bool:
     """`np.nonzero` raises for a scalar, where it used to take it for an array of length 1.
 
-    Who suffers: `ClassificationInterpretation.plot_multi_top_losses`, where an image has a single label.
+    Affected: `ClassificationInterpretation.plot_multi_top_losses`, where an image has a single label.
     The fix: the module of that method has a `nonzero` that still does.
     """
     if not _fails(lambda: np.nonzero(np.array(1)), ValueError):
@@ -307,7 +307,7 @@ def nonzero_of_scalars() -> bool:
 def pinned_without_accelerator() -> bool:
     """`DataLoader` warns of `pin_memory=True` where no accelerator is found.
 
-    Who suffers: everybody without a GPU. fastai pins memory unless it is told otherwise, so each `fit` warns
+    Affected: everybody without a GPU. fastai pins memory unless it is told otherwise, so each `fit` warns
     of an argument that nobody has given.
     The fix: where torch warns, fastai's `DataLoader` pins memory only if it is told to. Nothing was pinned
     there before.
@@ -326,7 +326,7 @@ def pinned_without_accelerator() -> bool:
 def arrays_of_tensors() -> bool:
     """`np.array` warns of a tensor: it asks for an argument `copy` that torch's `__array__` does not have.
 
-    Who suffers: `flip_lr`, hence the default `get_transforms()`, with a line for every process.
+    Affected: `flip_lr`, hence the default `get_transforms()`, with a line for every process.
     The fix: `fastai.vision.transform` makes an array of a tensor by `Tensor.numpy`.
     """
     if not _warns(lambda: np.array(torch.zeros(1)), DeprecationWarning, "__array__"):
@@ -343,7 +343,7 @@ def arrays_of_tensors() -> bool:
 def warned_scale_factor() -> bool:
     """`F.interpolate` warns of a `scale_factor`, whose meaning changed in torch 1.6; later versions are silent again.
 
-    Who suffers: every transform that shrinks an image, with a line per image.
+    Affected: every transform that shrinks an image, with a line per image.
     The fix: `fastai.vision.image` says that it means what the present version does.
     """
     image_of_ones = torch.ones(1, 1, 4, 4)
