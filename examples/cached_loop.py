@@ -6,6 +6,7 @@ worker has a cache of its own, which is gone when the epoch ends.
 
 import argparse
 import functools
+import multiprocessing
 
 import numpy as np
 import pictures
@@ -16,11 +17,12 @@ from torch.utils.data import DataLoader, Dataset
 
 import memlist
 
-OPENED = torch.zeros(1, dtype=torch.int64).share_memory_()  # how many files all processes have opened
+OPENED = multiprocessing.Value("q")  # how many files all processes have opened
 
 
 def thumbnail(path):
-    OPENED.add_(1)
+    with OPENED.get_lock():
+        OPENED.value += 1
     return np.asarray(Image.open(path).convert("RGB").resize((64, 64)))
 
 
@@ -42,18 +44,18 @@ class Photographs(Dataset):
 def train(dataset, epochs, num_workers):
     "Train, and return how many files each epoch has opened, and the loss of the last one."
     torch.manual_seed(pictures.SEED)
-    model = nn.Sequential(nn.Conv2d(3, 16, 5, 4), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU(), nn.Flatten())
-    model.append(nn.Linear(32 * 7 * 7, len(dataset.classes)))
+    layers = [nn.Conv2d(3, 16, 5, 4), nn.ReLU(), nn.Conv2d(16, 32, 3, 2), nn.ReLU(), nn.Flatten()]
+    model = nn.Sequential(*layers, nn.Linear(32 * 7 * 7, len(dataset.classes)))
     optimizer = torch.optim.Adam(model.parameters(), 1e-3)
     opened = []
     for _ in range(epochs):
-        before = OPENED.item()
+        before = OPENED.value
         for images, labels in DataLoader(dataset, 32, shuffle=True, num_workers=num_workers):
             loss = nn.functional.cross_entropy(model(images), labels)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
-        opened.append(OPENED.item() - before)
+        opened.append(OPENED.value - before)
     return opened, loss.item()
 
 

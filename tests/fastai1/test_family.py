@@ -369,7 +369,7 @@ RANDOM = {
     "default_rng": "np.random.default_rng().random()",
     "bound": "DRAW()",
     "torch generator": "torch.rand(1, generator=GENERATOR).item()",
-    "urandom": "__import__('os').urandom(2)[0] / 7",
+    "urandom": "int.from_bytes(__import__('os').urandom(4), 'big') / 7",
 }
 
 
