@@ -7,6 +7,7 @@
 import argparse
 import os
 import shlex
+import signal
 import sys
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,11 +79,25 @@ def near(path):
     return path if inside.startswith(os.pardir) else inside
 
 
+@contextmanager
+def interrupts_after():
+    "Hold Ctrl-C back until the block ends: libraries turn it into other errors while they are imported."
+    held = []
+    before = signal.signal(signal.SIGINT, lambda *_: held.append(True))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+    if held:
+        raise KeyboardInterrupt
+
+
 def main():
     args = arguments()
     with folder_of(args) as (folder, files):
         print("Training a small network with ImageList, with MemoryImageList and with batch_tfms=True …", flush=True)
-        import demo_training  # torch and fastai take seconds to import, and a wrong folder is reported at once
+        with interrupts_after():
+            import demo_training  # torch and fastai take seconds to import, and a wrong folder is reported at once
 
         outcome = demo_training.contest(folder, files, args)
         print(f"purge() gave {demo_training.pictures.size_of(outcome.data.purge())} back.")

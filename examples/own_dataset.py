@@ -54,9 +54,10 @@ def main():
     with pictures.folder_for("own") as folder:
         pictures.photographs(folder, size=256, most=96 if args.quick else 320)
         dataset = in_memory(Pairs(folder, size=64))
-        train, _ = random_split(dataset, [0.75, 0.25])
-        model = nn.Sequential(nn.Conv2d(3, 32, 5, 4), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.Flatten())
-        model.append(nn.LazyLinear(32))
+        n_train = 3 * len(dataset) // 4
+        train, _ = random_split(dataset, [n_train, len(dataset) - n_train])
+        layers = [nn.Conv2d(3, 32, 5, 4), nn.ReLU(), nn.Conv2d(32, 64, 3, 2), nn.ReLU(), nn.Flatten()]
+        model = nn.Sequential(*layers, nn.LazyLinear(32))
         model(torch.zeros(1, 3, 64, 64))
         optimizer = torch.optim.Adam(model.parameters(), 1e-3)
         for epoch in range(args.epochs):

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import PIL.Image
+import pytest
+from torchvision_helpers import v2
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
@@ -63,6 +65,7 @@ def test_compare(tmp_path):
     assert "<svg" in drawn and "<dc:date>" not in drawn
 
 
+@pytest.mark.skipif(v2 is None, reason="torchvision has no transforms.v2")
 def test_torchvision_folder():
     text = output("torchvision_folder.py", "--quick")
     assert "128 of 128 photographs in memory" in text

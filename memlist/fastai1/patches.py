@@ -16,6 +16,7 @@ import inspect
 import sys
 import sysconfig
 import types
+import warnings
 from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 from fastai.basic_data import DeviceDataLoader
@@ -149,24 +150,37 @@ class _Walk:
             value: Any = None if not chain[0] else self._watch(module, chain[0])
             for name in chain[1:]:
                 if isinstance(value, types.ModuleType):
-                    # A module that `compat` lends looks most names up in the original.
-                    value = self._watch(value if name in vars(value) else vars(value).get("_original", value), name)
+                    value = self._of_module(value, name)
                 elif name[:2] != "__":
                     self.attributes.add(name)
+
+    def _of_module(self, module: types.ModuleType, name: str) -> Any:
+        "Watch a name of a module, and of the original of one that `compat` lends; return what it holds."
+        held, original = self._watch(module, name), vars(module).get("_original")
+        if original is None:
+            return held
+        # What was lent may call the original's function of this name.
+        real = self._watch(original, name) if name in vars(original) else None
+        return held if name in vars(module) else real
 
     def _watch(self, holder: Any, name: str) -> Any:
         "Watch one name, compare what it holds with the source, and follow it if it is fastai's; return what it holds."
         space = vars(holder)
-        value = space.get(name, _ABSENT)
         if (id(holder), name) in self.watched:
-            return value
+            return space.get(name, _ABSENT)
+        if name not in space and isinstance(holder, types.ModuleType):
+            with warnings.catch_warnings():  # of what is deprecated
+                warnings.simplefilter("ignore")
+                getattr(holder, name, None)  # some modules hold a name once it was asked for
+        value = space.get(name, _ABSENT)
         functions = list(_functions(value))
         parts = tuple((one, one.__code__, one.__defaults__, one.__kwdefaults__) for one in functions)
         wanted = _literals(holder.__name__).get(name, value) if isinstance(value, (list, dict)) else value
         made = Watched(holder.__name__, space, name, wanted, isinstance(value, (list, dict)), parts)
         self.watched[id(holder), name] = made
         origin = _imported().get(name) if holder.__name__.split(".")[0] == "fastai" else None
-        good = origin is None or getattr(value, "_original", value) is sys.modules.get(origin)
+        is_module = isinstance(value, types.ModuleType)
+        good = origin is None or (is_module and getattr(value, "_original", value) is sys.modules.get(origin))
         if not good or made.replaced() or not all(self._compare(one, holder, name) for one in functions):
             self.found = self.found or f"{holder.__name__}.{name}"
         if isinstance(value, type) and value.__module__.startswith("fastai.vision") and value is not ImagePoints:

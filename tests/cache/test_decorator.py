@@ -122,6 +122,7 @@ KINDS = ["array", "transposed", "floats", "tensor", "double", "image", "grey", "
 KINDS += ["pair", "dict", "scalar array"]
 
 
+@pytest.mark.filterwarnings("ignore:.*a PIL image of mode P with this info can't be made again")  # with Pillow 8
 @pytest.mark.parametrize("copied", [True, False])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_result_is_equal_and_no_alias_that_can_be_written(kind: str, copied: bool, paths: List[str]) -> None:
@@ -136,7 +137,8 @@ def test_a_result_is_equal_and_no_alias_that_can_be_written(kind: str, copied: b
             if array.flags.writeable and array.size:
                 array[...] = 77  # a copy: the next read must not see it
             assert copied or type(found) is not np.ndarray or not array.flags.writeable
-    assert ran(paths[0]) == n and same(function(paths[0]), wanted)
+    kept = kind != "palette" or int(PIL.__version__.split(".")[0]) >= 9  # Pillow 8 can't make such an image again
+    assert (ran(paths[0]) == n) == kept and same(function(paths[0]), wanted)
     assert copied or all(not array.flags.writeable for array in arrays_in(first) if type(first) is np.ndarray)
 
 

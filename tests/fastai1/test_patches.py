@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Set
 
 import fastai.vision as fv
+import numpy as np
 import pytest
 import torch
 from batch_helpers import bunches, classification, same_mask, told
@@ -136,7 +137,15 @@ FUNCTIONS = [
     (torch.nn.functional, "interpolate"),
     (torch, "addmm"),
     (fv.image, "F"),
+    (fv.transform, "np"),
 ]
+
+
+@pytest.fixture(autouse=True)
+def walked() -> None:
+    "Begin with fastai as it is: what is watched is found out when it is first asked for."
+    patches._walked.cache_clear()
+    assert patches.replaced() == ""
 
 
 def other(value: Any) -> Any:
@@ -146,6 +155,13 @@ def other(value: Any) -> Any:
     if isinstance(value, types.ModuleType):
         return types.SimpleNamespace(**vars(value))
     return lambda *args, **kwargs: value(*args, **kwargs)
+
+
+def test_a_function_that_is_put_into_a_lent_module_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fv.transform.np, "array", other(np.array))
+    assert "array" in patches.replaced()
+    monkeypatch.undo()
+    assert patches.replaced() == ""
 
 
 @pytest.mark.parametrize("owner, name", FUNCTIONS)
@@ -265,7 +281,12 @@ def test_a_transform_that_calculates_by_itself_runs_as_stock(photos: Path, flipp
 
 
 def test_a_patch_from_before_the_import_is_noticed(photos: Path) -> None:
-    names = ["fv.image._grid_sample", "fv.LabelList.__getitem__", "fv.image.F.grid_sample", "fv.torch_core.recurse"]
+    names = [
+        "fv.image._grid_sample",
+        "fv.LabelList.__getitem__",
+        "torch.nn.functional.grid_sample",
+        "fv.torch_core.recurse",
+    ]
     program = f"""
         import torch
         torch.gesv = getattr(torch, "solve", None) or (lambda b, a: (torch.linalg.solve(a, b),))
