@@ -67,7 +67,7 @@ $(VENV)-twine/ready:
 	$(environment)
 
 # The environments of the tests, for .ci/run.
-environments: $(VENV)/ready $(VENV)-fastai2/ready
+environments: $(VENV)/ready $(VENV)-fastai2/ready $(VENV)-legacy/ready
 
 # The loaders that memlist is compared with, each in an environment of its own; where one can't be made, the page says why.
 # FFCV has no wheels: it compiles against Debian's libopencv-dev and libturbojpeg0-dev, found by pkg-config.
@@ -89,6 +89,7 @@ docs: $(VENV)/ready-docs
 	$(RUN) benchmarks/claims.py
 	$(RUN) $(PYTEST) -m full tests/test_notebooks.py
 	$(RUN) docs/badges.py
+	$(RUN) docs/dark.py
 	$(RUN) -W ignore -m sphinx -W --keep-going -q -b html docs docs/_build/html
 	$(VENV)/bin/linkchecker --config docs/linkchecker.ini --no-status docs/_build/html/index.html
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Dict, Iterator, List, Set
@@ -114,6 +116,10 @@ def test_pictures_with_two_drawings_follow_the_switch_of_the_theme(page: Path, m
     shown = switched(text)
     assert "<picture>" not in shown
     assert shown.count("{.only-light}") == shown.count("{.only-dark}") == text.count("<picture>")
+
+
+def test_dark_drawings_are_made_from_the_light_ones() -> None:
+    subprocess.run([sys.executable, str(DOCS / "dark.py"), "--check"], check=True, timeout=60)
 
 
 def test_the_reference_is_complete() -> None:
