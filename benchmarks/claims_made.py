@@ -73,9 +73,17 @@ BOTH = [
         ("at about a tenth of the CPU time", (), both(at_least(8.5, *CPU), at_most(13, *CPU))),
         ("at up to {} × the speed, or pixels", (times(most(*WARM)),), None),
         ("equal to about a thousandth at up to {} ×", (times(most(*AT_ONCE)),), None),
-        ("| fastai 1, `MemoryImageList`, resize to 224 | {} × | {} × | |", [times(one) for one in WARM], None),
+        ("| fastai 1, `MemoryImageList`, resize to 224 | {} × | {} × | – |", [times(one) for one in WARM], None),
         (
-            "| fastai 1, default transforms, `batch_tfms=True` | {} × | {} × | |",
+            "| fastai 1, `MemoryImageList`, default transforms, 224 | {} × | {} × | – |",
+            [
+                times(figure("first", f"default transforms, {workers} workers", "warm epoch, images/s over stock's"))
+                for workers in (0, 2)
+            ],
+            None,
+        ),
+        (
+            "| fastai 1, default transforms, 224, `batch_tfms=True` | {} × | {} × | – |",
             [
                 times(one)
                 for one in (AT_ONCE[0], figure("batch_epochs", PHOTOGRAPHS, "with 2 workers, over stock's with 2"))

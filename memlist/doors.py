@@ -54,8 +54,7 @@ def opened(name: str) -> Optional[object]:
     if name in FASTAI2 or (name in FASTAI and fastai() == 2):
         return getattr(_fastai2(name), name)
     if fastai() != 1 and (name in (*FASTAI, *FASTAI1) or name.startswith("Memory")):
-        other = " in an environment of its own, since fastai 2 is installed here" if fastai() == 2 else ""
-        raise ImportError(_needs(name, "fastai 1", "fastai1") + other)
+        raise ImportError(_needs(name, "fastai 1", "fastai1"))
     return None
 
 
@@ -113,6 +112,13 @@ def _fastai2(name: str) -> Any:
 
 
 def _needs(name: str, library: str, extra: str) -> str:
+    "Return the message about a library that is missing, which ends with the command that installs it."
+    here = fastai()
+    if here and library.startswith("fastai"):
+        return (
+            f"memlist.{name} needs {library}, and fastai {here} is installed here. The two can't share an environment. "
+            f"Create another one, and run there, in a clone of memlist: pip install '.[{extra}]'"
+        )
     return f"memlist.{name} needs {library}, which is not installed here: pip install 'memlist[{extra}]'"
 
 

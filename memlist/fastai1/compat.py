@@ -69,7 +69,7 @@ except ModuleNotFoundError as error:
         raise
     raise ImportError(
         "fastai 1 imports pkg_resources, which setuptools has dropped in version 82. "
-        'To get it back: pip install "setuptools<82"'
+        'To get it back: pip install "setuptools<80.9"'
     ) from error
 
 

@@ -492,4 +492,4 @@ def test_without_pkg_resources_the_error_tells_what_to_do() -> None:
         except ImportError as error:
             print(error)
     """)
-    assert 'pip install "setuptools<82"' in done.stdout, done.stderr
+    assert 'pip install "setuptools<80.9"' in done.stdout, done.stderr

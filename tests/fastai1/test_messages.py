@@ -245,3 +245,9 @@ def test_stock_lists_have_no_verbs_of_ours_for_nothing(folder: Path) -> None:
     ll = ImageList.from_folder(folder).split_none().label_from_func(lambda path: 0)
     with pytest.raises(TypeError, match="this LabelLists holds no in-memory list: please build it with"):
         ll.load_data()
+
+
+@pytest.mark.parametrize("name", ["MemoryImageBlock", "MemoryMaskBlock"])
+def test_names_of_fastai_2_are_not_to_be_installed_here(name: str) -> None:
+    with pytest.raises(ImportError, match=rf"{name} needs fastai 2, .*another one, .* pip install '\.\[fastai2\]'$"):
+        getattr(m, name)
