@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 from contextlib import suppress
-from typing import Iterator, NamedTuple, Optional
+from typing import Iterator, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -36,7 +36,7 @@ from .layout import (
 )
 from .payload import Payload
 from .region import Region
-from .source import NO_SOURCE, Source
+from .source import NO_SOURCE
 from .system import PAGE
 from .threads import ThreadLock
 
@@ -180,7 +180,7 @@ class Log:
         trailer: bytes = b"",
         *,
         tag: int = 0,
-        source: Source = NO_SOURCE,
+        version: Tuple[int, int] = NO_SOURCE.version,
         checksum: int = 0,
     ) -> int:
         """Write a block at the tail of the log and move the tail past it.
@@ -205,7 +205,7 @@ class Log:
             return 0
         number = self.next_number
         header.ordinal = number + 1
-        block = pack_block(kind, nbytes, digest, array.dtype, array.shape, source.version, number, tag, checksum)
+        block = pack_block(kind, nbytes, digest, array.dtype, array.shape, version, number, tag, checksum)
         region.poke(offset, block)
         header.tail = offset + need
         return offset

@@ -154,8 +154,9 @@ class Parts:
         offset, growth = 0, index.growth()
         if self.budget.fits(new.need + growth) and (not growth or index.grow(plan)):
             number = log.next_number
+            version = trust.version(new.source)
             offset = log.append(
-                RECORD, new.digest, new.array, new.trailer, tag=new.tag, source=new.source, checksum=new.checksum
+                RECORD, new.digest, new.array, new.trailer, tag=new.tag, version=version, checksum=new.checksum
             )
         if offset:
             trust.written(offset, number, new.source)

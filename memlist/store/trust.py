@@ -11,7 +11,7 @@ import os
 import sys
 import zlib
 from contextlib import suppress
-from typing import Optional
+from typing import Optional, Tuple
 
 import numpy as np
 
@@ -112,6 +112,10 @@ class Trust:
         "Return what is wrong with a record: its pixels, decoder or source; an empty string if nothing is."
         return ""
 
+    def version(self, source: Source) -> Tuple[int, int]:
+        "Return what a record keeps of its source. In a named file: what a copy of the file has in common with it."
+        return source.moment
+
     def written(self, offset: int, number: int, source: Source) -> None:
         "Remember that record `number`, at `offset`, was just made from `source`."
         if source.looked:
@@ -180,6 +184,9 @@ class FileTrust(Trust):
             if now.version != block.source:
                 return "its source has changed"
         return ""
+
+    def version(self, source: Source) -> Tuple[int, int]:
+        return source.version
 
     def written(self, offset: int, number: int, source: Source) -> None:
         self.looks.add(number, source.looked, offset)

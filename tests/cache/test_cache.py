@@ -127,6 +127,42 @@ def test_a_file_that_has_changed_is_decoded_again(files: List[Path]) -> None:
     assert np.array_equal(new.image, arrays(files)[3]) and not np.array_equal(old.image, new.image)
 
 
+@pytest.mark.parametrize("how", ["written over", "another file put in its place"])
+def test_a_file_of_the_same_size_and_time_is_noticed_without_a_cache_file(tmp_path: Path, how: str) -> None:
+    path, new = tmp_path / "image.bmp", tmp_path / "new.bmp"
+    photo(1).save(path)
+    stat = path.stat()
+    cache = ImageCache(ImageStore(), PillowDecoder("RGB"))
+    cache.fetch(path)
+    photo(2).save(path if how == "written over" else new)
+    if how != "written over":
+        os.utime(new, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+        new.replace(path)
+    while (
+        path.stat().st_ctime_ns == stat.st_ctime_ns or path.stat().st_mtime_ns != stat.st_mtime_ns
+    ):  # of a coarse clock
+        os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    now = path.stat()
+    assert (now.st_size, now.st_mtime_ns) == (stat.st_size, stat.st_mtime_ns)
+    assert cache.fetch(path).outcome == HIT  # in the same list, epochs stay equal
+    assert cache.changed(cache.decoder.keys(path), path)  # what load_data asks
+    later = ImageCache(cache.store, PillowDecoder("RGB"), since=2**62).fetch(path)
+    assert later.outcome == KEPT and np.array_equal(later.image, arrays([path])[0])
+
+
+def test_a_data_set_that_was_unpacked_again_is_found_in_its_cache_file(tmp_path: Path) -> None:
+    path = tmp_path / "image.bmp"
+    photo(1).save(path)
+    stat = path.stat()
+    images = ImageCache(ImageStore.open(tmp_path / "cache"), PillowDecoder("RGB"))
+    images.fetch(path)
+    path.unlink()
+    photo(1).save(path)
+    os.utime(path, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert not images.changed(images.decoder.keys(path), path) and images.store.check() == []
+    assert ImageCache(images.store, PillowDecoder("RGB"), since=2**62).fetch(path).outcome == HIT
+
+
 def test_an_image_that_was_purged_while_it_was_made_is_not_served() -> None:
     class Ones(Squares):
         purges: List[Any] = []  # noqa: RUF012
