@@ -85,6 +85,8 @@ def _factory(name: str) -> Any:
     del factory.__wrapped__
     vars(factory)["__signature__"] = with_keywords(stock, {**_LIST_KEYWORDS, "batch_tfms": False})
     factory.__annotations__ = {}
+    more = "Also takes the keywords of `MemoryImageList`, and `batch_tfms`: see `MemoryImageDataBunch`."
+    factory.__doc__ = f"{inspect.getdoc(stock)}\n\n{more}"
     return classmethod(factory)
 
 

@@ -68,6 +68,11 @@ def test_the_factories_show_their_keywords(name: str) -> None:
     assert set(ours) == {*stock, *KEYWORDS, "convert_mode", "after_open", "batch_tfms"}
     assert [one for one in ours if one in stock][:-1] == list(stock)[:-1] and list(ours)[-1] == "kwargs"
     assert all(ours[one].default == stock[one].default for one in stock)
+    text = inspect.getdoc(getattr(m.MemoryImageDataBunch, name)) or ""
+    assert (
+        text.startswith(inspect.getdoc(getattr(ImageDataBunch, name)) or " ")
+        and "keywords of `MemoryImageList`" in text
+    )
 
 
 def test_methods_of_fastais_classes_keep_their_parameters() -> None:
