@@ -13,7 +13,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequ
 
 from ..store import format_rule, format_size, mean_bytes, shown, usable_cpus
 from . import forks
-from .cache import FULL, LATER, NEVER, THERE, TOGETHER
+from .cache import FULL, KEPT, LATER, NEVER, THERE, TOGETHER
 from .info import ImageLoadError
 from .jobs import Job, Work, expected_bytes, stores_of
 from .messages import warn_user
@@ -284,6 +284,8 @@ class Fill:
                         self.done, current[child] = self.done + 1, None
                         continue
                     self.messages += messages
+                    if outcome == KEPT:  # which the child has noted in its own memory only
+                        job.work.images.stale.discard(job.keys)
                     self._count(job, outcome, error)
                     hand_out(child)
                 beat()
