@@ -1,7 +1,7 @@
 """Inspect, check or empty a memlist cache file, or estimate the memory that a folder of images needs.
 
-`info`, `check` and `purge` need NumPy and psutil. `plan` also needs Pillow, and fastai 1 to measure how long loading
-takes. So everything else is imported only where it is used.
+`info`, `check` and `purge` need NumPy and psutil; `plan` also needs Pillow. So everything else is imported only where it
+is used.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ def print_plan(folder: str, size: Optional[int]) -> int:
     _say(f"{format_size(room)} may be used: {DEFAULT_SHARE:.0%} of the memory that is available here")
     for most in (None, size) if size else (None,):
         need = round(sum(_bytes(one, most) for one in sizes) * len(files) / n_seen)
-        fits = "all of it fits" if need <= room else f"{100 * room // need} % of it fits"
+        fits = "all of it fits" if need <= room else f"{100 * room // need or 'less than 1'} % of it fits"
         name = "at full size" if most is None else f"with max_size={most}"
         took, failed = _loading_time(files, most)
         bad.update((file, reason) for file, reason in failed.items() if file not in bad)
@@ -167,23 +167,24 @@ def _sizes(files: Sequence[str]) -> Tuple[List[Tuple[int, int]], Dict[str, str]]
 def _loading_time(files: Sequence[str], most: Optional[int]) -> Tuple[str, Dict[str, str]]:
     """Say how long `load_data()` takes for `files`, measured on an even sample.
 
-    Also returns the files of the sample that it can't load, with the reason.
+    All libraries' images are decoded in the same way, so this needs none of them. Also returns the files of the sample
+    that it can't load, with the reason.
     """
-    try:
-        from .cache.info import ImageLoadError
-        from .cache.progress import duration
-        from .fastai1.lists import MemoryImageList
-    except ImportError as error:
-        return f"how long load_data() takes can be measured only with fastai 1 ({error})", {}
+    from .cache import filling
+    from .cache.cache import ImageCache
+    from .cache.decode import PillowDecoder
+    from .cache.info import ImageLoadError
+    from .cache.jobs import Work
+    from .cache.progress import duration
+
     sample = list(files[:: max(1, len(files) // DECODED)])[:DECODED]
-    store = ImageStore(DEFAULT_SHARE)
+    images = ImageCache(ImageStore(DEFAULT_SHARE), PillowDecoder("RGB", most))
+    failed: Dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        il = MemoryImageList(sample, path="/", store=store, max_size=most)
-        failed: Dict[str, str] = {}
         begun = perf_counter()
         try:
-            il.load_data(progress=False)
+            filling.load_data([Work("plan", images, sample)], progress=False)
         except ImageLoadError as error:
             failed = {str(item): reason for item, reason in error.errors}
     seconds = (perf_counter() - begun) * len(files) / len(sample)

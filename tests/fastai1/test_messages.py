@@ -257,6 +257,11 @@ def test_plan_names_the_files_that_can_not_be_loaded(folder: Path, capsys: Any) 
     assert len(lines) == at + 4
 
 
+def test_plan_does_not_round_to_nothing(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(__main__.system, "available_memory", lambda: 1000)
+    assert any("decoded, less than 1 % of it fits; " in line for line in plan(folder, capsys))
+
+
 def test_plan_names_ten_and_says_how_many_more(folder: Path, capsys: Any) -> None:
     for i in range(13):
         (folder / f"bad{i:02}.png").write_bytes(b"no picture")
