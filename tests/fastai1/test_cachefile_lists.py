@@ -221,7 +221,7 @@ def test_check_names_what_is_wrong_and_fix_drops_it(photos: Path, tmp_path: Path
     images._region.maps[segment][at + 9] ^= 1  # in a header: records after it are still found
     images._header.records -= 1
     found = [problem.what for problem in images.check(fix=True)]
-    assert len(found) == 1 and "bytes of the log" in found[0]
+    assert len(found) == 1 and "bytes of the cache file" in found[0]
     assert images.check() == [] and len(images) == 20
     images._header.nbytes += 5
     assert [problem.what for problem in images.check(fix=True)] == ["the counts in its header are wrong"]
