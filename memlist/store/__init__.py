@@ -6,7 +6,8 @@ bytes), `layout` (the format), `log`, `index`, `lock`, `trust`, `budget`, `count
 where a file lies, `names` shows names of files on a terminal, and `warning` finds the user's line for a warning.
 
 This folder needs only NumPy and psutil, and no other folder of memlist. It deals with bytes, arrays and the sizes and
-times of files; it knows nothing of images and decoders, and of training libraries only their names, to step over their code.
+times of files; it knows nothing of images and decoders. Of training libraries it knows the names, so that `warning` can
+step over their code.
 """
 
 from .budget import DEFAULT_SHARE, MaxRam, format_rule, format_size, parse_max_ram

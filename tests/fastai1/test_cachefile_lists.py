@@ -80,8 +80,9 @@ def test_a_saved_data_bunch_finds_its_cache_file(photos: Path, tmp_path: Path) -
     gc.collect()
     text = (tmp_path / "data.pkl").read_bytes().replace(b"/cache", b"/c/che")
     (tmp_path / "data.pkl").write_bytes(text)
-    with pytest.warns(UserWarning, match="Make its folder first.*kept in memory instead"):
+    with pytest.warns(UserWarning, match="Make its folder first.*kept in memory instead") as caught:
         again = load_data(tmp_path, "data.pkl")
+    assert __file__ in [one.filename for one in caught if "kept in memory instead" in str(one.message)]
     assert again.train_ds.x.store.cache_file is None and again.load_data(progress=False).loaded
 
 
