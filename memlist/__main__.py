@@ -1,7 +1,7 @@
 """Inspect, check or empty a memlist cache file, or estimate the memory that a folder of images needs.
 
-`info`, `check` and `purge` need NumPy and psutil. `plan` also needs Pillow, and fastai 1 to measure how long loading
-takes. So everything else is imported only where it is used.
+`info`, `check` and `purge` need NumPy and psutil; `plan` also needs Pillow. So everything else is imported only where
+it is used.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def print_info(path: str) -> int:
     records, nbytes, most, _, _ = store.info()
     sources = store.sources()
     _say(f"{store.cache_file}: memlist cache file, format {FORMAT[-1:].decode()}")
-    _say(f"  {records:,} records, {format_size(nbytes)} of pixels")
+    _say(f"  {_held(records, sources)}, {format_size(nbytes)} of pixels")
     if sources:
         _say(f"  made from images under {_above(sources)}")
     where = "of memory, where its file system lies" if mounts.Room(str(store.cache_file)).in_memory else "on disk"
@@ -65,16 +65,33 @@ def _above(sources: Sequence[str]) -> str:
 def print_problems(path: str, fix: bool) -> int:
     "Print what is wrong with the cache file `path`; return 1 if problems remain."
     store = _existing(path)
-    problems = store.check(fix)
-    for problem in problems:
-        _say(f"{problem.path or store.cache_file}: {problem.what}")
-    what = "nothing is wrong" if not problems else f"{len(problems):,} problem{'s' * (len(problems) != 1)}"
+    problems: List[Tuple[str, List[str]]] = []
+    places: Dict[str, List[str]] = {}
+    for source, wrong in store.check(fix):
+        if source not in places or not source:  # what names no image is a problem of its own
+            places[source] = []
+            problems.append((source, places[source]))
+        if wrong not in places[source]:  # an image may have several records
+            places[source].append(wrong)
+    for source, found in problems:
+        _say(f"{source or store.cache_file}: {', '.join(found)}")
+    what = _counted(len(problems), "problem") if problems else "nothing is wrong"
     if problems and fix:
         what += "; dropped what is wrong, the rest is indexed again"
     elif problems:
         what += "; `check --fix` drops what is wrong"
-    _say(f"{len(store):,} records, {what}")
+    _say(f"{_held(len(store), store.sources())}, {what}")
     return int(bool(problems) and not fix)
+
+
+def _held(records: int, sources: Sequence[str]) -> str:
+    "Return how many records there are, and of how many images if `sources` has a file for each record."
+    held = _counted(records, "record")
+    return f"{_counted(len(set(sources)), 'image')} in {held}" if records and len(sources) == records else held
+
+
+def _counted(n: int, unit: str) -> str:
+    return f"{n:,} {unit}{'s' * (n != 1)}"
 
 
 def empty(path: str) -> int:
@@ -107,7 +124,7 @@ def print_plan(folder: str, size: Optional[int]) -> int:
     _say(f"{format_size(room)} may be used: {DEFAULT_SHARE:.0%} of the memory that is available here")
     for most in (None, size) if size else (None,):
         need = round(sum(_bytes(one, most) for one in sizes) * len(files) / n_seen)
-        fits = "all of it fits" if need <= room else f"{100 * room // need} % of it fits"
+        fits = "all of it fits" if need <= room else f"{100 * room // need or 'less than 1'} % of it fits"
         name = "at full size" if most is None else f"with max_size={most}"
         took, failed = _loading_time(files, most)
         bad.update((file, reason) for file, reason in failed.items() if file not in bad)
@@ -167,23 +184,24 @@ def _sizes(files: Sequence[str]) -> Tuple[List[Tuple[int, int]], Dict[str, str]]
 def _loading_time(files: Sequence[str], most: Optional[int]) -> Tuple[str, Dict[str, str]]:
     """Say how long `load_data()` takes for `files`, measured on an even sample.
 
-    Also returns the files of the sample that it can't load, with the reason.
+    All libraries' images are decoded in the same way, so this needs none of them. Also returns the files of the sample
+    that it can't load, with the reason.
     """
-    try:
-        from .cache.info import ImageLoadError
-        from .cache.progress import duration
-        from .fastai1.lists import MemoryImageList
-    except ImportError as error:
-        return f"how long load_data() takes can be measured only with fastai 1 ({error})", {}
+    from .cache import filling
+    from .cache.cache import ImageCache
+    from .cache.decode import PillowDecoder
+    from .cache.info import ImageLoadError
+    from .cache.jobs import Work
+    from .cache.progress import duration
+
     sample = list(files[:: max(1, len(files) // DECODED)])[:DECODED]
-    store = ImageStore(DEFAULT_SHARE)
+    images = ImageCache(ImageStore(DEFAULT_SHARE), PillowDecoder("RGB", most))
+    failed: Dict[str, str] = {}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        il = MemoryImageList(sample, path="/", store=store, max_size=most)
-        failed: Dict[str, str] = {}
         begun = perf_counter()
         try:
-            il.load_data(progress=False)
+            filling.load_data([Work("plan", images, sample)], progress=False)
         except ImageLoadError as error:
             failed = {str(item): reason for item, reason in error.errors}
     seconds = (perf_counter() - begun) * len(files) / len(sample)

@@ -180,16 +180,20 @@ class ImageCache:
             self._seen[number] = 1
 
     def changed(self, keys: Keys, item: Any) -> bool:
-        "Return whether the file `item` has changed since a record under `keys` was made; if so, mark `keys` as stale."
+        """Return whether `keys` are stale: the image has to be decoded again.
+
+        They are marked as stale if the file `item` has changed, or is gone, since a record under them was made.
+        """
         now = Source.of(item)
-        then = [(key, self.store.source(key)) for key in keys]
-        if now is None:  # the file is gone: records that this session has verified are kept
-            changed = any(one is not None and not self.store.verified(key) for key, one in then)
-        else:
-            changed = any(one is not None and one != self.store.version(now) for _, one in then)
-        if changed:
+        version = None if now is None else self.store.version(now)
+        then = [self.store.source(key) for key in keys]
+        if any(one is not None and one != version for one in then):
             self.stale.add(keys)
-        return changed
+        return keys in self.stale
+
+    def has(self, keys: Keys) -> bool:
+        "Return whether there are records under `keys` that may be served, as far as is known without a look at files."
+        return keys not in self.stale and all(key in self.store for key in keys)
 
     def records(self, wanted: Keys, item: Any) -> Optional[List[Record]]:
         """Return the records under `wanted`, the keys of `item`, if all are stored and of the present file; else None.

@@ -11,9 +11,9 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from ..store import format_rule, format_size, mean_bytes, shown, usable_cpus
+from ..store import ImageStore, format_rule, format_size, mean_bytes, shown, usable_cpus
 from . import forks
-from .cache import FULL, LATER, NEVER, THERE, TOGETHER
+from .cache import FULL, KEPT, LATER, NEVER, THERE, TOGETHER
 from .info import ImageLoadError
 from .jobs import Job, Work, expected_bytes, stores_of
 from .messages import warn_user
@@ -154,8 +154,8 @@ class Fill:
         "Print how many images are to be decoded and how much memory they may take; return the jobs for these."
         store, stores = jobs[0].work.store, {id(work): work.store for work in self.works}
         there = [bool(job.keys) and all(key in stores[id(job.work)] for key in job.keys) for job in jobs]
-        if any(there) and self.progress:  # in a cache file, from an earlier session
-            print_line(f"load_data: {counted(sum(there), 'images')} of {shown(store.cache_file)} to verify")
+        if self.progress:
+            _say_known([(job, stores[id(job.work)]) for job, known in zip(jobs, there) if known])
         jobs = [job for job, known in zip(jobs, there) if not known]
         if not jobs:
             return jobs
@@ -167,10 +167,9 @@ class Fill:
         elif need <= room:
             text = f"load_data: {n_images}, about {format_size(need)} decoded; {most} may be used"
         else:
-            share = f"about {math.floor(100 * room / need)} % will fit, the rest stays on disk"
             text = (
                 f"load_data: {n_images}, about {format_size(need)} decoded, but {most} may be used "
-                f"(max_ram: {format_rule(store.rule)}): {share}"
+                f"(max_ram: {format_rule(store.rule)}): {_share(len(jobs), need, room)}"
             )
         if self.progress or (need is not None and need > room):
             print_line(text)
@@ -284,6 +283,8 @@ class Fill:
                         self.done, current[child] = self.done + 1, None
                         continue
                     self.messages += messages
+                    if outcome == KEPT:  # which the child has noted in its own memory only
+                        job.work.images.stale.discard(job.keys)
                     self._count(job, outcome, error)
                     hand_out(child)
                 beat()
@@ -362,6 +363,30 @@ class Fill:
                 raise error
             names = ", ".join(dict.fromkeys(work.name for work in self.works))
             warn_user(f"{names}: {error}")
+
+
+def _say_known(jobs: Sequence[Tuple[Job, ImageStore]]) -> None:
+    "Say of how many images their stores have records already, and why these have to be looked at."
+    to_verify: Counter[str] = Counter()
+    changed = 0
+    for job, store in jobs:
+        if store.cache_file is None or all(map(store.verified, job.keys)):
+            changed += 1
+        else:  # from an earlier session
+            to_verify[store.cache_file] += 1
+    for file, n in to_verify.items():
+        print_line(f"load_data: {counted(n, 'images')} of {shown(file)} to verify")
+    if changed:
+        files = "its file has changed or is gone" if changed == 1 else "their files have changed or are gone"
+        print_line(f"load_data: {counted(changed, 'images')} to load again, because {files}")
+
+
+def _share(n: int, need: float, room: float) -> str:
+    "Say how many of `n` images fit, if all `need` more than the `room` that there is."
+    some, share = math.floor(n * room / need), math.floor(100 * room / need)
+    if not some:
+        return "probably none of them will fit, they stay on disk"
+    return f"about {f'{share} %' if share else f'{some:,} of them'} will fit, the rest stays on disk"
 
 
 def _state(fill: Fill, loaded: int, seconds: float) -> str:

@@ -98,13 +98,13 @@ def distinct(works: Iterable[Work]) -> Iterator[bool]:
     "Yield whether an image is cached, for each distinct image of `works`."
     seen: Set[Tuple[str, Keys]] = set()
     for work in works:
-        store = work.store
+        images, uid = work.images, work.store.uid
         for job in work.jobs():
             if not job.keys:
                 yield False
-            elif (store.uid, job.keys) not in seen:
-                seen.add((store.uid, job.keys))
-                yield all(key in store for key in job.keys)
+            elif (uid, job.keys) not in seen:
+                seen.add((uid, job.keys))
+                yield images.has(job.keys)
 
 
 def cache_info(works: Sequence[Work]) -> CacheInfo:

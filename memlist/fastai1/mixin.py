@@ -129,6 +129,7 @@ class InMemory(Serving):
         made.cache_file, made.max_size = self.cache_file, self.max_size
         if selected:
             made._scratch.built = self._scratch.built
+            made._scratch.stale |= self._scratch.stale
         if made._family is not None:
             if family is not None and selected and type(made) is type(self) and self._agrees(made):
                 self._descend(made)

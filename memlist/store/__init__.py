@@ -3,10 +3,11 @@
 `ImageStore` (in `store`) is the public class. `parts` puts a store together from the modules below it: `region` (mapped
 bytes), `layout` (the format), `log`, `index`, `lock`, `trust`, `budget`, `counters`, `cachefile` and `repair`. With
 `registry` and `sharing`, lists and processes find the same store. `system` reads the limits of the machine, `mounts`
-where a file lies, and `names` shows names of files on a terminal.
+where a file lies, `names` shows names of files on a terminal, and `warning` finds the user's line for a warning.
 
 This folder needs only NumPy and psutil, and no other folder of memlist. It deals with bytes, arrays and the sizes and
-times of files; it knows nothing of images, decoders or training libraries.
+times of files; it knows nothing of images and decoders. Of training libraries it knows the names, so that `warning` can
+step over their code.
 """
 
 from .budget import DEFAULT_SHARE, MaxRam, format_rule, format_size, parse_max_ram

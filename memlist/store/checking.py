@@ -39,6 +39,7 @@ def _check(parts: Parts, fix: bool) -> List[Problem]:
     problems: List[Problem] = []
     bad: List[Tuple[int, Block]] = []
     damaged = False
+    what = "cache file" if parts.region.persistent else "store"
     if not log.reach(header.tail - 1):
         why = "it can't be checked: this process has too little address space, or too few descriptors, to map it"
         return [Problem("", why)]
@@ -60,7 +61,7 @@ def _check(parts: Parts, fix: bool) -> List[Problem]:
 
     for offset, length, block in entries:
         if block is None:
-            problems.append(Problem("", f"{length:,} bytes of the log, from byte {offset:,} on, are damaged"))
+            problems.append(Problem("", f"{length:,} bytes of the {what}, from byte {offset:,} on, are damaged"))
             damaged = True
         elif block.kind == RECORD:
             found, wrong = index.find(block.digest), parts.fault(offset, block)

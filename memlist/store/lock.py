@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import sys
 import time
-import warnings
 from contextlib import suppress
 from types import FrameType
 from typing import Callable, List, Optional, Sequence
@@ -18,6 +17,7 @@ import psutil
 
 from .bytelocks import ByteLocks
 from .threads import Result, ThreadLock
+from .warning import warn_user
 
 #: How many seconds a process waits for another one that is decoding the same image.
 MOST_PATIENCE = 10
@@ -130,7 +130,7 @@ class Lock:
             pause = min(2 * pause, 0.002 if silent else 0.05)
             if silent and time.monotonic() - begun > SILENCE:
                 silent = False
-                warnings.warn(self._waiting_for(), RuntimeWarning, stacklevel=2)
+                warn_user(self._waiting_for(), RuntimeWarning)
         mine = os.getpid()
         with suppress(OSError, AttributeError):  # a full disk, or Windows: then nobody knows whom to wait for
             if self._last_holder() not in (mine, None):

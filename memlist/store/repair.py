@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import os
 import uuid
-import warnings
 from bisect import bisect_left, bisect_right
 from contextlib import suppress
 from typing import List
@@ -42,6 +41,7 @@ from .log import Entry, Log
 from .region import Region
 from .system import PAGE
 from .trust import Trust
+from .warning import warn_user
 
 UNMAPPABLE = OSError, ValueError, MemoryError
 # How many slots in a row an index may have taken. In a table that is four fifths full, some hundreds are the most.
@@ -241,10 +241,9 @@ def _merge(log: Log, path: str, ends: List[int]) -> None:
     with suppress(*UNMAPPABLE):
         log.map_first(ends[0])
     if not log.reach(ends[-1] - 1):
-        warnings.warn(
+        warn_user(
             f"cache_file={path!r} can't be mapped whole: this process has too little address space (ulimit -v), or too "
-            "few descriptors (ulimit -n). The file keeps its records, but those not mapped are decoded again.",
-            stacklevel=2,
+            "few descriptors (ulimit -n). The file keeps its records, but those not mapped are decoded again."
         )
 
 
@@ -269,10 +268,9 @@ def _mend(index: Index, path: str, size: int, promised: int) -> int:
     kept = index.rebuild(entries)
     if damaged or kept < promised:
         lost = f", {promised - kept:,} are lost" if kept < promised else f"; {damaged:,} bytes are damaged"
-        warnings.warn(
+        warn_user(
             f"cache_file={path!r} was cut off or damaged: {kept:,} records of it are intact and kept{lost}. The others "
-            "will be decoded again when they are needed, or all at once by load_data().",
-            stacklevel=2,
+            "will be decoded again when they are needed, or all at once by load_data()."
         )
     return kept
 

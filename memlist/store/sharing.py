@@ -6,7 +6,6 @@ A process being spawned is sent the descriptors. Any other pickle only names the
 from __future__ import annotations
 
 import copyreg
-import warnings
 from multiprocessing.context import get_spawning_popen
 from typing import Any, Callable, Dict, Optional, Tuple
 
@@ -21,6 +20,7 @@ from .parts import received_parts
 from .region import Region, named_region
 from .store import ImageStore
 from .trust import Looks
+from .warning import warn_user
 
 
 def store_for(place: str, max_ram: MaxRam = None, cache_file: Any = None, maker: bytes = b"") -> ImageStore:
@@ -87,7 +87,7 @@ def _rejoined(
         try:
             return ImageStore.open(cache_file, max_ram, place=place, maker=maker)
         except CacheFileError as error:  # the pickle may be loaded on another machine
-            warnings.warn(f"{error} Until then the images are kept in memory instead.", stacklevel=2)
+            warn_user(f"{error} Until then the images are kept in memory instead.")
     if known is None and place is not None:
         known = next(iter(registry.at_place(place)), None)
     return ImageStore(max_ram, place=place, maker=maker) if known is None else known

@@ -292,6 +292,23 @@ def test_load_data_info_and_purge(paths: List[str]) -> None:
     assert function.cache_info(paths).cached == 9
 
 
+@pytest.mark.parametrize("n_workers", [None, 2])
+def test_load_data_lists_files_that_are_gone_and_makes_changed_ones_again(paths: List[str], n_workers: Any) -> None:
+    function = counted(opened).load_data(paths, progress=False)
+    photo(50).save(paths[1])
+    os.utime(paths[1], ns=(1, 1))
+    os.remove(paths[2])
+    assert all(function(path) is not None for path in paths)
+    for _ in range(2):
+        with pytest.raises(ImageLoadError, match=f"1 image could .*\n  {paths[2]}: FileNotFoundError"):
+            function.load_data(paths, n_workers, progress=False)
+        assert function.cache_info(paths).cached == len(paths) - 1
+    n = len(calls())
+    assert same(function(paths[1]), opened(paths[1])) and len(calls()) == n  # made again, and known to be
+    with pytest.raises(FileNotFoundError):
+        function(paths[2])
+
+
 @pytest.mark.parametrize("error", [FileNotFoundError, PIL.UnidentifiedImageError])
 def test_what_the_function_raises_is_raised(error: type, tmp_path: Path) -> None:
     (tmp_path / "bad.png").write_bytes(b"no picture")

@@ -80,8 +80,9 @@ def test_a_saved_data_bunch_finds_its_cache_file(photos: Path, tmp_path: Path) -
     gc.collect()
     text = (tmp_path / "data.pkl").read_bytes().replace(b"/cache", b"/c/che")
     (tmp_path / "data.pkl").write_bytes(text)
-    with pytest.warns(UserWarning, match="Make its folder first.*kept in memory instead"):
+    with pytest.warns(UserWarning, match="Make its folder first.*kept in memory instead") as caught:
         again = load_data(tmp_path, "data.pkl")
+    assert __file__ in [one.filename for one in caught if "kept in memory instead" in str(one.message)]
     assert again.train_ds.x.store.cache_file is None and again.load_data(progress=False).loaded
 
 
@@ -221,7 +222,7 @@ def test_check_names_what_is_wrong_and_fix_drops_it(photos: Path, tmp_path: Path
     images._region.maps[segment][at + 9] ^= 1  # in a header: records after it are still found
     images._header.records -= 1
     found = [problem.what for problem in images.check(fix=True)]
-    assert len(found) == 1 and "bytes of the log" in found[0]
+    assert len(found) == 1 and "bytes of the cache file" in found[0]
     assert images.check() == [] and len(images) == 20
     images._header.nbytes += 5
     assert [problem.what for problem in images.check(fix=True)] == ["the counts in its header are wrong"]

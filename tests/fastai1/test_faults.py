@@ -170,7 +170,7 @@ def test_ctrl_c_in_fit_leaves_a_usable_cache(tmp_path: Path, workers: int, named
 @pytest.mark.parametrize("how", ["deleted", "replaced", "truncated"])
 @pytest.mark.parametrize("named", [False, True])
 def test_changed_sources_are_noticed_by_load_data(tmp_path: Path, how: str, named: bool) -> None:
-    "Cached images stay the same from epoch to epoch; `load_data` decodes changed files again."
+    "Cached images stay the same from epoch to epoch; `load_data` decodes changed files again, and lists bad ones."
     folder = many(tmp_path / "many", 12, 40)
     kwargs = {"cache_file": tmp_path / "cache"} if named else {}
     ours = bunch(m.MemoryImageList, folder, **kwargs)
@@ -186,13 +186,14 @@ def test_changed_sources_are_noticed_by_load_data(tmp_path: Path, how: str, name
         file.write_bytes(file.read_bytes()[:99])
     for (x, _), (u, _) in zip(epoch(ours), before):
         assert torch.equal(x, u)
-    if how == "truncated":
+    if how != "replaced":
         with pytest.raises(m.ImageLoadError, match=r"003\.png"):
             ours.load_data(progress=False)
+        assert not ours.loaded
     else:
         ours.load_data(progress=False)
     after = epoch(bunch(ImageList, folder)) if how == "replaced" else before
-    if how != "truncated":
+    if how == "replaced":
         for (x, _), (u, _) in zip(epoch(ours), after):
             assert torch.equal(x, u)
     assert all(torch.equal(x, u) for (x, _), (u, _) in zip(before, after)) is (how != "replaced")

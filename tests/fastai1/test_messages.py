@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import os
 import re
 import warnings
 from pathlib import Path
@@ -101,6 +103,39 @@ def test_verifying_a_cache_file_prints_no_zeros(folder: Path, tmp_path: Path, ca
     assert "1.2" in outs[0] and "40 images of" in outs[1] and "to verify" in outs[1]
     assert not re.search(r"\b0(\.0+)? ([kMG]?B|images/s)", "".join(outs)), outs
     assert outs[1].splitlines()[-1].startswith("load_data: 40 images, ") and "images/s" not in outs[1]
+
+
+def test_load_data_says_of_which_images_it_looks_at_the_files_again(folder: Path, tmp_path: Path, capsys: Any) -> None:
+    "It names a file only if there is one: what changed in memory, and what it verifies, are different lines."
+    file = tmp_path / "c"
+    for given in ({}, {"cache_file": file}):
+        il = m.MemoryImageList.from_folder(folder, presort=True, **given).load_data(progress=False)
+        for k in range(2):
+            os.utime(il.items[k], ns=(1, k + 1))
+            il.load_data()
+            first = capsys.readouterr().out.splitlines()[0]
+            assert first == "load_data: 1 image to load again, because its file has changed or is gone"
+        for k in range(2):
+            os.utime(il.items[k], ns=(1, k + 3))
+        il.load_data()
+        first = capsys.readouterr().out.splitlines()[0]
+        assert first == "load_data: 2 images to load again, because their files have changed or are gone"
+        del il
+        gc.collect()
+    lists = m.MemoryImageList.from_folder(folder, presort=True, cache_file=file).split_by_idx([0])
+    lists.label_from_func(lambda path: path, label_cls=m.MemoryImageLabelList).load_data()
+    assert capsys.readouterr().out.splitlines()[0] == f"load_data: 40 images of {file} to verify"
+
+
+def test_the_share_that_fits_is_not_rounded_to_nothing(folder: Path, capsys: Any) -> None:
+    from memlist.cache.filling import _share
+
+    assert _share(40, 1_200_000, 596_000) == "about 49 % will fit, the rest stays on disk"
+    assert _share(1000, 30_000_000, 60_000) == "about 2 of them will fit, the rest stays on disk"
+    il = m.MemoryImageList.from_folder(folder, max_ram="20kB")
+    said(lambda: il.load_data(progress=False))
+    line = capsys.readouterr().out.strip()
+    assert line.endswith("(max_ram: 20 kB): probably none of them will fit, they stay on disk")
 
 
 def test_a_rate_below_ten_is_not_rounded_to_nothing() -> None:
@@ -220,6 +255,11 @@ def test_plan_names_the_files_that_can_not_be_loaded(folder: Path, capsys: Any) 
     assert lines[at + 1].startswith(f"  {folder / 'bad.png'}: UnidentifiedImageError: cannot identify image file")
     assert lines[at + 2].startswith(f"  {folder / 'short.png'}: ") and "says how to leave them out" in lines[at + 3]
     assert len(lines) == at + 4
+
+
+def test_plan_does_not_round_to_nothing(folder: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(__main__.system, "available_memory", lambda: 1000)
+    assert any("decoded, less than 1 % of it fits; " in line for line in plan(folder, capsys))
 
 
 def test_plan_names_ten_and_says_how_many_more(folder: Path, capsys: Any) -> None:

@@ -477,6 +477,26 @@ def test_files_that_are_no_images(make: Make, files: List[Path]) -> None:
     same(epoch(ours, 1), epoch(stock, 1))
 
 
+def test_load_data_lists_a_file_that_is_gone(make: Make, files: List[Path]) -> None:
+    ours = in_memory(make()).load_data(progress=False)
+    files[4].unlink()
+    epoch(ours)  # until `load_data` looks again, it goes on with what it has
+    with pytest.raises(ImageLoadError, match=rf"1 image could .*\n.*{files[4].name}: FileNotFoundError"):
+        ours.load_data(progress=False)
+    assert not ours.loaded
+    raised = []
+    for dataset in (ours.train_ds, ours.valid_ds):
+        for i in range(len(dataset)):
+            try:
+                dataset[i]
+            except FileNotFoundError:
+                raised.append(i)
+    assert len(raised) == 1
+    with pytest.raises(ImageLoadError) as caught:
+        ours.load_data(progress=False)
+    assert ours.without(caught.value).loaded
+
+
 def test_the_rest_of_an_image_is_kept(make: Make, files: List[Path]) -> None:
     exif = PIL.Image.Exif()
     exif[0x0112] = 6

@@ -37,6 +37,7 @@ def test_a_file_cut_off_anywhere_serves_what_is_whole(tmp_path: Path) -> None:
         counts.append(right(images))
         if counts[-1] < 60:
             assert f"was cut off or damaged: {len(images)} records" in str(caught[0].message)
+            assert caught[0].filename == __file__
         assert images.check() == [] and images.put(b"new", tile(3)) and images.get(b"new") is not None
         del images
         path.unlink()

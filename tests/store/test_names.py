@@ -13,6 +13,7 @@ import pytest
 
 from memlist.__main__ import main
 from memlist.store import ImageStore, Source, shown
+from memlist.store.layout import BLOCK_BYTES, digest_of
 
 EVIL = (
     b"\xff\x1b[2J\r\n\x07\xe2\x80\xae\xc2\x9b31m\\x.jpg"  # no UTF-8, terminal commands, lines, text from right to left
@@ -57,7 +58,7 @@ def test_the_command_prints_any_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert main(["check", path]) == 0
     assert main(["info", path]) == 0
     lines = lines_of(capsys.readouterr().out)
-    assert lines[0] == "1 records, nothing is wrong"
+    assert lines[0] == "1 image in 1 record, nothing is wrong"
     assert lines[1].startswith(shown(path)) and "cache\\x1b]0;mine\\x07" in lines[1]
     assert lines[3] == f"  made from images under {shown(os.fsdecode(folder))}" and len(lines) == 6
     Path(os.fsdecode(source)).write_bytes(b"another")
@@ -72,6 +73,38 @@ def test_the_command_prints_any_name(tmp_path: Path, capsys: pytest.CaptureFixtu
     printed = capsys.readouterr()
     lines_of(printed.out)
     lines_of(printed.err)
+
+
+def test_the_command_counts_images_and_names_each_file_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sources, path = [tmp_path / name for name in ("a.png", "b.png")], str(tmp_path / "cache")
+    images = ImageStore.open(path)
+    for source in sources:
+        source.write_bytes(b"one")
+        for k in range(2):  # as torchvision's images, whose pixels are one record, and the rest another
+            assert images.put(b"%d " % k + os.fsencode(source), np.zeros(99, "u1"), source=Source.of(source))
+    assert main(["check", path]) == 0 and main(["info", path]) == 0
+    lines = lines_of(capsys.readouterr().out)
+    assert lines[0] == "2 images in 4 records, nothing is wrong"
+    assert lines[2].startswith("  2 images in 4 records, ")
+    sources[1].write_bytes(b"another")
+    assert main(["check", path]) == 1
+    changed, found = f"{shown(sources[1])}: its source has changed", "1 problem; `check --fix` drops what is wrong"
+    assert lines_of(capsys.readouterr().out) == [changed, f"2 images in 4 records, {found}"]
+    assert images.put(b"no file", np.zeros(99, "u1"))  # of how many images it has records is not known then
+    assert main(["check", path]) == 1
+    assert lines_of(capsys.readouterr().out) == [changed, f"5 records, {found}"]
+    for key in (b"no file", b"0 " + os.fsencode(sources[1])):
+        offset = images._index.find(digest_of(key))[0]  # type: ignore[index]
+        segment, at = images._region.locate(offset)
+        images._region.maps[segment][at + BLOCK_BYTES] ^= 1
+    pixels = "its pixels are not those that were written"
+    assert main(["check", path]) == 1
+    lines = lines_of(capsys.readouterr().out)
+    assert sorted(lines[:2]) == sorted([f"{shown(sources[1])}: {pixels}, its source has changed", f"{path}: {pixels}"])
+    assert lines[2:] == ["5 records, 2 problems; `check --fix` drops what is wrong"]
+    images._region.maps[segment][at] ^= 1
+    assert main(["check", path]) == 1
+    assert f" bytes of the cache file, from byte {offset:,} on, are damaged" in capsys.readouterr().out
 
 
 def test_a_terminal_that_knows_few_letters(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import warnings
 from contextlib import nullcontext
+from pathlib import Path
 
 import numpy as np
 import PIL.Image
@@ -130,6 +131,42 @@ def test_a_changed_file_is_read_again_by_a_dataset_built_later(folder):
     assert torch.equal(later[0][0], ImageFolder(folder, v1.ToTensor())[0][0])
     assert before.shape == (3, 16, 16)
     check(ImageFolder(folder, KNOWN), MemoryImageFolder(folder, KNOWN))
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_load_data_lists_a_file_that_is_gone(folder, tmp_path, named):
+    "A loaded dataset goes on with what it has until `load_data` looks again; then reads raise what stock raises."
+    kwargs = {"cache_file": tmp_path / "pictures.cache"} if named else {}
+    older = MemoryImageFolder(folder, KNOWN, **kwargs).load_data(progress=False)
+    later = MemoryImageFolder(folder, KNOWN, **kwargs)
+    path = older.samples[3][0]
+    kept = Path(path).read_bytes(), os.stat(path).st_mtime_ns
+    os.remove(path)
+    for dataset in (later, older):
+        assert older[3][0].shape == (3, 16, 16)
+        with pytest.raises(
+            memlist.ImageLoadError, match=rf"1 image could .*\n.*{os.path.basename(path)}: FileNotFound"
+        ):
+            dataset.load_data(progress=False)
+        assert not dataset.loaded and dataset.cache_info()[:2] == (11, 12)
+        with pytest.raises(FileNotFoundError):
+            dataset[3]
+        assert dataset.without([path]).loaded
+    Path(path).write_bytes(kept[0])
+    os.utime(path, ns=(1, kept[1]))
+    for dataset in (later, older):
+        assert dataset.load_data(progress=False).loaded and dataset[3][0].shape == (3, 16, 16)
+
+
+def test_a_file_that_has_become_bad_is_not_loaded(folder):
+    ours = MemoryImageFolder(folder, KNOWN).load_data(progress=False)
+    Path(ours.samples[3][0]).write_bytes(b"no picture")
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="1 image could not be loaded"):
+            ours.load_data(progress=False, on_error="warn")
+        assert not ours.loaded and ours.cache_info().cached == 11
+        with pytest.raises(OSError):
+            ours[3]
 
 
 def test_a_bad_file_raises_what_stock_raises(folder):
