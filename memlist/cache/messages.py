@@ -1,4 +1,4 @@
-"""Warnings that point at the user's own line."""
+"""Warnings that point at the user's own line, and messages that more than one front end shows."""
 
 from __future__ import annotations
 
@@ -15,3 +15,14 @@ def warn_user(message: str) -> None:
     while frame.f_back is not None and frame.f_globals.get("__name__", "").split(".")[0] in LIBRARIES:
         level, frame = level + 1, frame.f_back
     warnings.warn(message, stacklevel=level)
+
+
+def reduced(name: str, max_size: int, whose: str, images: str = "images") -> str:
+    """Return the message that pixels differ from those of stock, because of `max_size`.
+
+    `name`: what has the images; `whose`: the object of stock that has the other pixels.
+    """
+    return (
+        f"{name}: with max_size={max_size} {images} are kept with their shorter side reduced to {max_size} pixels at "
+        f"most, so the pixels of larger ones differ from those of {whose}. For the same pixels, leave max_size out."
+    )
