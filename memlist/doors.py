@@ -60,7 +60,11 @@ def opened(name: str) -> Optional[object]:
 
 
 def in_memory(
-    data: Any, max_ram: MaxRam = None, cache_file: Any = None, max_size: Optional[int] = None, batches: bool = True
+    data: Any,
+    max_ram: MaxRam = None,
+    cache_file: Any = None,
+    max_size: Optional[int] = None,
+    batches: Optional[bool] = None,
 ) -> Any:
     """Keep the images of `data` in memory that all processes share; return what to use in its place::
 
@@ -71,6 +75,8 @@ def in_memory(
       attribute `loader`, as those of torchvision do, see `memlist.torchvision.in_memory`
     - `max_ram`, `cache_file`, `max_size`: the budget, a file that keeps the images, and a limit for their shorter side
     - `batches`: False to have each item of DataLoaders made on its own
+
+    Called again with DataLoaders, it keeps what you leave out; see there for what you give.
 
     Raises TypeError for anything else, and ImportError if the library for it is not installed.
     """
@@ -83,7 +89,7 @@ def in_memory(
         return _fastai2("in_memory").in_memory(data, max_ram, cache_file, max_size, batches)
     if not installed("torchvision"):
         raise ImportError(_needs("in_memory", "fastai 2", "fastai2"))
-    if batches is not True:
+    if batches is not None and batches is not True:
         raise TypeError(f"batches={batches!r} is for DataLoaders of fastai 2, and this is a {type(data).__name__}")
     return _torchvision("in_memory").in_memory(data, max_ram, cache_file, max_size)
 

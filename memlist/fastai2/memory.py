@@ -20,6 +20,7 @@ from ..cache.keys import Unkeyable
 from ..cache.messages import reduced, warn_user
 from ..store import ImageStore, MaxRam, format_size, parse_max_ram, shown, store_for
 from ..store.cachefile import resolve
+from ..store.registry import over_file
 from .stock import L
 
 # The types of indices that are looked up: none of a user's own, whose `__index__` may do anything.
@@ -96,6 +97,8 @@ class Memory:
         self.look_anew()
         if max_size is not None:
             self.say(f"max_size {max_size}", reduced(self.name, max_size, "fastai's own DataLoaders"))
+        if max_ram is not None:
+            self._say_above(max_ram)
 
     def _forget(self) -> None:
         self.buffers = Buffers()
@@ -117,6 +120,25 @@ class Memory:
         "Look at the size and time of each file again when it is read next."
         self.since = time.monotonic_ns()
         self._caches.clear()
+
+    def limit(self, max_ram: MaxRam) -> None:
+        "Set the budget of the store, which the last `max_ram` decides; warn if the store holds more already."
+        self.store.set_max_ram(max_ram)
+        self._say_above(max_ram)
+
+    def _say_above(self, max_ram: MaxRam) -> None:
+        info = self.store.info()
+        if info.nbytes > info.max_ram:
+            self.say(
+                f"above {max_ram}",
+                f"{self.name}: with max_ram={max_ram!r} their store may take {format_size(info.max_ram)}, and it holds "
+                f"{format_size(info.nbytes)} already. Nothing is added from now on, and nothing is dropped: to make "
+                "the store smaller, call purge() first.",
+            )
+
+    def in_file(self, cache_file: Any) -> bool:
+        "Return whether the images are kept in the file of this name, which may have been deleted since."
+        return over_file(resolve(cache_file)) is self.store
 
     @property
     def name(self) -> str:
