@@ -8,8 +8,10 @@ import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Dict, List
 
+import numpy as np
+import pandas
 import pytest
 import torch
 import torch.multiprocessing
@@ -18,6 +20,8 @@ from fastai.tabular.all import TabularDataLoaders
 from fastai.vision.all import CategoryBlock, DataBlock, PILImage, RandomResizedCrop, Resize
 from fastai2_helpers import batches, both, classes, learner, used
 from fastai2_pipelines import label, pictures, same
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import default_loader
 
 import memlist
 from memlist import doors
@@ -139,6 +143,44 @@ def test_a_learner_is_refused(files: List[Path]) -> None:
     for call in (in_memory, memlist.in_memory):
         with pytest.raises(TypeError, match=r"in_memory\(learn.dls\)"):
             call(learn)
+
+
+NEITHER: Dict[str, Any] = {
+    **{"str": "data/small", "NoneType": None, "PosixPath": Path("data/small"), "int": 3, "list": [], "dict": {}},
+    **{"function": classes, "DataFrame": pandas.DataFrame({"name": ["a.png"]}), "ndarray": np.zeros((2, 2))},
+}
+
+
+@pytest.mark.parametrize("name", NEITHER)
+@pytest.mark.parametrize("keywords", [{}, {"batches": False, "max_ram": "1MB"}], ids=["plain", "keywords"])
+def test_what_is_neither_loaders_nor_a_dataset(name: str, keywords: Any) -> None:
+    said = (
+        f"^in_memory takes DataLoaders of fastai 2, or a dataset of torchvision's kind, and this is a {name}: please "
+    )
+    with pytest.raises(TypeError, match=said):
+        memlist.in_memory(NEITHER[name], **keywords)
+
+
+class Listed(Dataset):
+    "A dataset without the attribute that torchvision's have."
+
+    def __getitem__(self, i: int) -> int:
+        return i
+
+
+class Borrowed:
+    "A dataset that is none of torch's, but names what opens its files."
+
+    loader, samples = staticmethod(default_loader), ()
+
+
+@pytest.mark.parametrize("batches", [None, True])
+def test_datasets_go_to_torchvision(batches: Any) -> None:
+    assert repr(memlist.in_memory(Borrowed(), batches=batches)) == "<Borrowed in memory>"
+    with pytest.raises(TypeError, match="loader"):
+        memlist.in_memory(Listed(), batches=batches)
+    with pytest.raises(TypeError, match="batches=False is for DataLoaders of fastai 2"):
+        memlist.in_memory(Borrowed(), batches=False)
 
 
 def test_tables_stay_as_they_are() -> None:
