@@ -59,7 +59,11 @@ def opened(name: str) -> Optional[object]:
 
 
 def in_memory(
-    data: Any, max_ram: MaxRam = None, cache_file: Any = None, max_size: Optional[int] = None, batches: bool = True
+    data: Any,
+    max_ram: MaxRam = None,
+    cache_file: Any = None,
+    max_size: Optional[int] = None,
+    batches: Optional[bool] = None,
 ) -> Any:
     """Keep the images of `data` in memory that all processes share; return what to use in its place::
 
@@ -71,9 +75,11 @@ def in_memory(
     - `max_ram`, `cache_file`, `max_size`: the budget, a file that keeps the images, and a limit for their shorter side
     - `batches`: False to have each item of DataLoaders made on its own
 
+    Called again with DataLoaders, it keeps what you leave out; see there for what you give.
+
     Raises TypeError for anything else, and ImportError if the library for it is not installed.
     """
-    if _of_fastai(data):
+    if _made_from("fastai", data):
         if fastai() == 1:
             raise TypeError(
                 f"in_memory takes DataLoaders of fastai 2, or a dataset, and this is a {type(data).__name__} of fastai "
@@ -82,15 +88,27 @@ def in_memory(
         return _fastai2("in_memory").in_memory(data, max_ram, cache_file, max_size, batches)
     if not installed("torchvision"):
         raise ImportError(_needs("in_memory", "fastai 2", "fastai2"))
-    if batches is not True:
+    if fastai() == 2 and not _may_be_dataset(data):
+        raise TypeError(
+            "in_memory takes DataLoaders of fastai 2, or a dataset of torchvision's kind, and this is a "
+            f"{type(data).__name__}: please give what `ImageDataLoaders.from_…`, or `dataloaders` of a DataBlock or of "
+            "Datasets, returns, or a dataset whose attribute `loader` opens its files. A function of your own that "
+            "opens files can be decorated with `memlist.cached`."
+        )
+    if batches is not None and batches is not True:
         raise TypeError(f"batches={batches!r} is for DataLoaders of fastai 2, and this is a {type(data).__name__}")
     return _torchvision("in_memory").in_memory(data, max_ram, cache_file, max_size)
 
 
-def _of_fastai(data: Any) -> bool:
-    "Return whether an object is of a class of fastai's or of one made from it, or holds such objects."
+def _made_from(library: str, data: Any) -> bool:
+    "Return whether an object is of a class of the library's or of one made from it, or holds such objects."
     parts = data if isinstance(data, (list, tuple)) else (data,)
-    return any(base.__module__.split(".")[0] == "fastai" for part in parts for base in type(part).__mro__)
+    return any(base.__module__.split(".")[0] == library for part in parts for base in type(part).__mro__)
+
+
+def _may_be_dataset(data: Any) -> bool:
+    "Return whether torchvision's front end is the one that can say what is wrong with an object, if anything is."
+    return isinstance(data, type) or hasattr(data, "loader") or _made_from("torch", data)
 
 
 def _torchvision(name: str) -> Any:

@@ -1,5 +1,18 @@
-"""Warnings that point at the user's own line: those of the store, for the layers above it."""
+"""Messages that more than one front end shows, and the store's warnings at the user's own line, for the layers above."""
+
+from __future__ import annotations
 
 from ..store.warning import LIBRARIES, warn_user
 
-__all__ = ["LIBRARIES", "warn_user"]
+__all__ = ["LIBRARIES", "reduced", "warn_user"]
+
+
+def reduced(name: str, max_size: int, whose: str, images: str = "images") -> str:
+    """Return the message that pixels differ from those of stock, because of `max_size`.
+
+    `name`: what has the images; `whose`: the object of stock that has the other pixels.
+    """
+    return (
+        f"{name}: with max_size={max_size} {images} are kept with their shorter side reduced to {max_size} pixels at "
+        f"most, so the pixels of larger ones differ from those of {whose}. For the same pixels, leave max_size out."
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Callable, Optional
 
 from ..cache.info import CacheInfo
-from ..cache.messages import warn_user
+from ..cache.messages import reduced, warn_user
 from ..cache.randomness import DIFFERS, DRAWS, VARIES
 from ..store import format_rule, format_size, shown
 from .calls import current
@@ -27,12 +27,7 @@ def say(il: Any, note: bytes, message: str) -> None:
 
 def say_reduced(il: Any, max_size: int) -> None:
     "Say that pixels differ from those of fastai's list, because of `max_size`."
-    text = (
-        f"{named(il)}: with max_size={max_size} images are kept with their shorter side reduced to {max_size} "
-        "pixels at most, so the pixels of larger ones differ from those of fastai's own list. For the same pixels, "
-        "leave max_size out."
-    )
-    say(il, f"max_size {max_size}".encode(), text)
+    say(il, f"max_size {max_size}".encode(), reduced(named(il), max_size, "fastai's own list"))
 
 
 def say_above(il: Any) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from contextlib import suppress
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
@@ -18,8 +17,10 @@ from ..cache import ImageCache, PillowDecoder
 from ..cache.cache import FULL, Fetched
 from ..cache.decode import DECODER
 from ..cache.keys import Unkeyable
-from ..cache.messages import warn_user
+from ..cache.messages import reduced, warn_user
 from ..store import ImageStore, MaxRam, format_size, parse_max_ram, shown, store_for
+from ..store.cachefile import resolve
+from ..store.registry import over_file
 from .stock import L
 
 # The types of indices that are looked up: none of a user's own, whose `__index__` may do anything.
@@ -59,6 +60,17 @@ class LookedUp(NamedTuple):
     pixels: Pixels
 
 
+def check_keywords(max_ram: MaxRam, cache_file: Any, max_size: Optional[int], batches: Optional[bool]) -> None:
+    "Raise TypeError or ValueError for a keyword that makes no sense, whatever it is given to."
+    if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
+        raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
+    if batches is not None and not isinstance(batches, bool):
+        raise TypeError(f"batches={batches!r}: use True, or False to make each image on its own")
+    parse_max_ram(max_ram)
+    if cache_file is not None:
+        resolve(cache_file)
+
+
 class Memory:
     """Read images of files, from a store where they are there.
 
@@ -73,11 +85,7 @@ class Memory:
     def __init__(
         self, max_ram: MaxRam, cache_file: Any, max_size: Optional[int], batches: bool, place: Optional[str] = None
     ) -> None:
-        if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
-            raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
-        if not isinstance(batches, bool):
-            raise TypeError(f"batches={batches!r}: use True, or False to make each image on its own")
-        parse_max_ram(max_ram)
+        check_keywords(max_ram, cache_file, max_size, batches)
         self.max_size, self.batches = max_size, batches
         if place is not None:
             self.store = store_for(place, max_ram, cache_file, DECODER)
@@ -87,6 +95,10 @@ class Memory:
             self.store = ImageStore(max_ram, maker=DECODER)
         self._forget()
         self.look_anew()
+        if max_size is not None:
+            self.say(f"max_size {max_size}", reduced(self.name, max_size, "fastai's own DataLoaders"))
+        if max_ram is not None:
+            self._say_above(max_ram)
 
     def _forget(self) -> None:
         self.buffers = Buffers()
@@ -108,6 +120,30 @@ class Memory:
         "Look at the size and time of each file again when it is read next."
         self.since = time.monotonic_ns()
         self._caches.clear()
+
+    def limit(self, max_ram: MaxRam) -> None:
+        "Set the budget of the store, which the last `max_ram` decides; warn if the store holds more already."
+        self.store.set_max_ram(max_ram)
+        self._say_above(max_ram)
+
+    def _say_above(self, max_ram: MaxRam) -> None:
+        info = self.store.info()
+        if info.nbytes > info.max_ram:
+            self.say(
+                f"above {max_ram}",
+                f"{self.name}: with max_ram={max_ram!r} their store may take {format_size(info.max_ram)}, and it holds "
+                f"{format_size(info.nbytes)} already. Nothing is added from now on, and nothing is dropped: to make "
+                "the store smaller, call purge() first.",
+            )
+
+    def in_file(self, cache_file: Any) -> bool:
+        "Return whether the images are kept in the file of this name, which may have been deleted since."
+        return over_file(resolve(cache_file)) is self.store
+
+    @property
+    def name(self) -> str:
+        "Return what messages call these images."
+        return f"images of {shown(self.store.place or 'these DataLoaders')}"
 
     def cache(self, mode: str, labels: bool) -> ImageCache:
         "Return the cache of images that are converted to `mode`; `labels`: their values are labels, as in masks."
@@ -204,7 +240,7 @@ class Memory:
         where, more = ("in memory", "less memory in other processes") if file is None else (shown(file), "more disk")
         self.say(
             "full",
-            f"images of {os.fspath(store.place or 'these DataLoaders')}: {where} there is no room for all of them. "
+            f"{self.name}: {where} there is no room for all of them. "
             f"{format_size(info.nbytes)} of at most {format_size(info.max_ram)} are taken; the others are opened from "
             f"disk every time. A larger max_ram, {more}, max_size or smaller images on disk would help.",
         )

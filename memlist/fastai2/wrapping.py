@@ -5,24 +5,31 @@ from __future__ import annotations
 import os
 from typing import Any, Dict, List, Optional
 
+from fastai.data.core import DataLoaders
+
 from ..cache.messages import warn_user
-from ..store import MaxRam
+from ..store import MaxRam, shown
+from ..store.cachefile import resolve
 from .loader import BatchLoader, loader_class, openings
-from .memory import Memory
+from .memory import Memory, check_keywords
 from .opening import FromMemory
-from .stock import DataLoaders, TfmdDL, opened_by, split_of
+from .stock import TfmdDL, opened_by, split_of
 
 
 def in_memory(
-    dls: Any, max_ram: MaxRam = None, cache_file: Any = None, max_size: Optional[int] = None, batches: bool = True
-) -> Any:
+    dls: DataLoaders,
+    max_ram: MaxRam = None,
+    cache_file: Any = None,
+    max_size: Optional[int] = None,
+    batches: Optional[bool] = None,
+) -> DataLoaders:
     """Keep the images of `dls`, fastai 2's `DataLoaders`, in memory that all processes share, and return `dls`::
 
         dls = in_memory(ImageDataLoaders.from_folder(path, item_tfms=Resize(224))).load_data()
 
     Its batches stay the same to the bit, under the same seed. They are made at once where all transforms of single
     items are known; where not, each item is made by fastai's own code of an image from memory, and one warning says
-    why. `dls` gets the methods `load_data`, `purge` and `cache_info` and the property `loaded`.
+    why. `dls` gets the methods `load_data`, `without`, `purge` and `cache_info` and the property `loaded`.
 
     - `max_ram`: the budget, such as `"8GB"` or `0.5` of the memory that is available; what does not fit is opened from
       disk each time, and one warning says so
@@ -30,13 +37,20 @@ def in_memory(
     - `max_size`: keep larger images reduced to so many pixels on their shorter side; pixels then differ from fastai's
     - `batches`: False to have each item made on its own
 
+    Called again, it keeps what you leave out. `max_ram` and `batches` take effect at once; another `cache_file` or
+    `max_size` raises ValueError, since it needs new DataLoaders.
+
     Only images that fastai's own `create` opens are kept: those of `PILImage`, `PILImageBW`, `PILMask`, and of your own
     subclasses that leave `create` alone. The loaders are changed in place. Raises TypeError for anything but
     DataLoaders, and what `ImageStore` raises for `max_ram` and `cache_file`. Costs some milliseconds.
     """
     _check(dls)
+    check_keywords(max_ram, cache_file, max_size, batches)
     loaders = [dl for dl in dls.loaders if isinstance(dl, TfmdDL)]
-    if not any(True for dl in loaders for _ in openings(dl.dataset)):
+    memories = list({id(f.memory): f.memory for dl in loaders for _, f in openings(dl.dataset)}.values())
+    if memories:
+        _again(memories, max_ram, cache_file, max_size, batches)
+    else:
         found = any(opened_by(f) is not None for dl in loaders for tl in split_of(dl.dataset) for f in tl.tfms.fs)
         if not found:
             warn_user(
@@ -44,7 +58,7 @@ def in_memory(
                 "so nothing is kept in memory and they stay as they are."
             )
             return dls
-        memory = Memory(max_ram, cache_file, max_size, batches, os.path.abspath(dls.path))
+        memory = Memory(max_ram, cache_file, max_size, batches is not False, os.path.abspath(dls.path))
         made: Dict[int, Any] = {}
         for dl in loaders:
             for tl in split_of(dl.dataset):
@@ -53,6 +67,38 @@ def in_memory(
         if not isinstance(dl, BatchLoader) and any(True for _ in openings(dl.dataset)):
             dl.__class__ = loader_class(dl.__class__)
     return dls
+
+
+def _again(
+    memories: List[Memory], max_ram: MaxRam, cache_file: Any, max_size: Optional[int], batches: Optional[bool]
+) -> None:
+    """Let keywords have their effect on images that are in memory already; None for those that were left out.
+
+    Raises ValueError, and changes nothing, for what would need other records than those that are there.
+    """
+    for memory in memories:
+        if max_size is not None and max_size != memory.max_size:
+            held = "at full size" if memory.max_size is None else f"with max_size={memory.max_size}"
+            raise _too_late(held, f"max_size={max_size}")
+        if cache_file is not None and not memory.in_file(cache_file):
+            file = memory.store.cache_file
+            held = "in no file" if file is None else f"in the file {shown(file)}"
+            if file == resolve(cache_file):
+                held += ", which was deleted or replaced since"
+            raise _too_late(held, f"cache_file='{shown(os.fsdecode(cache_file))}'")
+    for memory in memories:
+        if max_ram is not None:
+            memory.limit(max_ram)
+        if batches is not None:
+            memory.batches = batches
+
+
+def _too_late(held: str, keyword: str) -> ValueError:
+    return ValueError(
+        f"in_memory: the images of these DataLoaders are in memory already, {held}, and {keyword} can't change that. "
+        f"Please build the DataLoaders again, and give {keyword} to the first in_memory of the new ones, or to "
+        "MemoryImageBlock."
+    )
 
 
 def _check(dls: Any) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..cache.messages import warn_user
+from ..cache.messages import reduced, warn_user
 from ..store import ImageStore, format_size, shown
 
 
@@ -49,9 +49,4 @@ def say_full(store: ImageStore, name: str) -> None:
 
 def say_reduced(store: ImageStore, name: str, max_size: int) -> None:
     "Say that pixels differ from those of torchvision's dataset, because of `max_size`."
-    text = (
-        f"{name}: with max_size={max_size} pictures are kept with their shorter side reduced to {max_size} pixels at "
-        "most, so the pixels of larger ones differ from those of torchvision's own dataset. For the same pixels, "
-        "leave max_size out."
-    )
-    _say(store, f"max_size {max_size}", text)
+    _say(store, f"max_size {max_size}", reduced(name, max_size, "torchvision's own dataset", "pictures"))

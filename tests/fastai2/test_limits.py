@@ -3,24 +3,29 @@
 from __future__ import annotations
 
 import gc
+import re
 import subprocess
 import sys
 import warnings
 from pathlib import Path
-from typing import Any, List
+from typing import Any, Dict, List
 
+import numpy as np
+import pandas
 import pytest
 import torch
 import torch.multiprocessing
 from conftest import Opens, seed
 from fastai.tabular.all import TabularDataLoaders
-from fastai.vision.all import PILImage, RandomResizedCrop, Resize
+from fastai.vision.all import CategoryBlock, DataBlock, PILImage, RandomResizedCrop, Resize
 from fastai2_helpers import batches, both, classes, learner, used
-from fastai2_pipelines import pictures, same
+from fastai2_pipelines import label, pictures, same
+from torch.utils.data import Dataset
+from torchvision.datasets.folder import default_loader
 
 import memlist
 from memlist import doors
-from memlist.fastai2 import in_memory
+from memlist.fastai2 import MemoryImageBlock, in_memory
 
 
 @pytest.fixture
@@ -70,7 +75,8 @@ def test_a_limit_that_no_image_reaches_changes_nothing(files: List[Path]) -> Non
     seed(1)
     stock = classes(files)
     seed(1)
-    ours = in_memory(classes(files), max_size=70)
+    with pytest.warns(UserWarning, match="max_size=70 images are kept"):
+        ours = in_memory(classes(files), max_size=70)
     same(used(ours, batches), used(stock, batches))
 
 
@@ -83,13 +89,38 @@ def test_reduced_images(files: List[Path]) -> None:
     made = []
     for at_once in (True, False):
         seed(1)
-        ours = in_memory(classes(files, RandomResizedCrop(12)), max_size=16, batches=at_once).load_data(progress=False)
+        with pytest.warns(UserWarning, match="max_size=16 images are kept"):
+            ours = in_memory(classes(files, RandomResizedCrop(12)), max_size=16, batches=at_once)
+        ours.load_data(progress=False)
         assert ours.loaded and ours.cache_info().nbytes < needed
         made.append(used(ours, batches))
         assert min(PILImage(ours.train_ds[0][0]).size) == 16
         del ours
         gc.collect()
     same(*made)
+
+
+def of_block(files: List[Path], **kwargs: Any) -> Any:
+    "Return loaders of a block that keeps images."
+    block = DataBlock((MemoryImageBlock(**kwargs), CategoryBlock), get_y=label, item_tfms=Resize(12))
+    return block.dataloaders(files, bs=3, num_workers=0, device="cpu")
+
+
+@pytest.mark.parametrize("make", [lambda files, **given: in_memory(classes(files), **given), of_block])
+def test_one_message_says_that_images_are_reduced(make: Any, files: List[Path]) -> None:
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        kept = [make(files, max_size=16)]
+        if make is not of_block:  # each block has a store of its own
+            kept.append(make(files, max_size=16))
+        batches(kept[0].load_data(progress=False))
+    found = [one for one in said if "max_size" in str(one.message)]
+    assert len(found) == 1 and found[0].filename == __file__
+    assert re.search(
+        "with max_size=16 images are kept with their shorter side reduced to 16 pixels at most, so the pixels of "
+        "larger ones differ from those of fastai's own DataLoaders. For the same pixels, leave max_size out.",
+        str(found[0].message),
+    )
 
 
 @pytest.mark.parametrize(
@@ -112,6 +143,44 @@ def test_a_learner_is_refused(files: List[Path]) -> None:
     for call in (in_memory, memlist.in_memory):
         with pytest.raises(TypeError, match=r"in_memory\(learn.dls\)"):
             call(learn)
+
+
+NEITHER: Dict[str, Any] = {
+    **{"str": "data/small", "NoneType": None, "PosixPath": Path("data/small"), "int": 3, "list": [], "dict": {}},
+    **{"function": classes, "DataFrame": pandas.DataFrame({"name": ["a.png"]}), "ndarray": np.zeros((2, 2))},
+}
+
+
+@pytest.mark.parametrize("name", NEITHER)
+@pytest.mark.parametrize("keywords", [{}, {"batches": False, "max_ram": "1MB"}], ids=["plain", "keywords"])
+def test_what_is_neither_loaders_nor_a_dataset(name: str, keywords: Any) -> None:
+    said = (
+        f"^in_memory takes DataLoaders of fastai 2, or a dataset of torchvision's kind, and this is a {name}: please "
+    )
+    with pytest.raises(TypeError, match=said):
+        memlist.in_memory(NEITHER[name], **keywords)
+
+
+class Listed(Dataset):
+    "A dataset without the attribute that torchvision's have."
+
+    def __getitem__(self, i: int) -> int:
+        return i
+
+
+class Borrowed:
+    "A dataset that is none of torch's, but names what opens its files."
+
+    loader, samples = staticmethod(default_loader), ()
+
+
+@pytest.mark.parametrize("batches", [None, True])
+def test_datasets_go_to_torchvision(batches: Any) -> None:
+    assert repr(memlist.in_memory(Borrowed(), batches=batches)) == "<Borrowed in memory>"
+    with pytest.raises(TypeError, match="loader"):
+        memlist.in_memory(Listed(), batches=batches)
+    with pytest.raises(TypeError, match="batches=False is for DataLoaders of fastai 2"):
+        memlist.in_memory(Borrowed(), batches=False)
 
 
 def test_tables_stay_as_they_are() -> None:

@@ -462,7 +462,8 @@ def test_a_cache_file(make: Make, tmp_path: Path, opens: Opens) -> None:
 
 
 def test_reduced_images(make: Make) -> None:
-    dls = in_memory(make(Resize(10)), max_size=16).load_data(progress=False)
+    with pytest.warns(UserWarning, match="max_size=16 images are kept"):
+        dls = in_memory(make(Resize(10)), max_size=16).load_data(progress=False)
     assert dls.train.one_batch()[0].shape[-2:] == (10, 10)
     assert min(dls.train_ds[0][0].size) == 16
 
