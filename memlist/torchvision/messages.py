@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+from torch.utils.data import DataLoader
 
 from ..cache.messages import warn_user
 from ..store import ImageStore, format_size, shown
@@ -55,3 +58,33 @@ def say_reduced(store: ImageStore, name: str, max_size: int) -> None:
         "leave max_size out."
     )
     _say(store, f"max_size {max_size}", text)
+
+
+def refused(data: Any) -> str:
+    "Return what `in_memory` says of what it can't take: what it is, and what to pass instead."
+    if isinstance(data, type):
+        return (
+            f"in_memory: this is the class {shown(data.__name__)}: please pass a dataset, not the class: "
+            "in_memory(ImageFolder(folder, transform))"
+        )
+    name = shown(type(data).__name__)
+    if isinstance(data, DataLoader):
+        return (
+            f"in_memory({name}): a loader has no images of its own. Please pass the dataset, before the loader is "
+            f"made: {name}(in_memory(dataset), batch_size=…)"
+        )
+    if isinstance(data, (str, os.PathLike)):
+        return (
+            f"in_memory({shown(repr(os.fspath(data)))}): its type is {name}, and it should be a dataset. Please pass one "
+            f"that opens the files of this folder: in_memory(ImageFolder({shown(repr(os.fspath(data)))}, transform))"
+        )
+    text = (
+        "it has no attribute `loader` that opens its files, so memlist can't tell what to keep. Please let it open "
+        "them by a function, and decorate that with `memlist.cached`."
+    )
+    if type(data).__module__ != "builtins":
+        return f"in_memory({name}): {text}"
+    return (
+        f"in_memory: a dataset is expected, such as ImageFolder(folder, transform), and this is of type {name}. Please "
+        f"pass one dataset at a time. If this is one, {text}"
+    )

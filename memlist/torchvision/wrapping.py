@@ -6,7 +6,7 @@ import copy
 import sys
 from typing import Any, List, Optional, Sequence
 
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 
 from ..cache.info import CacheInfo
 from ..store import MaxRam, parse_max_ram, shown
@@ -36,12 +36,8 @@ def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_
     if type(dataset) is Subset:
         return Subset(in_memory(dataset.dataset, max_ram, cache_file, max_size), dataset.indices)
     loader = getattr(dataset, "loader", None)
-    if not callable(loader) or not hasattr(dataset, "__dict__"):
-        raise TypeError(
-            f"in_memory({shown(type(dataset).__name__)}): it has no attribute `loader` that opens its files, so "
-            "memlist can't tell what to keep. Please let it open them by a function, and decorate that with "
-            "`memlist.cached`."
-        )
+    if isinstance(dataset, (type, DataLoader)) or not callable(loader) or not hasattr(dataset, "__dict__"):
+        raise TypeError(messages.refused(dataset))
     root = getattr(dataset, "root", None)
     name = type(dataset).__name__ + ("" if root is None else f" over {shown(root)}")
     kept = Kept(loader, root, name, max_ram, cache_file, max_size)
