@@ -62,9 +62,10 @@ class InMemoryDataset(ABC):
                 dataset = dataset.without(error)
 
         `errors` is the `ImageLoadError`, or the paths. Classes keep their numbers. Call it before you split the dataset
-        or make a `DataLoader`: these go on with the dataset that they were given.
+        or make a `DataLoader`: these go on with the dataset that they were given. Raises ValueError for a path of yours
+        that the dataset does not open; an error may be of more data than this.
         """
-        made = work.without(self, errors)
+        made = work.without(self, errors, self._kept.name)
         made._making = Making()
         return made
 

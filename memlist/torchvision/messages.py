@@ -75,8 +75,8 @@ def refused(data: Any) -> str:
         )
     if isinstance(data, (str, os.PathLike)):
         return (
-            f"in_memory({shown(repr(os.fspath(data)))}): its type is {name}, and it should be a dataset. Please pass one "
-            f"that opens the files of this folder: in_memory(ImageFolder({shown(repr(os.fspath(data)))}, transform))"
+            f"in_memory({shown(repr(os.fspath(data)))}): its type is {name}, and it should be a dataset. Please pass "
+            f"one that opens the files of this folder: in_memory(ImageFolder({shown(repr(os.fspath(data)))}, transform))"
         )
     text = (
         "it has no attribute `loader` that opens its files, so memlist can't tell what to keep. Please let it open "

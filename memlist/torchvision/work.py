@@ -42,14 +42,18 @@ def is_loaded(kept: Kept, paths: Sequence[Any]) -> bool:
     return all(info.distinct([Pictures(kept, paths)]))
 
 
-def without(dataset: Any, errors: Any) -> Any:
-    "Return a copy of `dataset` without the samples whose files are among `errors`; ValueError if none would be left."
+def without(dataset: Any, errors: Any, name: str) -> Any:
+    """Return a copy of `dataset` without the samples whose files are among `errors`.
+
+    `name`: its name in messages. Raises ValueError if none would be left, or if a path that was given by hand is not
+    among its files.
+    """
     bad = BadItems(errors)
     keep = [k for k, sample in enumerate(dataset.samples) if sample[0] not in bad]
+    bad.check(name)
     if not keep and len(dataset.samples):
         raise ValueError(
-            f"{type(dataset).__name__}: none of its {len(dataset.samples)} pictures would be left. Please repair or "
-            "replace the files."
+            f"{name}: none of its {len(dataset.samples)} pictures would be left. Please repair or replace the files."
         )
     made: Any = copy.copy(dataset)
     lists: Dict[int, Any] = {}

@@ -82,7 +82,7 @@ class MemoryDataset(InMemoryDataset, Dataset[Any]):
 
     def without(self, errors: Any) -> Any:
         self._check_samples()
-        return MemoryDataset(work.without(self.dataset, errors), self._kept)
+        return MemoryDataset(work.without(self.dataset, errors, self._kept.name), self._kept)
 
     def cache_info(self) -> CacheInfo:
         """Return how many of the pictures are in memory, and how full the store is.

@@ -77,6 +77,16 @@ def test_nothing_would_be_left(folder: Path) -> None:
         dataset.without([path for path, _ in dataset.samples])
 
 
+@pytest.mark.parametrize("make", [MemoryImageFolder, lambda *given: in_memory(ImageFolder(*given))])
+def test_a_path_that_is_misspelt(folder: Path, make: Any) -> None:
+    dataset = make(folder, TRANSFORM)
+    for wrong in ("nn/a/typo.png", [folder / "class1" / "1.png", "nn/a/typo.png"]):
+        with pytest.raises(ValueError, match=r"ImageFolder over .*pictures: it does not open 'nn/a/typo.png', which"):
+            dataset.without(wrong)
+    error = memlist.ImageLoadError([("elsewhere.png", "broken"), (str(folder / "class1" / "1.png"), "broken")])
+    assert len(dataset.without(error)) == 11 and len(dataset) == 12
+
+
 def test_a_dataset_that_names_no_files_says_so(folder: Path) -> None:
     class Own:
         loader = staticmethod(memlist.cached(lambda path: path))

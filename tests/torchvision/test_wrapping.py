@@ -137,13 +137,17 @@ def test_what_is_no_dataset_is_told_what_is_expected(folder):
     stock = ImageFolder(folder, KNOWN)
     for loader in (DataLoader(stock), MemoryLoader(MemoryImageFolder(folder, KNOWN))):
         name = type(loader).__name__
-        with pytest.raises(TypeError, match=rf"in_memory\({name}\): .*pass the dataset.*: {name}\(in_memory\(dataset\)"):
+        with pytest.raises(
+            TypeError, match=rf"in_memory\({name}\): .*pass the dataset.*: {name}\(in_memory\(dataset\)"
+        ):
             in_memory(loader)
     for cls in (ImageFolder, DatasetFolder, MemoryImageFolder, Own, Subset):
         with pytest.raises(TypeError, match=rf"this is the class {cls.__name__}: please pass a dataset"):
             in_memory(cls)
     for place in (folder, str(folder)):
-        expected = rf"type is {type(place).__name__}, .*a dataset\. .* in_memory\(ImageFolder\('.*pictures', transform\)\)"
+        expected = (
+            rf"type is {type(place).__name__}, .*a dataset\. .* in_memory\(ImageFolder\('.*pictures', transform\)\)"
+        )
         with pytest.raises(TypeError, match=expected):
             in_memory(place)
     for wrong in (None, [stock, stock], (stock,), {"train": stock}, 3):
