@@ -74,9 +74,10 @@ def refused(data: Any) -> str:
             f"made: {name}(in_memory(dataset), batch_size=…)"
         )
     if isinstance(data, (str, os.PathLike)):
+        path = shown(repr(os.fspath(data)))
         return (
-            f"in_memory({shown(repr(os.fspath(data)))}): its type is {name}, and it should be a dataset. Please pass "
-            f"one that opens the files of this folder: in_memory(ImageFolder({shown(repr(os.fspath(data)))}, transform))"
+            f"in_memory({path}): its type is {name}, and it should be a dataset. Please pass one that opens the files "
+            f"of this folder: in_memory(ImageFolder({path}, transform))"
         )
     text = (
         "it has no attribute `loader` that opens its files, so memlist can't tell what to keep. Please let it open "

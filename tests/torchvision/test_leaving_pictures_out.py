@@ -73,7 +73,7 @@ def test_a_warning_says_what_will_happen_and_the_same_lines(folder: Path) -> Non
 
 def test_nothing_would_be_left(folder: Path) -> None:
     dataset = MemoryImageFolder(folder, TRANSFORM)
-    with pytest.raises(ValueError, match="none of its 12 pictures would be left"):
+    with pytest.raises(ValueError, match="none of its 12 images would be left"):
         dataset.without([path for path, _ in dataset.samples])
 
 

@@ -11,6 +11,7 @@ from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision_helpers import coloured, epoch, grey, make_folder, same, v2
 
 from memlist.torchvision import MemoryImageFolder, MemoryLoader, in_memory
+from memlist.torchvision.joined import MemorySubset
 from memlist.torchvision.making import Making
 
 KNOWN = v1.Compose([v1.RandomCrop(16, pad_if_needed=True), v1.RandomHorizontalFlip(), v1.ToTensor()])
@@ -70,7 +71,7 @@ def test_batches_are_made_at_once(folder, monkeypatch):
     stock = ImageFolder(folder, KNOWN)
     ours = in_memory(Subset(stock, range(3, 12)))
     check(Subset(stock, range(3, 12)), ours)
-    assert type(ours) is Subset and len(made) == 4
+    assert type(ours) is MemorySubset and isinstance(ours, Subset) and len(made) == 4
 
 
 class Borrowing(Dataset):
