@@ -20,12 +20,13 @@ from .verbs import Verbs
 
 
 def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_size: Optional[int] = None) -> Any:
-    """Return `dataset` with its pictures in memory: one copy per machine, for all workers.
+    """Return a dataset like `dataset` with its images in memory: one copy per machine, for all workers.
 
     The dataset has to open its files by its attribute `loader`, as torchvision's `DatasetFolder` does. What it returns
     is equal to the bit. Where items are made by `DatasetFolder`'s own code, from `samples`, `transform` and
     `target_transform`, a batch is made at once, see `MemoryImageFolder`; a `__getitem__` of your own is called item by
-    item. The dataset itself stays as it is. A `Subset` and a `ConcatDataset` of torch's are returned as such, with
+    item. The result is a `MemoryDataset`, a wrapper that passes on the attributes of a copy of `dataset`; the dataset
+    itself stays as it is. A `Subset` and a `ConcatDataset` of torch's are returned as such, with
     their parts in memory and with the methods `load_data`, `without`, `cache_info`, `purge` and `loaded`.
 
     - `max_ram`, `cache_file`, `max_size`: see `MemoryImageFolder`
