@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from typing import Any, Iterable, Set
+from typing import Any, Dict, Iterable, Set
 
 import numpy as np
 
+from ..store import shown
 from . import keys
 from .info import BadItem, ImageLoadError
 
@@ -24,11 +25,18 @@ def lines_without(name: str, given: str = "", rest: str = "{name} = {name}.witho
     return LINES.format(name=name, given=given, rest=rest.format(name=name))
 
 
+#: A message names at most this many items.
+MOST_NAMED = 5
+
+
 class BadItems:
     """Answer whether an item is among those that could not be loaded.
 
     `errors` is an `ImageLoadError`, its `errors`, or the items themselves. A file is found by its path, whether that is
     a `str` or a `Path`, relative or not. Raises TypeError for anything else.
+
+    Each answer is remembered for `check`: an item that somebody wrote by hand has to be somewhere, while an error may
+    be of more data than it is passed to.
     """
 
     def __init__(self, errors: Any) -> None:
@@ -37,10 +45,39 @@ class BadItems:
         found = errors.errors if isinstance(errors, ImageLoadError) else errors
         if not isinstance(found, Iterable):
             raise TypeError(f"without({errors!r}): use an ImageLoadError, or the items that are to be left out")
-        self._keys: Set[Any] = {_name_of(one.item if isinstance(one, BadItem) else one) for one in found}
+        self._keys: Set[Any] = set()
+        self._unseen: Dict[Any, Any] = {}
+        for one in found:
+            name = _name_of(one.item if isinstance(one, BadItem) else one)
+            self._keys.add(name)
+            if not isinstance(one, BadItem):
+                self._unseen[name] = one
 
     def __contains__(self, item: Any) -> bool:
-        return bool(self._keys) and _name_of(item) in self._keys
+        if not self._keys:
+            return False
+        name = _name_of(item)
+        self._unseen.pop(name, None)
+        return name in self._keys
+
+    def check(self, where: str) -> None:
+        """Raise ValueError if an item that was given by hand equals none that was asked for so far.
+
+        `where`: the name of the data that was asked for all its items.
+        """
+        unseen = list(self._unseen.values())
+        if not unseen:
+            return
+        names = ", ".join(
+            shown(repr(os.fspath(one)) if isinstance(one, os.PathLike) else repr(one)) for one in unseen[:MOST_NAMED]
+        )
+        if len(unseen) > MOST_NAMED:
+            names += f" and {len(unseen) - MOST_NAMED} more"
+        raise ValueError(
+            f"{where}: it does not open {names}, which without(…) was given, and nothing was left out. Please check "
+            "the spelling; a relative path begins in the working directory. An ImageLoadError may also name images of "
+            "other data: pass the error itself."
+        )
 
 
 def _name_of(item: Any) -> Any:

@@ -64,7 +64,8 @@ def _without(self: Any, errors: Any) -> Any:
             data = data.without(error)
 
     `errors` is the `ImageLoadError`, or the items themselves. Train, valid and test are changed in place, so that the
-    loaders, and a learner that has them, go on without these items. Call it between epochs.
+    loaders, and a learner that has them, go on without these items. Call it between epochs. Raises ValueError for an
+    item of yours that none of them opens; an error may be of more data than these.
     """
     _lists_or_error(self)
     leave_out(sets_of(self), errors)

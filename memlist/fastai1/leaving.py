@@ -19,14 +19,17 @@ def leave_out(sets: Iterable[Any], errors: Any) -> None:
 
     An item of a label list goes with its label. Lists are changed in place, as by fastai's `filter_by_func`, so that
     loaders and learners that have them go on without these items. Raises ValueError, and changes nothing, if a list
-    would be left without items: fastai can't train or validate on it.
+    would be left without items, since fastai can't train or validate on it, or if no list has an item that was given
+    by hand.
     """
     bad = BadItems(errors)
     todo: List[Tuple[List[Any], np.ndarray]] = []
+    names: List[str] = []
     for one in sets:
         lists = [one.x, one.y] if isinstance(one, LabelList) else [one]
         rows: Set[int] = set().union(*(_bad_rows(il, bad) for il in lists))
         n = len(lists[0].items)
+        names.append(named(lists[0]))
         if rows and len(rows) == n:
             raise ValueError(
                 f"{named(lists[0])}: none of its {n} items would be left. Please repair or replace the files, or split "
@@ -34,6 +37,7 @@ def leave_out(sets: Iterable[Any], errors: Any) -> None:
             )
         if rows:
             todo.append((lists, np.array([row for row in range(n) if row not in rows], np.intp)))
+    bad.check(" and ".join(dict.fromkeys(names)))
     for lists, keep in todo:
         for il in {id(il): il for il in lists}.values():
             _keep(il, keep)
@@ -42,7 +46,11 @@ def leave_out(sets: Iterable[Any], errors: Any) -> None:
 def _bad_rows(il: Any, bad: BadItems) -> Set[int]:
     "Return the indices of the items for which a list, or one inside it, opens a bad image."
     works = [ListWork(one) for one in _with_inner(il) if isinstance(one, Owned)]
-    return {job.number for work in works for job in work.jobs() if job.item in bad}
+    rows = {job.number for work in works for job in work.jobs() if job.item in bad}
+    for work in works:
+        if work.il.known_by_running():  # its jobs are what a user's `get` has opened, not the items
+            rows.update(row for row, item in enumerate(work.items) if item in bad)
+    return rows
 
 
 def _with_inner(il: Any) -> Iterator[Any]:

@@ -304,7 +304,8 @@ class InMemory(Serving):
                 il = il.without(error)
 
         `errors` is the `ImageLoadError`, or the items themselves. The list is changed in place, as by fastai's
-        `filter_by_func`. What a split or a label call returns, and a data bunch, have this method, too.
+        `filter_by_func`. What a split or a label call returns, and a data bunch, have this method, too. Raises
+        ValueError for an item of yours that the list does not open; an error may be of more lists than this.
         """
         leave_out([self], errors)
         return self

@@ -47,7 +47,8 @@ def _without(self: Any, errors: Any) -> Any:
             dls = dls.without(error)
 
     `errors` is the `ImageLoadError`, or the paths. The datasets are changed in place, so that a learner that has these
-    loaders goes on without the items. Call it between epochs.
+    loaders goes on without the items. Call it between epochs. Raises ValueError for a path of yours that none of them
+    opens; an error may be of more data than these.
     """
     work.leave_out(_loaders_or_error(self), errors)
     return self

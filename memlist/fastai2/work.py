@@ -109,7 +109,8 @@ def leave_out(loaders: Sequence[Any], errors: Any) -> None:
     """Leave out of the datasets of `loaders`, in place, all items of which an image is among `errors`.
 
     An item goes with its target. The functions that tell which file belongs to an item are called once more. Raises
-    ValueError, and changes nothing, if a dataset would be left without items.
+    ValueError, and changes nothing, if a dataset would be left without items, or if none has an item that was given by
+    hand.
     """
     bad = BadItems(errors)
     todo: Dict[int, Tuple[int, List[int]]] = {}
@@ -121,6 +122,7 @@ def leave_out(loaders: Sequence[Any], errors: Any) -> None:
                 f"without(…): a dataset of these loaders has {len(ds)} items, and none would be left. Please repair or "
                 "replace the files, or split the items in another way."
             )
+    bad.check("the data of these loaders")
     for dl in loaders:
         n, keep = todo[id(dl.dataset)]
         if len(dl.dataset) > len(keep):

@@ -1,6 +1,7 @@
 """The front end for torchvision: its datasets of image files from memory, and their batches made at once.
 
 - `folder`: `MemoryImageFolder`; `wrapping`: `in_memory`, for a dataset that exists; `work`: the verbs
+- `verbs`: what all of them can do; `joined`: subsets and joined datasets, which can do it, too
 - `kept`: a loader that loads from memory; `messages`: what datasets say
 - `known`: which transforms are known, and whether their code is torchvision's; `standin`: a picture without pixels,
   with which they are called; `pipeline`: what a transform does; `making`: the items of a batch

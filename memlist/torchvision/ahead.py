@@ -18,6 +18,7 @@ from torch.utils.data.dataloader import _BaseDataLoaderIter, _SingleProcessDataL
 from torch.utils.data.distributed import DistributedSampler
 
 from .folder import InMemoryDataset
+from .joined import MemorySubset
 
 # Samplers that draw when an epoch begins, and not again before its last batch.
 _SAMPLERS = SequentialSampler, RandomSampler, SubsetRandomSampler, WeightedRandomSampler, DistributedSampler
@@ -84,6 +85,6 @@ def _most_ahead(loader: Any) -> int:
 
 def _resolved(dataset: Any, indices: Any) -> Optional[Tuple[InMemoryDataset, List[Any]]]:
     "Return the in-memory dataset below subsets, and its own indices; None if there is none."
-    while type(dataset) is Subset:
+    while type(dataset) in (Subset, MemorySubset):
         dataset, indices = dataset.dataset, [dataset.indices[i] for i in indices]
     return (dataset, list(indices)) if isinstance(dataset, InMemoryDataset) else None

@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import sys
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any, Callable, List, Optional, Sequence
 
 from torchvision.datasets import ImageFolder
 from torchvision.datasets.folder import default_loader
 
-from ..cache.info import CacheInfo
+from ..cache.leaving import BadItems
 from ..store import ImageStore, MaxRam, parse_max_ram, shown
 from . import work
 from .kept import Kept, Loader, Paths
 from .known import is_stock_getitem
 from .making import Making
+from .verbs import Verbs
 
 
-class InMemoryDataset(ABC):
-    """The verbs of a dataset whose pictures are kept, and its batches.
+class InMemoryDataset(Verbs):
+    """A dataset whose pictures are kept, and its batches.
 
     A class that has it provides `_kept`, which loads the pictures, `_paths`, which names them, and `_sampled`, the
     dataset with `samples`, `transform` and `target_transform`.
@@ -38,61 +39,20 @@ class InMemoryDataset(ABC):
     def _paths(self) -> List[Any]:
         return Paths(self._sampled.samples).all()
 
-    def load_data(self, n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise") -> Any:
-        """Decode every picture of this dataset that is not in memory yet; return the dataset.
+    def _named(self) -> bool:
+        "Return whether the dataset names its files."
+        return hasattr(self._sampled, "samples")
 
-        - `n_workers=None`: the number of threads, 0 for none; None: one per CPU, or more if reading takes longer than
-          decoding. A `loader` of your own runs in the calling thread, or in `n_workers` forked processes
-        - `progress=True`: show a bar in a notebook or a terminal, or print lines into a log
-        - `on_error="raise"`: after all others, raise one `ImageLoadError` that lists the pictures that could not be
-          decoded and says how to leave them out; `"warn"`: warn of them instead
-
-        Called again, it decodes only what is missing and files that have changed. Random generators are left as they
-        were. Raises ValueError for an argument that is not one of these.
-        """
-        work.load_data(self._kept, self._paths(), n_workers, progress, on_error)
-        return self
-
-    def without(self, errors: Any) -> Any:
-        """Return a dataset like this one without the pictures that could not be loaded; this one stays as it is::
-
-            try:
-                dataset.load_data()
-            except memlist.ImageLoadError as error:
-                dataset = dataset.without(error)
-
-        `errors` is the `ImageLoadError`, or the paths. Classes keep their numbers. Call it before you split the dataset
-        or make a `DataLoader`: these go on with the dataset that they were given.
-        """
-        made = work.without(self, errors)
+    def _left(self, bad: BadItems) -> Any:
+        made = work.left(self, bad)
         made._making = Making()
         return made
-
-    def cache_info(self) -> CacheInfo:
-        """Return how many of the pictures are in memory, and how full the store is: a `CacheInfo`.
-
-        Printed, it is three lines: images, store and reads.
-        """
-        return work.cache_info(self._kept, self._paths())
-
-    def purge(self, file: bool = False) -> int:
-        """Give the store's memory back to the system, in every process; return the bytes freed.
-
-        - `file=False`: a `cache_file` keeps its records, and only leaves memory; True: empty the file
-        """
-        self._making.clear()
-        return self._kept.store.purge(file)
 
     def expect(self, indices: Sequence[int]) -> None:
         "Begin to make the batch of `indices`, for which torch will probably ask next; see `Making.expect`."
         dataset = self._sampled
         if is_stock_getitem(dataset) and isinstance(dataset.loader, Kept):
             self._making.expect(dataset, dataset.loader, indices)
-
-    @property
-    def loaded(self) -> bool:
-        "Return whether every picture is in memory."
-        return work.is_loaded(self._kept, self._paths())
 
     @property
     def store(self) -> ImageStore:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
+
+from torch.utils.data import DataLoader
 
 from ..cache.messages import reduced, warn_user
 from ..store import ImageStore, format_size, shown
@@ -49,4 +52,35 @@ def say_full(store: ImageStore, name: str) -> None:
 
 def say_reduced(store: ImageStore, name: str, max_size: int) -> None:
     "Say that pixels differ from those of torchvision's dataset, because of `max_size`."
-    _say(store, f"max_size {max_size}", reduced(name, max_size, "torchvision's own dataset", "pictures"))
+    _say(store, f"max_size {max_size}", reduced(name, max_size, "torchvision's own dataset"))
+
+
+def refused(data: Any) -> str:
+    "Return what `in_memory` says of what it can't take: what it is, and what to pass instead."
+    if isinstance(data, type):
+        return (
+            f"in_memory: this is the class {shown(data.__name__)}: please pass a dataset, not the class: "
+            "in_memory(ImageFolder(folder, transform))"
+        )
+    name = shown(type(data).__name__)
+    if isinstance(data, DataLoader):
+        return (
+            f"in_memory({name}): a loader has no images of its own. Please pass the dataset, before the loader is "
+            f"made: {name}(in_memory(dataset), batch_size=…)"
+        )
+    if isinstance(data, (str, os.PathLike)):
+        path = shown(repr(os.fspath(data)))
+        return (
+            f"in_memory({path}): its type is {name}, and it should be a dataset. Please pass one that opens the files "
+            f"of this folder: in_memory(ImageFolder({path}, transform))"
+        )
+    text = (
+        "it has no attribute `loader` that opens its files, so memlist can't tell what to keep. Please let it open "
+        "them by a function, and decorate that with `memlist.cached`."
+    )
+    if type(data).__module__ != "builtins":
+        return f"in_memory({name}): {text}"
+    return (
+        f"in_memory: a dataset is expected, such as ImageFolder(folder, transform), and this is of type {name}. Please "
+        f"pass one dataset at a time. If this is one, {text}"
+    )

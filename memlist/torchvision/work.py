@@ -25,32 +25,31 @@ class Pictures(Work):
 
 
 def load_data(
-    kept: Kept, paths: Sequence[Any], n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise"
+    works: Sequence[Pictures], n_workers: Optional[int] = None, progress: bool = True, on_error: str = "raise"
 ) -> None:
-    "Load every picture that is not kept yet; see `memlist.cache.filling.load_data`. Forked workers have the kernels."
+    "Load every image that is not kept yet; see `memlist.cache.filling.load_data`. Forked workers have the kernels."
     resampling.prepare()
-    filling.load_data([Pictures(kept, paths)], n_workers, progress, on_error, lines_without("dataset"))
+    filling.load_data(works, n_workers, progress, on_error, lines_without("dataset"))
 
 
-def cache_info(kept: Kept, paths: Sequence[Any]) -> CacheInfo:
-    "Count the pictures that are kept; see `memlist.cache.info.cache_info`."
-    return info.cache_info([Pictures(kept, paths)])
+def cache_info(works: Sequence[Pictures], unnamed: Sequence[Kept] = ()) -> CacheInfo:
+    """Count the images that are kept; see `memlist.cache.info.cache_info`.
+
+    `unnamed`: what loads images of which no file is known before it is opened. Those that are kept are counted.
+    """
+    found = info.cache_info(works)
+    n = sum(len(kept.store) // kept.records for kept in {kept.store.uid: kept for kept in unnamed}.values())
+    return found._replace(cached=found.cached + n, total=found.total + n)
 
 
-def is_loaded(kept: Kept, paths: Sequence[Any]) -> bool:
-    "Return whether every picture is kept."
-    return all(info.distinct([Pictures(kept, paths)]))
+def is_loaded(works: Sequence[Pictures]) -> bool:
+    "Return whether every image is kept."
+    return all(info.distinct(works))
 
 
-def without(dataset: Any, errors: Any) -> Any:
-    "Return a copy of `dataset` without the samples whose files are among `errors`; ValueError if none would be left."
-    bad = BadItems(errors)
+def left(dataset: Any, bad: BadItems) -> Any:
+    "Return a copy of `dataset` without the samples whose files are among `bad`."
     keep = [k for k, sample in enumerate(dataset.samples) if sample[0] not in bad]
-    if not keep and len(dataset.samples):
-        raise ValueError(
-            f"{type(dataset).__name__}: none of its {len(dataset.samples)} pictures would be left. Please repair or "
-            "replace the files."
-        )
     made: Any = copy.copy(dataset)
     lists: Dict[int, Any] = {}
     for name in ("samples", "imgs", "targets"):  # torchvision has one list under the first two names

@@ -6,24 +6,28 @@ import copy
 import sys
 from typing import Any, List, Optional, Sequence
 
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
-from ..cache.info import CacheInfo
+from ..cache.leaving import BadItems
 from ..store import MaxRam, parse_max_ram, shown
 from . import messages, work
 from .folder import InMemoryDataset
+from .joined import MemoryConcatDataset, MemorySubset
 from .kept import Kept
 from .known import is_stock_getitem
 from .making import Making
+from .verbs import Verbs
 
 
 def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_size: Optional[int] = None) -> Any:
-    """Return `dataset` with its pictures in memory: one copy per machine, for all workers.
+    """Return a dataset like `dataset` with its images in memory: one copy per machine, for all workers.
 
     The dataset has to open its files by its attribute `loader`, as torchvision's `DatasetFolder` does. What it returns
     is equal to the bit. Where items are made by `DatasetFolder`'s own code, from `samples`, `transform` and
     `target_transform`, a batch is made at once, see `MemoryImageFolder`; a `__getitem__` of your own is called item by
-    item. The dataset itself stays as it is; a subset is taken apart and put together again.
+    item. The result is a `MemoryDataset`, a wrapper that passes on the attributes of a copy of `dataset`; the dataset
+    itself stays as it is. A `Subset` and a `ConcatDataset` of torch's are returned as such, with
+    their parts in memory and with the methods `load_data`, `without`, `cache_info`, `purge` and `loaded`.
 
     - `max_ram`, `cache_file`, `max_size`: see `MemoryImageFolder`
 
@@ -31,17 +35,15 @@ def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_
     `memlist.cached` instead.
     """
     parse_max_ram(max_ram)
-    if isinstance(dataset, InMemoryDataset):
+    if isinstance(dataset, Verbs):
         return dataset
     if type(dataset) is Subset:
-        return Subset(in_memory(dataset.dataset, max_ram, cache_file, max_size), dataset.indices)
+        return MemorySubset(in_memory(dataset.dataset, max_ram, cache_file, max_size), dataset.indices)
+    if type(dataset) is ConcatDataset:
+        return MemoryConcatDataset([in_memory(part, max_ram, cache_file, max_size) for part in dataset.datasets])
     loader = getattr(dataset, "loader", None)
-    if not callable(loader) or not hasattr(dataset, "__dict__"):
-        raise TypeError(
-            f"in_memory({shown(type(dataset).__name__)}): it has no attribute `loader` that opens its files, so "
-            "memlist can't tell what to keep. Please let it open them by a function, and decorate that with "
-            "`memlist.cached`."
-        )
+    if isinstance(dataset, (type, DataLoader)) or not callable(loader) or not hasattr(dataset, "__dict__"):
+        raise TypeError(messages.refused(dataset))
     root = getattr(dataset, "root", None)
     name = type(dataset).__name__ + ("" if root is None else f" over {shown(root)}")
     kept = Kept(loader, root, name, max_ram, cache_file, max_size)
@@ -84,20 +86,9 @@ class MemoryDataset(InMemoryDataset, Dataset[Any]):
                 "this call out: a picture is kept when it is first opened."
             )
 
-    def without(self, errors: Any) -> Any:
+    def _left(self, bad: BadItems) -> Any:
         self._check_samples()
-        return MemoryDataset(work.without(self.dataset, errors), self._kept)
-
-    def cache_info(self) -> CacheInfo:
-        """Return how many of the pictures are in memory, and how full the store is.
-
-        Of a dataset without `samples`, the pictures that are in memory are all that are known.
-        """
-        if hasattr(self.dataset, "samples"):
-            return super().cache_info()
-        found = work.cache_info(self._kept, [])
-        n = len(self.store) // self._kept.records
-        return found._replace(cached=n, total=n)
+        return MemoryDataset(work.left(self.dataset, bad), self._kept)
 
     def __len__(self) -> int:
         return len(self.dataset)

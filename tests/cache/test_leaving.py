@@ -40,6 +40,23 @@ def test_the_error_and_its_pairs_are_taken_like_the_items() -> None:
         BadItems(5)
 
 
+def test_an_item_that_was_given_by_hand_has_to_be_there() -> None:
+    error = m.ImageLoadError([("a.png", "broken"), ("b.png", "broken")])
+    for given in (error, error.errors, []):
+        bad = BadItems(given)
+        assert ("a.png" in bad) == (given != [])
+        bad.check("the data")
+    for given in ("typo.png", ["a.png", "typo.png"], [Path("typo.png"), *error.errors]):
+        bad = BadItems(given)
+        assert "c.png" not in bad and ("a.png" in bad) == (given != "typo.png")
+        with pytest.raises(
+            ValueError, match=r"^the data: it does not open 'typo.png', which .*nothing was left out\. Pl"
+        ):
+            bad.check("the data")
+    with pytest.raises(ValueError, match=r"does not open 0, 1, 2, 3, 4 and 2 more, which"):
+        BadItems(range(7)).check("the data")
+
+
 def test_an_error_that_was_pickled_has_its_lines() -> None:
     error = m.ImageLoadError([("a.png", "broken")], "do this")
     again = pickle.loads(pickle.dumps(error))

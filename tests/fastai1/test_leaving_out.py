@@ -188,14 +188,30 @@ def test_a_users_get_that_opens_other_files(photos: Path, bad: Any) -> None:
         il.load_data(progress=False)
     il.without(caught.value)
     assert "cat/05.jpg" not in il.items
+    # An item is known by its own name, too, although `get` opens other files.
+    il = Pairs(np.array(["cat/15.jpg", "dog/14.jpg"]), path=photos)
+    il.load_data(progress=False)
+    assert list(il.without("cat/15.jpg").items) == ["dog/14.jpg"]
 
 
 def test_nothing_changes_where_nothing_is_bad(photos: Path) -> None:
     data = bunch(photos)
     items = data.train_ds.x.items
-    assert data.without([]) is data and data.without(["nowhere.png"]) is data and data.train_ds.x.items is items
+    elsewhere = m.ImageLoadError([("nowhere.png", "broken")])
+    assert data.without([]) is data and data.without(elsewhere) is data and data.train_ds.x.items is items
     with pytest.raises(TypeError, match="holds no in-memory list"):
         lists(photos, ImageList).without([])
+
+
+def test_a_path_that_is_misspelt_or_of_other_data(photos: Path, bad: Any) -> None:
+    data = bunch(photos)
+    for wrong in ("nn/a/typo.png", [bad[0], Path("nn/a/typo.png")]):
+        with pytest.raises(ValueError, match=r"MemoryImageList over .*: it does not open 'nn/a/typo.png', which"):
+            data.without(wrong)
+    assert len(data.train_ds) + len(data.valid_ds) == 24
+    error = m.ImageLoadError([("elsewhere.png", "broken"), *((path, "broken") for path in bad)])
+    data.without(error)
+    assert len(data.train_ds) + len(data.valid_ds) == 21
 
 
 def test_a_list_is_not_emptied(photos: Path, bad: Any) -> None:

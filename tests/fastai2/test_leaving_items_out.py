@@ -129,6 +129,17 @@ def test_one_loader_has_the_method_too(photos: List[Path]) -> None:
     assert test.without([photos[2]]).n == 3 and seen(test) == 3
 
 
+def test_a_path_that_is_misspelt_or_of_other_data(photos: List[Path]) -> None:
+    dls = in_memory(classes(photos, Resize(16)))
+    for wrong in ("nn/a/typo.png", [photos[2], Path("nn/a/typo.png")]):
+        with pytest.raises(ValueError, match=r"these loaders: it does not open 'nn/a/typo.png', which"):
+            dls.without(wrong)
+    assert dls.train.n == 8 and dls.valid.n == 4
+    error = ImageLoadError([("elsewhere.png", "broken"), (photos[2], "broken")])
+    assert dls.without(error).train.n == 7 and dls.valid.n == 4
+    assert dls.valid.without(error).n == 4
+
+
 def test_nothing_would_be_left_or_nothing_is_in_memory(photos: List[Path]) -> None:
     dls = in_memory(classes(photos, Resize(16)))
     with pytest.raises(ValueError, match="has 4 items, and none would be left"):

@@ -73,8 +73,18 @@ def test_a_warning_says_what_will_happen_and_the_same_lines(folder: Path) -> Non
 
 def test_nothing_would_be_left(folder: Path) -> None:
     dataset = MemoryImageFolder(folder, TRANSFORM)
-    with pytest.raises(ValueError, match="none of its 12 pictures would be left"):
+    with pytest.raises(ValueError, match="none of its 12 images would be left"):
         dataset.without([path for path, _ in dataset.samples])
+
+
+@pytest.mark.parametrize("make", [MemoryImageFolder, lambda *given: in_memory(ImageFolder(*given))])
+def test_a_path_that_is_misspelt(folder: Path, make: Any) -> None:
+    dataset = make(folder, TRANSFORM)
+    for wrong in ("nn/a/typo.png", [folder / "class1" / "1.png", "nn/a/typo.png"]):
+        with pytest.raises(ValueError, match=r"ImageFolder over .*pictures: it does not open 'nn/a/typo.png', which"):
+            dataset.without(wrong)
+    error = memlist.ImageLoadError([("elsewhere.png", "broken"), (str(folder / "class1" / "1.png"), "broken")])
+    assert len(dataset.without(error)) == 11 and len(dataset) == 12
 
 
 def test_a_dataset_that_names_no_files_says_so(folder: Path) -> None:

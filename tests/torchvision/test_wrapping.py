@@ -5,12 +5,13 @@ import pickle
 import PIL.Image
 import pytest
 import torch
-from torch.utils.data import Dataset, Subset
+from torch.utils.data import DataLoader, Dataset, Subset
 from torchvision import transforms as v1
 from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision_helpers import coloured, epoch, grey, make_folder, same, v2
 
-from memlist.torchvision import MemoryImageFolder, in_memory
+from memlist.torchvision import MemoryImageFolder, MemoryLoader, in_memory
+from memlist.torchvision.joined import MemorySubset
 from memlist.torchvision.making import Making
 
 KNOWN = v1.Compose([v1.RandomCrop(16, pad_if_needed=True), v1.RandomHorizontalFlip(), v1.ToTensor()])
@@ -70,7 +71,7 @@ def test_batches_are_made_at_once(folder, monkeypatch):
     stock = ImageFolder(folder, KNOWN)
     ours = in_memory(Subset(stock, range(3, 12)))
     check(Subset(stock, range(3, 12)), ours)
-    assert type(ours) is Subset and len(made) == 4
+    assert type(ours) is MemorySubset and isinstance(ours, Subset) and len(made) == 4
 
 
 class Borrowing(Dataset):
@@ -115,6 +116,7 @@ def test_attributes_are_those_of_the_dataset(folder):
     ours.transform = v1.Compose([v1.CenterCrop(9), v1.ToTensor()])
     assert ours.dataset.transform is ours.transform
     check(ImageFolder(folder, ours.transform), ours)
+    assert not isinstance(ours, ImageFolder) and type(ours.dataset) is ImageFolder and ours.find_classes
     with pytest.raises(AttributeError):
         _ = ours.nothing
 
@@ -130,4 +132,27 @@ def test_it_shares_its_store_and_travels(folder):
 def test_what_opens_its_files_itself_is_refused(folder):
     for wrong in (Opening(folder, KNOWN), [1, 2], torch.zeros(3)):
         with pytest.raises(TypeError, match=r"no attribute `loader`(.|\n)*memlist\.cached"):
+            in_memory(wrong)
+
+
+def test_what_is_no_dataset_is_told_what_is_expected(folder):
+    stock = ImageFolder(folder, KNOWN)
+    for loader in (DataLoader(stock), MemoryLoader(MemoryImageFolder(folder, KNOWN))):
+        name = type(loader).__name__
+        with pytest.raises(
+            TypeError, match=rf"in_memory\({name}\): .*pass the dataset.*: {name}\(in_memory\(dataset\)"
+        ):
+            in_memory(loader)
+    for cls in (ImageFolder, DatasetFolder, MemoryImageFolder, Own, Subset):
+        with pytest.raises(TypeError, match=rf"this is the class {cls.__name__}: please pass a dataset"):
+            in_memory(cls)
+    for place in (folder, str(folder)):
+        expected = (
+            rf"type is {type(place).__name__}, .*a dataset\. .* in_memory\(ImageFolder\('.*pictures', transform\)\)"
+        )
+        with pytest.raises(TypeError, match=expected):
+            in_memory(place)
+    for wrong in (None, [stock, stock], (stock,), {"train": stock}, 3):
+        expected = rf"a dataset is expected, such as ImageFolder\(.* of type {type(wrong).__name__}\. Please pass one"
+        with pytest.raises(TypeError, match=expected):
             in_memory(wrong)
