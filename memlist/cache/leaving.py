@@ -7,6 +7,7 @@ from typing import Any, Iterable, Set
 
 import numpy as np
 
+from ..store import brief
 from . import keys
 from .info import BadItem, ImageLoadError
 
@@ -36,7 +37,7 @@ class BadItems:
             errors = [errors]
         found = errors.errors if isinstance(errors, ImageLoadError) else errors
         if not isinstance(found, Iterable):
-            raise TypeError(f"without({errors!r}): use an ImageLoadError, or the items that are to be left out")
+            raise TypeError(f"without({brief(errors)}): use an ImageLoadError, or the items that are to be left out")
         self._keys: Set[Any] = {_name_of(one.item if isinstance(one, BadItem) else one) for one in found}
 
     def __contains__(self, item: Any) -> bool:

@@ -19,7 +19,7 @@ from ..cache.cache import FULL, Fetched
 from ..cache.decode import DECODER
 from ..cache.keys import Unkeyable
 from ..cache.messages import warn_user
-from ..store import ImageStore, MaxRam, format_size, parse_max_ram, shown, store_for
+from ..store import ImageStore, MaxRam, brief, format_size, parse_max_ram, shown, store_for
 from .stock import L
 
 # The types of indices that are looked up: none of a user's own, whose `__index__` may do anything.
@@ -74,9 +74,9 @@ class Memory:
         self, max_ram: MaxRam, cache_file: Any, max_size: Optional[int], batches: bool, place: Optional[str] = None
     ) -> None:
         if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
-            raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
+            raise ValueError(f"max_size={brief(max_size)}: use a number of pixels for the shorter side, or None")
         if not isinstance(batches, bool):
-            raise TypeError(f"batches={batches!r}: use True, or False to make each image on its own")
+            raise TypeError(f"batches={brief(batches)}: use True, or False to make each image on its own")
         parse_max_ram(max_ram)
         self.max_size, self.batches = max_size, batches
         if place is not None:
