@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, List, Optional, Tuple
 
-from .store import MaxRam
+from .store import MaxRam, brief
 
 #: Names that only fastai 1 has, besides all that begin with "Memory" and are in no other table.
 FASTAI1 = "InMemory", "compat"
@@ -96,7 +96,7 @@ def in_memory(
             "opens files can be decorated with `memlist.cached`."
         )
     if batches is not None and batches is not True:
-        raise TypeError(f"batches={batches!r} is for DataLoaders of fastai 2, and this is a {type(data).__name__}")
+        raise TypeError(f"batches={brief(batches)} is for DataLoaders of fastai 2, and this is a {type(data).__name__}")
     return _torchvision("in_memory").in_memory(data, max_ram, cache_file, max_size)
 
 

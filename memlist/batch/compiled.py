@@ -27,6 +27,7 @@ _COPIED, _RGB, _FLOAT, _BYTE, _MASK = range(5)
 _TYPES = {_FLOAT: "float32", _BYTE: "uint8"}
 _KINDS = {"uint8": types.uint8, "float32": types.float32, "int64": types.int64}
 _INTS, _FLOATS = (types.Array(_KINDS[kind], 1, "C") for kind in ("int64", "float32"))
+_LIT = {True: ", with other lighting", False: ""}
 _LIGHTS = {True: _FLOATS.copy(ndim=2), False: types.none}
 # Types of the kernels' arguments: `which`, `factor`, `sources`; `maps` to `padding`; `norm`; `past` and `out`.
 _SOURCES = _INTS, types.float32, _INTS.copy(ndim=2)
@@ -40,7 +41,9 @@ _END = types.boolean, _FLOATS.copy(ndim=4)
 
 @functools.lru_cache(maxsize=None)
 def _copied_rgb() -> Any:
-    compile_once(copied_rgb, (*_SOURCES, _INTS.copy(ndim=2), _INTS.copy(ndim=2), _NORM, *_END), 1)
+    compile_once(
+        copied_rgb, (*_SOURCES, _INTS.copy(ndim=2), _INTS.copy(ndim=2), _NORM, *_END), 1, "cropped and flipped images"
+    )
     return copied_rgb
 
 
@@ -55,32 +58,34 @@ def _lit_rgb() -> bool:
 
 @functools.lru_cache(maxsize=None)
 def _mixed_rgb(lit: bool) -> Any:
-    compile_once(mixed_rgb, _signature(lit), 3)
+    compile_once(mixed_rgb, _signature(lit), 3, f"turned, zoomed or warped images{_LIT[lit]}")
     return mixed_rgb
 
 
 @functools.lru_cache(maxsize=None)
 def _mixed(kind: str, lit: bool) -> Any:
-    compile_once(mixed, (types.NumberClass(_KINDS[kind]), *_signature(lit)), 3)
+    makes = f"turned, zoomed or warped images, any channels, from {kind}{_LIT[lit]}"
+    compile_once(mixed, (types.NumberClass(_KINDS[kind]), *_signature(lit)), 3, makes)
     return functools.partial(mixed, getattr(np, kind))
 
 
 @functools.lru_cache(maxsize=None)
 def _nearest(kind: str, lit: bool, made: str) -> Any:
     out = types.Array(_KINDS[made], 4, "C")
-    compile_once(nearest, (types.NumberClass(_KINDS[kind]), *_SOURCES, *_MAPS, _LIGHTS[lit], _NORM, out), 1)
+    makes = f"images of the nearest pixels, from {kind} to {made}{_LIT[lit]}"
+    compile_once(nearest, (types.NumberClass(_KINDS[kind]), *_SOURCES, *_MAPS, _LIGHTS[lit], _NORM, out), 1, makes)
     return functools.partial(nearest, getattr(np, kind))
 
 
 @functools.lru_cache(maxsize=None)
 def _nearest_bytes() -> Any:
-    compile_once(nearest_bytes, (*_SOURCES, *_MAPS, types.Array(types.int64, 4, "C")), 1)
+    compile_once(nearest_bytes, (*_SOURCES, *_MAPS, types.Array(types.int64, 4, "C")), 1, "masks")
     return nearest_bytes
 
 
 @functools.lru_cache(maxsize=None)
 def _pool() -> Any:
-    compile_once(pool, (types.Array(types.uint8, 2, "C"), types.int64, _FLOATS.copy(ndim=2)), 0)
+    compile_once(pool, (types.Array(types.uint8, 2, "C"), types.int64, _FLOATS.copy(ndim=2)), 0, "images averaged down")
     return pool
 
 

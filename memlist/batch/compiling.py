@@ -94,14 +94,15 @@ def _private_folder() -> str:
     return folder
 
 
-def compile_once(kernel: Any, signature: Tuple[Any, ...], seconds: int) -> None:
+def compile_once(kernel: Any, signature: Tuple[Any, ...], seconds: int, makes: str) -> None:
     """Compile `kernel` for arguments of the types `signature`, or load it from the disk; print a line if it compiles.
 
-    `seconds` is about how long that takes; 0 is not worth a line. If another process is compiling, wait for it and load
-    what it has made.
+    `seconds` is about how long that takes; 0 is not worth a line. `makes`: what the kernel makes, in the user's words,
+    with what tells it from that of another signature. If another process is compiling, wait for it and load what it has
+    made.
     """
-    what = f"numba compiles the function {kernel.__name__!r} for batches"
-    said = _Said(f"{what}: about {seconds} s, once on this machine" if seconds else "")
+    takes = f"about {seconds} s, more on a busy machine, once for this kind of batch on this machine"
+    said = _Said(f"numba compiles code for {makes}: {takes}" if seconds else "")
     with _alone(kernel.stats.cache_path), event.install_listener("numba:compile", said):
         kernel.compile(signature)
 

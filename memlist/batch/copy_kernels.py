@@ -31,5 +31,5 @@ def parts(first: Any, line: Any, rows: Any, width: Any, to: Any) -> None:
 @functools.lru_cache(maxsize=None)
 def compiled() -> Any:
     "Return the kernel, compiled."
-    compile_once(parts, (types.Array(types.int64, 1, "C"),) * 5, 1)
+    compile_once(parts, (types.Array(types.int64, 1, "C"),) * 5, 1, "batches that are sent as bytes")
     return parts

@@ -30,6 +30,8 @@ _BLOCK = 512
 _GROUP = 4
 # How near a value has to be to that of `render`, and how large a part of the values.
 _NEAR, _ALIKE = 1e-3, 0.999
+# What the kernels make, in the user's words.
+_MAKES = {"made": "batches on the GPU", "averaged": "images averaged down on the GPU"}
 # A first start that takes so many seconds was waiting for the compiler; a line says so.
 _WORTH_A_LINE = 0.3
 
@@ -175,8 +177,8 @@ def _say(name: str, seconds: float) -> None:
     "Print a line if a first start took so long that something was compiled."
     if seconds > _WORTH_A_LINE:
         with contextlib.suppress(OSError, ValueError):  # a closed output must not make a call fail
-            took = f"{seconds:.1f} s, once on this machine"
-            print(f"Triton has compiled the function {name!r} for batches: {took}", flush=True)
+            took = f"{seconds:.1f} s, once for this kind of batch on this machine"
+            print(f"Triton has compiled code for {_MAKES[name]}: {took}", flush=True)
 
 
 def fused_on(device: torch.device) -> Optional[Fused]:

@@ -88,13 +88,13 @@ def numbers(addresses: Any, first: int, line: int, out: Any) -> None:
 @functools.lru_cache(maxsize=None)
 def for_floats(channels: int) -> Any:
     "Return the kernel for images with so many channels, compiled."
-    made = rgb if channels == 3 else floats
-    compile_once(made, (*_WHERE, *_VALUES, types.Array(types.float32, 4, "C")), 1)
+    made, makes = (rgb, "windows of images") if channels == 3 else (floats, "windows of images, any channels")
+    compile_once(made, (*_WHERE, *_VALUES, types.Array(types.float32, 4, "C")), 1, makes)
     return made
 
 
 @functools.lru_cache(maxsize=None)
 def for_numbers() -> Any:
     "Return the kernel for masks, compiled."
-    compile_once(numbers, (*_WHERE, types.Array(types.int64, 4, "C")), 1)
+    compile_once(numbers, (*_WHERE, types.Array(types.int64, 4, "C")), 1, "windows of masks")
     return numbers

@@ -13,7 +13,7 @@ from typing import Any, Callable, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 
-from ..store import ImageStore, MaxRam, format_rule, shown
+from ..store import ImageStore, MaxRam, brief, format_rule, shown
 from . import filling, info, keys, spawned
 from .cache import FULL, NEVER, Fetched, ImageCache
 from .decode import Keys
@@ -274,7 +274,7 @@ def _check(function: Any) -> None:
     if isinstance(function, (staticmethod, classmethod)):
         raise TypeError("please put @staticmethod above @cached; a class method can't be cached")
     if not callable(function):
-        raise TypeError(f"cached({function!r}): please give a function of one argument, a path")
+        raise TypeError(f"cached({brief(function)}): please give a function of one argument, a path")
     if inspect.ismethod(function):
         raise TypeError(f"{function.__qualname__} is a method, and what it returns depends on more than its argument")
     for wrong, kind in (

@@ -11,7 +11,7 @@ from contextlib import suppress
 from multiprocessing.connection import wait
 from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Sequence, Set, Tuple
 
-from ..store import ImageStore, format_rule, format_size, mean_bytes, shown, usable_cpus
+from ..store import ImageStore, brief, format_rule, format_size, mean_bytes, shown, usable_cpus
 from . import forks
 from .cache import FULL, KEPT, LATER, NEVER, THERE, TOGETHER
 from .info import ImageLoadError
@@ -55,9 +55,9 @@ def load_data(
     verified. Processes that load at the same time share the work. Raises ValueError for invalid arguments.
     """
     if on_error not in ("raise", "warn"):
-        raise ValueError(f"on_error={on_error!r}: use 'raise' or 'warn'")
+        raise ValueError(f"on_error={brief(on_error)}: use 'raise' or 'warn'")
     if n_workers is not None and (isinstance(n_workers, bool) or not isinstance(n_workers, int) or n_workers < 0):
-        raise ValueError(f"n_workers={n_workers!r}: use None, 0 for the calling thread, or a number of workers")
+        raise ValueError(f"n_workers={brief(n_workers)}: use None, 0 for the calling thread, or a number of workers")
     states = random_states()
     fill = Fill(works, n_workers, progress)
     try:

@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterable, Set
 
 import numpy as np
 
-from ..store import shown
+from ..store import brief
 from . import keys
 from .info import BadItem, ImageLoadError
 
@@ -44,7 +44,7 @@ class BadItems:
             errors = [errors]
         found = errors.errors if isinstance(errors, ImageLoadError) else errors
         if not isinstance(found, Iterable):
-            raise TypeError(f"without({errors!r}): use an ImageLoadError, or the items that are to be left out")
+            raise TypeError(f"without({brief(errors)}): use an ImageLoadError, or the items that are to be left out")
         self._keys: Set[Any] = set()
         self._unseen: Dict[Any, Any] = {}
         for one in found:
@@ -68,9 +68,8 @@ class BadItems:
         unseen = list(self._unseen.values())
         if not unseen:
             return
-        names = ", ".join(
-            shown(repr(os.fspath(one)) if isinstance(one, os.PathLike) else repr(one)) for one in unseen[:MOST_NAMED]
-        )
+        listed = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in unseen[:MOST_NAMED]]
+        names = ", ".join(map(brief, listed))
         if len(unseen) > MOST_NAMED:
             names += f" and {len(unseen) - MOST_NAMED} more"
         raise ValueError(

@@ -28,7 +28,7 @@ from ..batch.sending import Batch, Indices, WorkerStart
 from ..batch.staging import staging
 from ..batch.threads import Threads
 from ..cache.messages import warn_user
-from ..store import prepare_lookup
+from ..store import brief, prepare_lookup
 from .collate import Collate
 from .early import EarlyBatches
 from .matrices import MATRICES
@@ -291,6 +291,7 @@ def checked(batch_tfms: Any) -> bool:
     "Return `batch_tfms`, which is True or False; raise TypeError for anything else."
     if not isinstance(batch_tfms, bool):
         raise TypeError(
-            f"batch_tfms={batch_tfms!r}: please use True or False; the transforms themselves go to `.transform(…)`."
+            f"batch_tfms={brief(batch_tfms)}: please use True or False; the transforms themselves go to "
+            "`.transform(…)`."
         )
     return batch_tfms

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Any, Callable, Optional
 
+import numpy as np
+
 from ..cache.info import CacheInfo
 from ..cache.messages import reduced, warn_user
 from ..cache.randomness import DIFFERS, DRAWS, VARIES
-from ..store import format_rule, format_size, shown
+from ..store import brief, format_rule, format_size, shown
 from .calls import current
 from .decoders import stock_open
 
@@ -138,15 +140,23 @@ def note_of_full(il: Any) -> bytes:
 def check_class(cls: Any) -> None:
     "Raise TypeError for a `cache` or `cache_version` of the wrong type."
     if not isinstance(cls.cache, bool):
-        raise TypeError(f"{cls.__name__}.cache is {cls.cache!r}: memlist needs True or False there; rename your own")
+        raise TypeError(
+            f"{cls.__name__}.cache is {brief(cls.cache)}: memlist needs True or False there; rename your own"
+        )
     if cls.cache_version is not None and not isinstance(cls.cache_version, str):
-        raise TypeError(f'{cls.__name__}.cache_version is {cls.cache_version!r}: use a string, such as "1"')
+        raise TypeError(f'{cls.__name__}.cache_version is {brief(cls.cache_version)}: use a string, such as "1"')
+
+
+def check_lazy(lazy: Any) -> None:
+    "Raise TypeError if `lazy` is not a truth value: a string such as 'no' would count as True."
+    if lazy is not None and not isinstance(lazy, (bool, np.bool_)):
+        raise TypeError(f"lazy={brief(lazy)}: use True, or False to fill the store in load_data() only")
 
 
 def check_size(il: Any, max_size: Any, own_open: bool) -> None:
     "Raise ValueError if `max_size` is not a number of pixels, or if a user's own `open` would ignore it."
     if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
-        raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
+        raise ValueError(f"max_size={brief(max_size)}: use a number of pixels for the shorter side, or None")
     if own_open:
         raise ValueError(
             f"max_size={max_size}: {type(il).__name__}.open is your own, so memlist can't reduce what it returns: "

@@ -91,6 +91,7 @@ class InMemory(Serving):
     ) -> None:
         parse_max_ram(max_ram)  # a wrong value is an error here, not at the first image
         messages.check_class(type(self))
+        messages.check_lazy(lazy)
         super().__init__(*args, **kwargs)
         own: Any = vars(self)
         if type(own.get("sizes")) is dict:

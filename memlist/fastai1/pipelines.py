@@ -15,6 +15,7 @@ from fastai.torch_core import log_uniform, rand_bool, uniform, uniform_int
 from fastai.vision import image as fastai_image
 from fastai.vision.image import Image, RandTransform, ResizeMethod, Transform
 
+from ..store import brief
 from .draws import Draw, Pipeline, TransformStep, Uniform
 from .transforms import ANY, KNOWN, KnownTransform, Unknown, check_values, describe
 
@@ -49,16 +50,16 @@ def pipeline_of(tfms: Any, arguments: Dict[str, Any]) -> Optional[Pipeline]:
     size, mult = arguments.get("size"), arguments.get("mult")
     sides: List[Any] = [*size] if isinstance(size, (tuple, list)) else [size]
     if size is not None and not (1 <= len(sides) <= 3 and all(type(n) is int and n > 0 for n in sides)):
-        raise Unknown(f"size={size!r} is neither a size nor None")
+        raise Unknown(f"size={brief(size)} is neither a size nor None")
     if not (tfms or size):
         return None
     mode, padding = arguments.get("mode", "bilinear"), arguments.get("padding_mode", "reflection")
     if mode not in ("bilinear", "nearest") or padding not in ("reflection", "border", "zeros"):
-        raise Unknown(f"mode={mode!r} with padding_mode={padding!r} is not supported")
+        raise Unknown(f"mode={brief(mode)} with padding_mode={brief(padding)} is not supported")
     default = ResizeMethod.SQUISH if size is not None and is_listy(size) else ResizeMethod.CROP
     method = ifnone(arguments.get("resize_method"), default)
     if type(method) not in (int, ResizeMethod) or not 1 <= method <= 4 or not (mult is None or type(mult) is int):
-        raise Unknown(f"resize_method={method!r} with mult={mult!r} is not supported")
+        raise Unknown(f"resize_method={brief(method)} with mult={brief(mult)} is not supported")
     tfms = listify(tfms)
     for one in tfms:
         _check(one)
@@ -69,7 +70,7 @@ def pipeline_of(tfms: Any, arguments: Dict[str, Any]) -> Optional[Pipeline]:
     if method not in _CROPPED:  # fastai draws for the crops, but does not apply them
         steps = [step._replace(name="") if step.name == "crop_pad" else step for step in steps]
     if mult is not None and (mult < 1 or (size is not None and 2 * min(sides) < mult)):
-        raise Unknown(f"mult={mult!r} leaves nothing of the images")
+        raise Unknown(f"mult={brief(mult)} leaves nothing of the images")
     target = None if size is None else fastai_image._get_crop_target(size, mult=mult)
     placed, calls = _placed(steps)
     fit = method != ResizeMethod.NO
@@ -132,7 +133,7 @@ def _step(one: Any) -> TransformStep:
             continue
         draw = _draw(key, tfm.params[key], value, known)
         if draw is None:
-            raise Unknown(f"the transform {name} has {key}={value!r}")
+            raise Unknown(f"the transform {name} has {key}={brief(value)}")
         draws.append(draw)
     drawn = {draw.name for draw in draws}
     for key, value in tfm.def_args.items():
@@ -150,7 +151,7 @@ def _step(one: Any) -> TransformStep:
         raise Unknown(f"the transform {name} draws different numbers of parameters: {sorted(counts)}")
     check_values(name, fixed, drawn)
     if type(one.p) not in (int, float, bool, np.float64):
-        raise Unknown(f"the transform {name} has p={one.p!r}")
+        raise Unknown(f"the transform {name} has p={brief(one.p)}")
     return TransformStep(name, one, tuple(draws), fixed, one.p)
 
 

@@ -22,6 +22,8 @@ import numpy as np
 import torch
 from fastai.vision import transform as fastai_transform
 
+from ..store import brief
+
 
 class Unknown(Exception):
     "Raised if batches can't be made at once; its message completes a sentence after 'since'."
@@ -162,7 +164,7 @@ def check_values(name: str, values: Dict[str, Any], drawn: Collection[str] = ())
             raise Unknown(f"the transform {name} lacks {key}")
     for key, value in values.items():
         if key not in row.parameters or not row.parameters[key].holds(value):
-            raise Unknown(f"the transform {name} has {key}={value!r}")
+            raise Unknown(f"the transform {name} has {key}={brief(value)}")
     lengths = {len(value) for value in values.values() if isinstance(value, torch.Tensor)}
     if len(lengths) > 1:
         raise Unknown(f"the transform {name} has tensors of the lengths {sorted(lengths)}")

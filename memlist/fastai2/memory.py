@@ -18,7 +18,7 @@ from ..cache.cache import FULL, Fetched
 from ..cache.decode import DECODER
 from ..cache.keys import Unkeyable
 from ..cache.messages import reduced, warn_user
-from ..store import ImageStore, MaxRam, format_size, parse_max_ram, shown, store_for
+from ..store import ImageStore, MaxRam, brief, format_size, parse_max_ram, shown, store_for
 from ..store.cachefile import resolve
 from ..store.registry import over_file
 from .stock import L
@@ -63,9 +63,9 @@ class LookedUp(NamedTuple):
 def check_keywords(max_ram: MaxRam, cache_file: Any, max_size: Optional[int], batches: Optional[bool]) -> None:
     "Raise TypeError or ValueError for a keyword that makes no sense, whatever it is given to."
     if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
-        raise ValueError(f"max_size={max_size!r}: use a number of pixels for the shorter side, or None")
+        raise ValueError(f"max_size={brief(max_size)}: use a number of pixels for the shorter side, or None")
     if batches is not None and not isinstance(batches, bool):
-        raise TypeError(f"batches={batches!r}: use True, or False to make each image on its own")
+        raise TypeError(f"batches={brief(batches)}: use True, or False to make each image on its own")
     parse_max_ram(max_ram)
     if cache_file is not None:
         resolve(cache_file)

@@ -27,7 +27,8 @@ def _kernel(nbytes: int) -> Any:
     "Return the kernel for values of so many bytes, compiled, some seconds, once per machine; None if that fails."
     arguments = types.Array(types.int64, 2, "C"), types.int64, types.boolean, types.Array(_TYPES[nbytes], 1, "C")
     try:
-        compile_once(work, arguments, 10 if nbytes == 1 else 3)
+        makes = f"cropped, resized and turned images, {nbytes} byte{'s' * (nbytes > 1)} per value"
+        compile_once(work, arguments, 10 if nbytes == 1 else 3, makes)
     except (NumbaError, OSError):
         return None
     return work

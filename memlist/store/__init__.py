@@ -16,7 +16,7 @@ from .checking import Problem
 from .layout import DTYPES, digest_of
 from .lookup import prepare as prepare_lookup
 from .many import Records, read_many
-from .names import shown
+from .names import brief, shown
 from .record import Record
 from .several import Put, claiming_all, mean_bytes, put_all
 from .sharing import _rejoined, store_for
@@ -37,6 +37,7 @@ __all__ = [
     "Source",
     "StoreInfo",
     "_rejoined",
+    "brief",
     "claiming_all",
     "digest_of",
     "format_rule",

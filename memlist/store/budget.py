@@ -9,6 +9,7 @@ from typing import Callable, Optional, Tuple, Union
 from . import system
 from .layout import NO_LIMIT, Header
 from .mounts import Room
+from .names import brief
 from .region import Region
 from .system import PAGE
 
@@ -44,19 +45,19 @@ def parse_max_ram(value: MaxRam) -> Limit:
         return None, DEFAULT_SHARE
     if isinstance(value, bool) or not isinstance(value, (int, float, str)):
         if isinstance(value, bool) or not hasattr(value, "__index__"):
-            raise TypeError(f"max_ram={value!r} is a {type(value).__name__}: {wanted}")
+            raise TypeError(f"max_ram={brief(value)} is a {type(value).__name__}: {wanted}")
         value = int(value)
     if isinstance(value, float):
         if not 0 < value <= 1:
-            raise ValueError(f"max_ram={value!r}: a float is a share of the available memory; {wanted}")
+            raise ValueError(f"max_ram={brief(value)}: a float is a share of the available memory; {wanted}")
         return None, value
     if isinstance(value, int):
         if value < 0:
-            raise ValueError(f"max_ram={value!r} is negative: {wanted}")
+            raise ValueError(f"max_ram={brief(value)} is negative: {wanted}")
         return value, 1.0
     found = _SIZE.fullmatch(value)
     if not found or found[2].upper() == "I" or (not found[2] and "." in found[1]):
-        raise ValueError(f"max_ram={value!r} can't be read as a size: {wanted}")
+        raise ValueError(f"max_ram={brief(value)} can't be read as a size: {wanted}")
     return int(float(found[1]) * _UNITS[found[2].upper()]), 1.0
 
 

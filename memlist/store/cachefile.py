@@ -18,6 +18,7 @@ from typing import Any, Callable, Iterator, MutableSet, Optional, Tuple, TypeVar
 from .bytelocks import ByteLocks, fcntl
 from .layout import BYTE_ORDER, FORMAT, Header, new_page
 from .lock import Lock
+from .names import brief
 from .system import PAGE
 
 Result = TypeVar("Result")
@@ -68,7 +69,7 @@ def resolve(path: Any) -> str:
     Raises TypeError if `path` is not a path, and `CacheFileError` if no file can have this name.
     """
     if not isinstance(path, (str, os.PathLike)):
-        raise TypeError(f"cache_file={path!r} is a {type(path).__name__}: use the path of a file")
+        raise TypeError(f"cache_file={brief(path)} is a {type(path).__name__}: use the path of a file")
     path = os.fsdecode(path)
     if not path:
         raise CacheFileError(path, "names no file.")

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from conftest import many, photo
 from fastai.data_block import MixedItemList
-from fastai.vision import ImageList
+from fastai.vision import ImageList, get_transforms
 from fastai.vision.image import Image
 
 import memlist as m
@@ -234,6 +234,38 @@ def test_compare_says_nothing_of_it_if_all_is() -> None:
     assert "images in memory" not in repr(found)
     found.runs[1] = found.runs[1]._replace(cached=(39, 40))
     assert "39 of 40" in repr(found)
+
+
+# -- wrong values --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lazy", ["no", 0, 1.0, [False]])
+def test_lazy_is_a_truth_value(folder: Path, lazy: Any) -> None:
+    with pytest.raises(TypeError, match=re.escape(f"lazy={lazy!r}: use True, or False")):
+        m.MemoryImageList.from_folder(folder, lazy=lazy)
+    with pytest.raises(TypeError, match="lazy="):
+        m.MemoryImageDataBunch.from_folder(folder, lazy=lazy)
+    for right in (None, True, False, np.bool_(False)):
+        assert m.MemoryImageList.from_folder(folder, lazy=right).lazy is (right is None or bool(right))
+
+
+def test_a_wrong_value_is_shown_on_one_short_line(folder: Path) -> None:
+    long, il = get_transforms(), m.MemoryImageList.from_folder(folder)
+    data = il.split_none().label_const(0)
+    for call, error in (
+        (lambda: data.databunch(batch_tfms=long), TypeError),
+        (lambda: m.MemoryImageList.from_folder(folder, max_ram=long), TypeError),
+        (lambda: m.MemoryImageList.from_folder(folder, max_ram="x" * 300), ValueError),
+        (lambda: m.MemoryImageList.from_folder(folder, max_size=long), ValueError),
+        (lambda: m.MemoryImageList.from_folder(folder, cache_file=long), TypeError),
+        (lambda: m.MemoryImageList.from_folder(folder, lazy=long), TypeError),
+        (lambda: il.load_data(n_workers=long), ValueError),
+        (lambda: il.load_data(on_error=long), ValueError),
+        (lambda: m.cached(np.zeros(9999).reshape(99, 101)), TypeError),
+    ):
+        with pytest.raises(error) as caught:
+            call()
+        assert len(str(caught.value)) < 280 and "…" in str(caught.value) and str(caught.value).isprintable()
 
 
 # -- plan ----------------------------------------------------------------------------------------------------------
