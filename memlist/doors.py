@@ -9,9 +9,13 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, List, Optional, Tuple
+from typing import TYPE_CHECKING, Any, List, Optional, Tuple, Union
 
 from .store import MaxRam, brief
+
+if TYPE_CHECKING:  # only for `help` and mypy: importing them takes seconds
+    from fastai.data.core import DataLoaders
+    from torch.utils.data import Dataset
 
 #: Names that only fastai 1 has, besides all that begin with "Memory" and are in no other table.
 FASTAI1 = "InMemory", "compat"
@@ -59,7 +63,7 @@ def opened(name: str) -> Optional[object]:
 
 
 def in_memory(
-    data: Any,
+    data: Union[DataLoaders, Dataset[Any]],
     max_ram: MaxRam = None,
     cache_file: Any = None,
     max_size: Optional[int] = None,
