@@ -19,8 +19,8 @@ import pytest
 if TYPE_CHECKING:
     import torch
 
-# With the folder `without_fastai` on PYTHONPATH, the tests need no torch either. With torch, each fork that a test makes
-# would take five times as long.
+# With the folder `without_fastai` on PYTHONPATH, the tests need no torch either: with torch, a fork takes five times as
+# long.
 if sys.modules.get("fastai", sys) is not None:
     import matplotlib
     import torch
