@@ -23,6 +23,13 @@ PYTEST := -m pytest -q -n 2 --dist worksteal
 # The quick form of the tests; without it, the long matrices run, too.
 SAMPLE := -m "not full"
 
+# The quick form by the Python $(1). The tests of the store make thousands of forks, which are faster in a process without
+# torch: they run first, in processes of their own.
+define quick
+PYTHONPATH=$(CURDIR)/tests/without_fastai $(1) $(PYTEST) $(SAMPLE) tests/store; stores=$$?; \
+    $(1) $(PYTEST) $(SAMPLE) --ignore=tests/store && exit $$stores
+endef
+
 .PHONY: demo docs environments notebooks dist package package-full test test-full test-fastai1 test-fastai2 test-faults \
         test-legacy test-latest what-test-does lint bench bench-quick bench-ffcv bench-gpu bench-doors bench-fastai2 clean
 
@@ -123,7 +130,7 @@ what-test-does:
 	@echo "two cores. The first time, it makes two environments before that, $(VENV) and $(VENV)-fastai2, in five minutes."
 
 test-fastai1: $(VENV)/ready
-	$(RUN) $(PYTEST) $(SAMPLE)
+	$(call quick,$(RUN))
 
 test-fastai2: $(VENV)-fastai2/ready
 	$(VENV)-fastai2/bin/python $(PYTEST) $(SAMPLE) tests/fastai2
@@ -138,12 +145,13 @@ test-faults: $(VENV)/ready
 	PYTHONPATH=tests $(RUN) -W ignore -m faults $(FAULTS)
 
 # The tests on Python 3.8, torch 1.8.1 and fastai 1.0.60.
+test-legacy: export OMP_NUM_THREADS := 1
 test-legacy: $(VENV)-legacy/ready
-	OMP_NUM_THREADS=1 $(VENV)-legacy/bin/python $(PYTEST) $(SAMPLE)
+	$(call quick,$(VENV)-legacy/bin/python)
 
 # And on the newest Python that fastai 1 can be imported on.
 test-latest: $(VENV)-latest/ready
-	$(VENV)-latest/bin/python $(PYTEST) $(SAMPLE)
+	$(call quick,$(VENV)-latest/bin/python)
 
 # A release, in dist/: the sdist, and the wheel made of it. Building prints a thousand lines, which are shown if it fails.
 dist: $(VENV)/ready $(VENV)-twine/ready

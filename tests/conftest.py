@@ -10,16 +10,23 @@ import sys
 import traceback
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterator, List
+from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List
 
-import matplotlib
 import numpy as np
 import PIL.Image
 import pytest
-import torch
 
-matplotlib.use("Agg")
-torch.set_num_threads(1)
+if TYPE_CHECKING:
+    import torch
+
+# With the folder `without_fastai` on PYTHONPATH, the tests need no torch either: with torch, a fork takes five times as
+# long.
+if sys.modules.get("fastai", sys) is not None:
+    import matplotlib
+    import torch
+
+    matplotlib.use("Agg")
+    torch.set_num_threads(1)
 with contextlib.suppress(ValueError):  # background jobs of a shell ignore Ctrl-C, and so do their children
     signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, Dict, List
 
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -74,9 +73,8 @@ def run(folder: Path, groups: List[Dict[str, str]]) -> Dict[str, Any]:
     "Return for each step what it printed, how often it compiled, and its folder."
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
     environment.update(NUMBA_CACHE_DIR=str(folder / "cache"), TMPDIR=str(folder), OMP_NUM_THREADS="1")
-    command = [sys.executable, "-c", PROGRAM, json.dumps(groups)]
-    done = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True)
-    assert done.returncode == 0
+    done = fresh.run(PROGRAM, json.dumps(groups), env=environment)
+    assert done.returncode == 0, done.stderr
     return {name: rest for name, *rest in map(json.loads, done.stdout.splitlines())}
 
 

@@ -20,7 +20,23 @@ from nbclient import NotebookClient
 import memlist as m
 from memlist.cache import filling, progress
 
-LOAD = "from memlist import MemoryImageList; MemoryImageList.from_folder({folder!r}).load_data(n_workers={n})"
+# Without fastai, which takes seconds to import; the list's `load_data` calls this one.
+LOAD = """
+import sys
+sys.modules["fastai"] = None
+from pathlib import Path
+from memlist import ImageStore
+from memlist.cache import ImageCache, PillowDecoder, Work, load_data
+images = ImageCache(ImageStore(), PillowDecoder("RGB"))
+{before}
+load_data([Work("pictures", images, sorted(Path({folder!r}).iterdir()))], n_workers={n})
+{after}
+"""
+
+
+def load(folder: Path, n: int, before: str = "", after: str = "") -> str:
+    "Return a program that loads the pictures of a folder with `n` workers."
+    return LOAD.format(folder=str(folder), n=n, before=before, after=after)
 
 
 def environment() -> Any:
@@ -42,7 +58,7 @@ class Ticking:
 
 def test_a_log_gets_plain_lines(tmp_path: Path) -> None:
     many(tmp_path / "many", 40)
-    code = LOAD.format(folder=str(tmp_path / "many"), n=2)
+    code = load(tmp_path / "many", 2)
     done = subprocess.run([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment())
     lines = done.stdout.splitlines()
     assert done.returncode == 0 and done.stdout.endswith("\n")
@@ -160,7 +176,7 @@ def test_progress_false_prints_nothing(tmp_path: Path, capsys: Any) -> None:
 
 def test_images_are_loaded_without_standard_output(tmp_path: Path) -> None:
     many(tmp_path / "many", 12)
-    code = "import sys; sys.stdout = None; " + LOAD.format(folder=str(tmp_path / "many"), n=0)
+    code = load(tmp_path / "many", 0, before="sys.stdout = None")
     assert subprocess.run([sys.executable, "-c", code], env=environment()).returncode == 0
 
 
@@ -169,7 +185,7 @@ def test_images_are_loaded_without_standard_output(tmp_path: Path) -> None:
 
 def test_a_terminal_gets_a_bar_that_ends_its_line(tmp_path: Path) -> None:
     many(tmp_path / "many", 40)
-    code = LOAD.format(folder=str(tmp_path / "many"), n=2) + "; print('next')"
+    code = load(tmp_path / "many", 2, after="print('next')")
     ours, theirs = pty.openpty()
     with subprocess.Popen([sys.executable, "-c", code], stdout=theirs, env=environment()) as process:
         os.close(theirs)

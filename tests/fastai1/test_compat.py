@@ -11,6 +11,7 @@ import textwrap
 from pathlib import Path
 from typing import Any, Callable, Iterator
 
+import fresh
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -87,13 +88,8 @@ def model(outputs: int = 2) -> nn.Module:
 
 
 def run(code: str) -> subprocess.CompletedProcess[str]:
-    "Run `code` in a fresh process, in which nothing is repaired yet."
-    return subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", textwrap.dedent(code)],
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
+    "Run `code` in a process in which nothing is repaired yet."
+    return fresh.run(textwrap.dedent(code), cwd=ROOT)
 
 
 # --- ragged_arrays ---------------------------------------------------------------------------------------

@@ -11,8 +11,6 @@ import os
 import pickle
 import random
 import signal
-import subprocess
-import sys
 import threading
 import time
 import types
@@ -22,6 +20,7 @@ from pathlib import Path
 from typing import Any, Callable, List
 
 import fastai.vision
+import fresh
 import numpy as np
 import pandas as pd
 import PIL.Image
@@ -557,7 +556,7 @@ print(il.loaded)
 try: os.waitpid(-1, 0)
 except ChildProcessError: print("no children")
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    done = fresh.run(code)
     said = done.stdout.split()
     assert said[0] == "interrupted" and 4 <= int(said[1]) <= 8 and said[2:] == ["True", "no", "children"], done.stderr
 
@@ -1053,7 +1052,7 @@ class Prints(MemoryImageList):
 sys.stdout.write("before\\n")
 Prints.from_folder({str(numbers)!r}, presort=True).load_data(n_workers=2, progress=False)
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=300)
+    done = fresh.run(code)
     assert sorted(done.stdout.split("\n")[:-1]) == ["before", *(f"opening {i:02}.png" for i in range(12))], done.stderr
 
 

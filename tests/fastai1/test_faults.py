@@ -40,15 +40,16 @@ def bunch(cls: Any, folder: Path, workers: int = 2, **kwargs: Any) -> Any:
     return made.databunch(bs=4, num_workers=workers, no_check=True)
 
 
+@pytest.mark.parametrize("kills", [60, pytest.param(200, marks=pytest.mark.full)])
 @pytest.mark.parametrize("named", [False, True])
-def test_workers_may_be_killed_while_they_fill(tmp_path: Path, named: bool) -> None:
-    "200 workers are killed, at random lines or at random moments."
+def test_workers_may_be_killed_while_they_fill(tmp_path: Path, named: bool, kills: int) -> None:
+    "Workers are killed, at random lines or at random moments."
     folder, draw = many(tmp_path / "many", 40, 60), random.Random(named)
     kwargs = {"cache_file": tmp_path / "cache"} if named else {}
     ours, stock = lists(m.MemoryImageList, folder, **kwargs), lists(ImageList, folder)
     want = [stock[i] for i in range(40)]
     survivor_deadline = 120
-    for n in range(200):
+    for n in range(kills):
         pid = os.fork()
         if not pid:
             with contextlib.suppress(BaseException):
@@ -75,13 +76,14 @@ def test_workers_may_be_killed_while_they_fill(tmp_path: Path, named: bool) -> N
         assert_same_item(ours[i], want[i])
 
 
-def test_main_processes_may_be_killed_in_load_data(tmp_path: Path) -> None:
-    "50 processes are killed; the cache file is opened again each time, and serves the right pixels."
+@pytest.mark.parametrize("kills", [20, pytest.param(50, marks=pytest.mark.full)])
+def test_main_processes_may_be_killed_in_load_data(tmp_path: Path, kills: int) -> None:
+    "Processes are killed; the cache file is opened again each time, and serves the right pixels."
     folder, draw = many(tmp_path / "many", 60, 60), random.Random(0)
     stock = lists(ImageList, folder)
     want = [stock[i] for i in range(60)]
     kept: List[int] = []
-    for n in range(50):
+    for n in range(kills):
         pid = os.fork()
         if not pid:
             with contextlib.suppress(BaseException):

@@ -8,7 +8,6 @@ import io
 import os
 import pickle
 import random
-import subprocess
 import sys
 import threading
 import types
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any, List
 
 import fastai.vision
+import fresh
 import numpy as np
 import PIL.Image
 import pytest
@@ -585,7 +585,7 @@ assert "memlist" not in sys.modules
 """
     for name in ("image", "class"):
         assert b"memlist" not in (tmp_path / f"{name}.pkl").read_bytes()
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    done = fresh.run(code)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

@@ -13,6 +13,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import fresh
 import numpy as np
 import PIL.Image
 import pytest
@@ -298,7 +299,7 @@ for _ in range(3):
     for x, y in data.train_dl: pass
 print(data.cache_info().cached)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    done = fresh.run(code, ignore=False)
     assert done.returncode == 0, done.stderr
     assert 15 <= int(done.stdout.split()[-1]) <= 19
     assert done.stderr.count("do not fit") == 1, done.stderr

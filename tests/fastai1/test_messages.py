@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 from typing import Any, List
 
+import fresh
 import numpy as np
 import pytest
 from conftest import many, photo
@@ -92,14 +93,11 @@ def test_load_data_prints_no_zeros(tmp_path: Path, capsys: Any) -> None:
 
 
 def test_verifying_a_cache_file_prints_no_zeros(folder: Path, tmp_path: Path, capsys: Any) -> None:
-    import subprocess
-    import sys
-
     code = (
         "import memlist, sys\n"
         f"memlist.MemoryImageList.from_folder({str(folder)!r}, cache_file={str(tmp_path / 'c')!r}).load_data()"
     )
-    outs = [subprocess.run([sys.executable, "-c", code], stdout=-1, stderr=-1, text=True).stdout for _ in range(2)]
+    outs = [fresh.run(code).stdout for _ in range(2)]
     assert "1.2" in outs[0] and "40 images of" in outs[1] and "to verify" in outs[1]
     assert not re.search(r"\b0(\.0+)? ([kMG]?B|images/s)", "".join(outs)), outs
     assert outs[1].splitlines()[-1].startswith("load_data: 40 images, ") and "images/s" not in outs[1]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import sys
 import textwrap
 import types
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any, Callable, Iterator, List, Set
 
 import fastai.vision as fv
+import fresh
 import numpy as np
 import pytest
 import torch
@@ -306,7 +306,7 @@ def test_a_patch_from_before_the_import_is_noticed(photos: Path) -> None:
             exec(f"{{name}} = stock")
         print(repr(patches.replaced()))
     """
-    done = subprocess.run([sys.executable, "-c", textwrap.dedent(program)], capture_output=True, text=True, timeout=120)
+    done = fresh.run(textwrap.dedent(program))
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [
         "LabelList.__getitem__",

@@ -333,7 +333,8 @@ def test_a_nested_write_in_one_thread_raises_instead_of_hanging() -> None:
 
 def test_exit_handlers_can_use_a_store(tmp_path: Path) -> None:
     code = """
-import atexit
+import atexit, sys
+sys.modules["fastai"] = None  # it takes seconds to import, and is not needed
 import numpy as np
 images = []
 atexit.register(lambda: print(images[0].get(b"a").array.sum(), images[0].put(b"b", np.zeros(3))))

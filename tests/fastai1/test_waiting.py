@@ -6,13 +6,12 @@ import contextlib
 import copy
 import functools
 import gc
-import subprocess
-import sys
 import warnings
 import weakref
 from pathlib import Path
 from typing import Any, ClassVar, Iterator, List
 
+import fresh
 import matplotlib.pyplot
 import pytest
 from conftest import WITHOUT_MEMLIST, seed
@@ -414,7 +413,7 @@ for how in ("fit", "callbacks", "callback_fns", "partial"):
     learn = load_learner({str(tmp_path)!r}, how + ".pkl")
     print(len(learn.callbacks), len(learn.callback_fns))
 """
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True)
+    done = fresh.run(code)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.split("\n")[:4] == ["0 1"] * 4
 

@@ -54,14 +54,14 @@ FAULTS = [
         "SIGKILL of DataLoader workers that fill a list's store",
         "half of them at random lines, half at random moments, in memory and over a `cache_file`; each time the others "
         "read on, and items are compared with fastai's own",
-        [LISTS + "test_workers_may_be_killed_while_they_fill"], quick=[], each=200,
-        times=400, quick_times=0,
+        [LISTS + f"test_workers_may_be_killed_while_they_fill[{named}-200]" for named in (False, True)], quick=[],
+        each=200, times=400, quick_times=0,
     ),
     by_tests(
         "killed-loads", DEATH,
         "SIGKILL of the main process in `load_data`",
         "at random moments; each time the `cache_file` is opened anew, checked, and compared with fastai's own items",
-        [LISTS + "test_main_processes_may_be_killed_in_load_data"], quick=[], each=50,
+        [LISTS + "test_main_processes_may_be_killed_in_load_data[50]"], quick=[], each=50,
         times=50, quick_times=0,
     ),
     by_tests(
@@ -94,7 +94,8 @@ FAULTS = [
         "killed-segments", DEATH,
         "SIGKILL in a purge, an opening and a mending of a file of seven segments",
         "at every line of the purge, and at every 6th of the others: all old records or none; no whole record is lost",
-        [MENDING + "test_a_purge_killed_at_any_line_leaves_all_records_or_none",
+        [MENDING + "test_a_purge_killed_at_any_line_leaves_all_records_or_none[False-1]",
+         MENDING + "test_a_purge_killed_at_any_line_leaves_all_records_or_none[True-1]",
          MENDING + "test_an_opening_killed_at_any_line_loses_no_record[0-6]",
          MENDING + "test_an_opening_killed_at_any_line_loses_no_record[1-6]",
          MENDING + "test_an_emptied_file_that_is_opened_and_killed_stays_empty[6]"], quick=[],

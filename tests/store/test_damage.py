@@ -61,7 +61,7 @@ def test_a_block_number_near_its_maximum(tmp_path: Path, ordinal: int) -> None:
         assert (images.get(key).array == fill).all()  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("rounds", [60, pytest.param(2000, marks=pytest.mark.full)])
+@pytest.mark.parametrize("rounds", [20, *(pytest.param(n, marks=pytest.mark.full) for n in (60, 2000))])
 @pytest.mark.parametrize("where", ["header", "state", "index", "records", "anywhere"])
 def test_damage_is_an_error_or_a_miss_and_never_a_wrong_pixel(tmp_path: Path, where: str, rounds: int) -> None:
     whole = filled(tmp_path / "whole", 460)  # the index has been outgrown once

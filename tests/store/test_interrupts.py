@@ -6,12 +6,13 @@ import itertools
 import os
 import threading
 from pathlib import Path
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, Iterable, List
 
 import numpy as np
 import pytest
+from kills import moments
 from stores import Make
-from strikes import Strike
+from strikes import FOLDER, Strike
 
 from memlist.store import ImageStore, registry
 from memlist.store import threads as threads_module
@@ -60,21 +61,27 @@ def make(request: pytest.FixtureRequest, tmp_path: Path) -> Make:
     return made
 
 
-def strike_all(make: Make, task: Task, bytecodes: bool) -> int:
-    "Interrupt `task` at each moment; return how many there were."
-    n = 1
-    while True:
-        images = make()
-        for i in range(RECORDS):
-            assert images.put(b"%d" % i, tile(i))
+def with_records(make: Make) -> ImageStore:
+    images = make()
+    for i in range(RECORDS):
+        assert images.put(b"%d" % i, tile(i))
+    return images
+
+
+def strike_all(make: Make, task: Task, when: Iterable[int], bytecodes: bool = False) -> int:
+    "Interrupt `task` at these moments, until it ends before one of them; return how often it was interrupted."
+    struck = 0
+    for n in when:
+        images = with_records(make)
         strike = Strike(n, bytecodes)
         if not strike.during(lambda images=images: task(images)):  # type: ignore[misc]
-            return n
+            break
+        struck += 1
         try:
             assert_usable(images)
         except BaseException as error:
             raise AssertionError(f"struck at {strike.where}, moment {n}") from error
-        n += 1
+    return struck
 
 
 def assert_usable(images: ImageStore) -> None:
@@ -107,15 +114,25 @@ def mutex_is_free(images: ImageStore) -> bool:
 
 @pytest.mark.parametrize("name", TASKS)
 def test_an_interrupt_at_each_line(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    "Strike at each line for the first and for the last time that it runs."
     monkeypatch.setattr("memlist.store.counters.PATIENCE", 0.01)
-    assert strike_all(make, TASKS[name], bytecodes=False) > 10
+    images = with_records(make)
+    when = moments(lambda: TASKS[name](images), FOLDER)
+    assert strike_all(make, TASKS[name], when) > 0.9 * len(when) > 9  # the clock decides whether some lines run
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", TASKS)
+def test_an_interrupt_each_time_that_a_line_runs(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("memlist.store.counters.PATIENCE", 0.01)
+    assert strike_all(make, TASKS[name], itertools.count(1)) > 9
 
 
 @pytest.mark.full
 @pytest.mark.parametrize("name", TASKS)
 def test_an_interrupt_at_each_bytecode(make: Make, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("memlist.store.counters.PATIENCE", 0.01)
-    assert strike_all(make, TASKS[name], bytecodes=True) > 100
+    assert strike_all(make, TASKS[name], itertools.count(1), bytecodes=True) > 99
 
 
 def open_and_use(path: Path) -> None:
@@ -128,11 +145,17 @@ def open_and_use(path: Path) -> None:
 @pytest.mark.parametrize("existing", [False, True])
 @pytest.mark.parametrize("bytecodes", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_an_interrupt_while_a_file_is_opened(tmp_path: Path, existing: bool, bytecodes: bool) -> None:
-    n = 1
-    while True:
-        path = tmp_path / str(n)
+    def made(name: object) -> Path:
+        path = tmp_path / str(name)
         if existing:
             assert ImageStore.open(path).put(b"old", tile(3))
+        return path
+
+    first, count = made("first"), 0
+    # Each bytecode, or each line for the first and for the last time that it runs.
+    when = itertools.count(1) if bytecodes else moments(lambda: ImageStore.open(first), FOLDER)
+    for n in when:
+        path = made(n)
         strike = Strike(n, bytecodes)
         kept: List[ImageStore] = []
         struck = strike.during(lambda path=path, kept=kept: kept.append(ImageStore.open(path)))  # type: ignore[misc]
@@ -148,8 +171,8 @@ def test_an_interrupt_while_a_file_is_opened(tmp_path: Path, existing: bool, byt
             raise AssertionError(f"struck at {strike.where}, moment {n}") from error
         if not struck:
             break
-        n += 1
-    assert n > 50
+        count += 1
+    assert count > 50
 
 
 def test_a_thread_lock_that_two_interrupts_left_behind_is_free_for_other_threads() -> None:

@@ -77,17 +77,18 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repair, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=9 << 64)))
 
 
-EVERY = pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.full)])
+EVERY = pytest.mark.parametrize("every", [20, *(pytest.param(n, marks=pytest.mark.full) for n in (6, 1))])
 
 
+@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.parametrize("others", [False, True])
 @pytest.mark.usefixtures("no_clock", "small_segments")
 def test_a_purge_killed_at_any_line_leaves_all_records_or_none(
-    tmp_path: Path, others: bool, record_property: Callable[[str, int], None]
+    tmp_path: Path, others: bool, every: int, record_property: Callable[[str, int], None]
 ) -> None:
     path, counts = tmp_path / "cache", []
     first = filled(tmp_path / "first", N)
-    for lines in moments(lambda: first.purge(file=True)):
+    for lines in moments(lambda: first.purge(file=True))[::every]:
         images = filled(path, N)
         assert images._header.segments > 7  # in one session: the next one merges them
         killed(lines, lambda images=images: images.purge(file=True))  # type: ignore[misc]
@@ -140,13 +141,14 @@ def test_an_emptied_file_that_is_opened_and_killed_stays_empty(
         del images
 
 
+@pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.full)])
 @pytest.mark.usefixtures("small_segments")
 def test_a_purge_that_cannot_punch_holes_is_finished_by_the_next_writer(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, every: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(region.Region, "punch", lambda *args: False)
     first, path = filled(tmp_path / "first", N), tmp_path / "cache"
-    for lines in moments(lambda: first.purge(file=True))[::4]:
+    for lines in moments(lambda: first.purge(file=True))[::every]:
         images = filled(path, N)
         killed(lines, lambda images=images: images.purge(file=True))  # type: ignore[misc]
         assert images.put(b"after", tile(3)) and right(images, N) in (0, N)

@@ -154,7 +154,7 @@ def _nearly_full() -> ImageStore:
     return images
 
 
-@pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("every", [12, pytest.param(1, marks=pytest.mark.full)])
 def test_every_moment_of_a_put_is_safe_to_die_at(every: int, monkeypatch: pytest.MonkeyPatch) -> None:
     "Kill the writer at each line of the store's code: before and after each write to the header, index and log."
 

@@ -111,7 +111,7 @@ def assert_consistent(images: ImageStore, write: Write) -> None:
     assert images.check() == []
 
 
-@pytest.mark.parametrize("every", [31, pytest.param(1, marks=pytest.mark.full)])
+@pytest.mark.parametrize("every", [71, *(pytest.param(n, marks=pytest.mark.full) for n in (31, 1))])
 @pytest.mark.parametrize("write", WRITES)
 def test_a_write_killed_at_any_moment_is_undone_or_finished_without_a_walk(
     write: Write,
@@ -120,7 +120,7 @@ def test_a_write_killed_at_any_moment_is_undone_or_finished_without_a_walk(
     monkeypatch: pytest.MonkeyPatch,
     record_property: Callable[[str, int], None],
 ) -> None:
-    when = moments(partial(write, nearly_full(make)))[:: min(every, 5) if write is purge else every]
+    when = moments(partial(write, nearly_full(make)))[:: 1 + every // 7 if write is purge else every]
     record_property("times", len(when))
     record_property("right", len(when))
     for lines in when:
