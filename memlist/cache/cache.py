@@ -186,7 +186,7 @@ class ImageCache:
         if now is None:  # the file is gone: records that this session has verified are kept
             changed = any(one is not None and not self.store.verified(key) for key, one in then)
         else:
-            changed = any(one is not None and one != now.version for _, one in then)
+            changed = any(one != now.version and (one is not None or key in self.store) for key, one in then)
         if changed:
             self.stale.add(keys)
         return changed

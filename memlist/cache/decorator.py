@@ -56,9 +56,10 @@ def cached(
     - `version`: a string that you change when your function changes
     - `copy`: False to get arrays as read-only views, without a copy; a view is valid until `purge()`
 
-    A file is looked at once per decorated function: if its size or time has changed, the function runs again. What is
-    random, and what can't be kept, is not kept, and one warning says so. Decorating a function again, such as in a
-    notebook, starts an empty cache, and the memory of the old one is freed with it.
+    Each file that the argument names, also in a tuple, is checked when the image is first read: if its size or time has
+    changed since it was kept, the function runs again. Later changes are seen by `load_data()`, or after decorating the
+    function again. What is random, and what can't be kept, is not kept, and one warning says so. Decorating a function
+    again, such as in a notebook, starts an empty cache, and the memory of the old one is freed with it.
 
     Raises TypeError for what is no function of one argument (methods, coroutines and generators among them) and for a
     `cache_file` without a `version`; `CacheFileError` for a file that can't be used. A hit costs some 10 µs and the

@@ -10,7 +10,7 @@ from torchvision import transforms as v1
 from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision_helpers import coloured, epoch, grey, make_folder, same, v2
 
-from memlist.torchvision import MemoryImageFolder, in_memory
+from memlist.torchvision import MemoryImageFolder, in_memory, work
 from memlist.torchvision.making import Making
 
 KNOWN = v1.Compose([v1.RandomCrop(16, pad_if_needed=True), v1.RandomHorizontalFlip(), v1.ToTensor()])
@@ -39,6 +39,19 @@ class Opening(Own):
 
     def __getitem__(self, i):
         return self.transform(PIL.Image.open(self.paths[i]).convert("RGB"))
+
+
+class Pairs(Dataset):
+    "A dataset whose loader gets the paths of a picture and of its mask."
+
+    def __init__(self, pairs):
+        self.samples, self.loader = pairs, lambda pair: [coloured(path) for path in pair]
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, i):
+        return [picture.tobytes() for picture in self.loader(self.samples[i])]
 
 
 @pytest.fixture
@@ -131,3 +144,22 @@ def test_what_opens_its_files_itself_is_refused(folder):
     for wrong in (Opening(folder, KNOWN), [1, 2], torch.zeros(3)):
         with pytest.raises(TypeError, match=r"no attribute `loader`(.|\n)*memlist\.cached"):
             in_memory(wrong)
+
+
+def test_a_loader_that_gets_several_files_sees_a_change_of_each(folder, monkeypatch):
+    paths = sorted(folder.rglob("*.png"))
+    monkeypatch.chdir(folder)
+    stock = Pairs([(str(paths[0].relative_to(folder)), paths[1]), (str(paths[2]), str(paths[3]))])
+    ours = in_memory(stock)
+    assert [ours[i] for i in range(2)] == [stock[i] for i in range(2)]
+    for changed in (0, 1, 3):
+        before = [stock[i] for i in range(2)]
+        PIL.Image.new("RGB", (9, 9 + changed)).save(paths[changed])
+        fresh = in_memory(stock)
+        assert [fresh[i] for i in range(2)] == [stock[i] for i in range(2)] != before
+        assert [ours[i] for i in range(2)] == before  # they have been looked at
+        work.load_data(ours.dataset.loader, stock.samples, progress=False)
+        assert [ours[i] for i in range(2)] == [stock[i] for i in range(2)]
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(FileNotFoundError):
+        ours[0]
