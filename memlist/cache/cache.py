@@ -186,8 +186,8 @@ class ImageCache:
         """
         now = Source.of(item)
         version = None if now is None else self.store.version(now)
-        then = [self.store.source(key) for key in keys]
-        if any(one is not None and one != version for one in then):
+        then = [(key, self.store.source(key)) for key in keys]
+        if any(one != version and (one is not None or key in self.store) for key, one in then):
             self.stale.add(keys)
         return keys in self.stale
 

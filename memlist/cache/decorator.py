@@ -9,7 +9,7 @@ import pickle
 import time
 import types
 from contextlib import suppress
-from typing import Any, Callable, Optional, Sequence, Tuple, Union, overload
+from typing import Any, Callable, Dict, Iterable, List, Optional, Sequence, Tuple, Union, overload
 
 import numpy as np
 
@@ -26,6 +26,8 @@ from .randomness import Judge
 from .results import ARRAY, KIND, record_of, result_of
 
 Function = Callable[[Any], Any]
+# Stands for an argument that was not given.
+_NOT_GIVEN: Any = object()
 
 
 @overload
@@ -56,9 +58,10 @@ def cached(
     - `version`: a string that you change when your function changes
     - `copy`: False to get arrays as read-only views, without a copy; a view is valid until `purge()`
 
-    A file is looked at once per decorated function: if its size or time has changed, the function runs again. What is
-    random, and what can't be kept, is not kept, and one warning says so. Decorating a function again, such as in a
-    notebook, starts an empty cache, and the memory of the old one is freed with it.
+    Each file that the argument names, also in a tuple, is checked when the image is first read: if its size or time has
+    changed since it was kept, the function runs again. Later changes are seen by `load_data()`, or after decorating the
+    function again. What is random, and what can't be kept, is not kept, and one warning says so. Decorating a function
+    again, such as in a notebook, starts an empty cache, and the memory of the old one is freed with it.
 
     Raises TypeError for what is no function of one argument (methods, coroutines and generators among them) and for a
     `cache_file` without a `version`; `CacheFileError` for a file that can't be used. A hit costs some 10 µs and the
@@ -72,7 +75,13 @@ def cached(
 
 
 class Cached:
-    """A function whose results are kept; see `cached`. `__wrapped__` is the function itself."""
+    """Call a function of one argument, and keep its results; see `cached`.
+
+    - `load_data(items)`: call it now for each of `items` whose image is not kept yet, or whose file has changed
+    - `cache_info(items)`: tell how many of these images are kept, and how full the memory is
+    - `purge()`: give the memory back to the system
+    - `__wrapped__`: the function itself
+    """
 
     __name__: str
     __qualname__: str
@@ -93,8 +102,10 @@ class Cached:
         if self._name:
             spawned.publish(self._name, self)
 
-    def __call__(self, item: Any) -> Any:
-        "Return what the function returns for `item`."
+    def __call__(self, item: Any = _NOT_GIVEN, /, *more: Any, **named: Any) -> Any:
+        "Return what the function returns for `item`, which may also be given by the name of its parameter."
+        if more or named or item is _NOT_GIVEN:
+            item = self._argument(item, more, named)
         images = self._images or self._cache()
         decoder: Any = images.decoder
         try:
@@ -121,12 +132,12 @@ class Cached:
         """
         rest = "paths = [path for path in paths if path not in error.items]"
         remedy = lines_without(self.__name__, "paths", rest)
-        filling.load_data([_Load(self, list(items))], n_workers, progress, on_error, remedy)
+        filling.load_data([_Load(self, self._several(items, "load_data"))], n_workers, progress, on_error, remedy)
         return self
 
     def cache_info(self, items: Optional[Sequence[Any]] = None) -> CacheInfo:
         "Return how many of `items` are kept, and how full the store is; without `items`, how many results there are."
-        found = info.cache_info([_Load(self, list(items or ()))])
+        found = info.cache_info([_Load(self, [] if items is None else self._several(items, "cache_info"))])
         n = len(self._cache().store)
         return found if items is not None else found._replace(cached=n, total=n)
 
@@ -187,6 +198,32 @@ class Cached:
         decoder = Results(self.__wrapped__, own, pixels, prefix, self._copy)
         self._images = ImageCache(pixels, decoder, self._built if self._built > pixels.made else 0)
         return self._images
+
+    def _argument(self, item: Any, more: Tuple[Any, ...], named: Dict[str, Any]) -> Any:
+        "Return the one argument that was given by its name; raise TypeError for anything else."
+        name = _parameter(self.__wrapped__)
+        if item is _NOT_GIVEN and len(named) == 1 and name in named:
+            return named[name]
+        given = (
+            ["1 without a name" if not more else f"{1 + len(more)} without a name"] if item is not _NOT_GIVEN else []
+        )
+        given += [f"{one}=…" for one in named]
+        raise TypeError(
+            f"cached {self.__qualname__}({name}) takes one argument, and was given {' and '.join(given) or 'none'}. "
+            "What it returns is kept under this argument. To give several values, let the function take a tuple of them"
+        )
+
+    def _several(self, items: Any, verb: str) -> List[Any]:
+        "Return `items` as a list; raise TypeError for what is one item."
+        if isinstance(items, (str, bytes, os.PathLike)):
+            raise TypeError(
+                f"cached {self.__qualname__}: {verb} takes a list of paths, and this is one path: {verb}([path])"
+            )
+        if not isinstance(items, Iterable):
+            raise TypeError(
+                f"cached {self.__qualname__}: {verb} takes a list of paths, and this is a {type(items).__name__}"
+            )
+        return list(items)
 
     def _said(self, fetched: Fetched) -> str:
         "Return the message about an outcome, once; else an empty string."
@@ -283,7 +320,7 @@ def _check(function: Any) -> None:
         (inspect.isgeneratorfunction, "a generator"),
     ):
         if wrong(function):
-            raise TypeError(f"{function.__qualname__} is {kind}: please return the picture")
+            raise TypeError(f"{function.__qualname__} is {kind}: please return the image")
     try:
         parameters = inspect.signature(function).parameters.values()
     except ValueError:  # a function of an extension
@@ -293,6 +330,15 @@ def _check(function: Any) -> None:
     if not positional or len(needed) > 1 or (needed and needed[0].kind is inspect.Parameter.KEYWORD_ONLY):
         names = ", ".join(p.name for p in parameters)
         raise TypeError(f"{getattr(function, '__qualname__', function)}({names}) has to take one argument, a path")
+
+
+def _parameter(function: Any) -> str:
+    "Return the name by which the argument of a function may be given; an empty string if it has none."
+    try:
+        first = next(iter(inspect.signature(function).parameters.values()))
+    except ValueError:  # a function of an extension
+        return ""
+    return first.name if first.kind is first.POSITIONAL_OR_KEYWORD else ""
 
 
 def _name(function: Any) -> str:

@@ -9,10 +9,11 @@ from typing import List, NamedTuple, Tuple
 from .layout import PURGE, RECORD, Block
 from .log import Entry
 from .parts import Parts
+from .source import files_of
 
 
 class Problem(NamedTuple):
-    "Describe a problem found by `ImageStore.check`: the path of the record's source, if known, and what is wrong."
+    "Describe a problem found by `ImageStore.check`: the paths of the record's source, if known, and what is wrong."
 
     path: str
     what: str
@@ -65,7 +66,7 @@ def _check(parts: Parts, fix: bool) -> List[Problem]:
             damaged = True
         elif block.kind == RECORD:
             found, wrong = index.find(block.digest), parts.fault(offset, block)
-            path = os.fsdecode(log.payload(offset, block).path())
+            path = ", ".join(map(os.fsdecode, files_of(log.payload(offset, block).path())))
             if found and found[0] == offset:
                 records, nbytes = records - 1, nbytes - block.array_bytes
                 if wrong and index.has(block.digest, offset):  # else another process has just replaced it

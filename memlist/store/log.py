@@ -36,7 +36,7 @@ from .layout import (
 )
 from .payload import Payload
 from .region import Region
-from .source import NO_SOURCE
+from .source import NO_SOURCE, files_of
 from .system import PAGE
 from .threads import ThreadLock
 
@@ -135,8 +135,7 @@ class Log:
         "Yield the stored paths of the records' sources. Costs a walk over the log."
         for offset, _, block in self.walk(self.header.tail):
             path = self.payload(offset, block).path() if block and block.kind == RECORD else b""
-            if path:
-                yield path
+            yield from files_of(path)
 
     def walk(self, stop: int, start: int = PAGE) -> Iterator[Entry]:
         """Yield every block of the log before `stop`, whether it is mapped or not; the first one begins at `start`.

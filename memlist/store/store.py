@@ -173,16 +173,15 @@ class ImageStore:
     def fresh(self, record: Record, item: Any, since: int) -> bool:
         """Return whether `record` was made from the present version of the file `item`, as examined after `since`.
 
-        Examines the file if no process has done so since then. True for a record that was made from no file.
+        Examines the file if no process has done so since then. A record of no file is fresh while there is none.
         """
-        version = record.block.source
-        if version is None or self._looks.when(record.number) >= since:
+        if self._looks.when(record.number) >= since:
             return True
         now = Source.of(item)
-        if now is None or self.version(now) != version:
-            return False
-        self._looks.add(record.number, now.looked)
-        return True
+        same = (None if now is None else self.version(now)) == record.block.source
+        if now is not None and same:
+            self._looks.add(record.number, now.looked)
+        return same
 
     def holds(self, key: bytes) -> bool:
         "Return whether there is a record under `key`; in a named file also verify it, if that was not done yet."

@@ -16,7 +16,7 @@ from typing import Optional, Tuple
 import numpy as np
 
 from .descriptor import anonymous, default_kind
-from .layout import BLOCK_ALIGN, NUMBERS, Block, Header
+from .layout import BLOCK_ALIGN, MAX_TRAILER, NUMBERS, Block, Header
 from .payload import Payload
 from .region import Region
 from .source import Source
@@ -166,7 +166,10 @@ class FileTrust(Trust):
             self.region.release(write=False)
 
     def trailer(self, source: Source) -> bytes:
-        return source.path + b"\0" + self.maker if self.maker else source.path
+        made = source.path + b"\0" + self.maker if self.maker else source.path
+        if len(made) > MAX_TRAILER and source.several:
+            raise ValueError("its item names too many files for a cache file")
+        return made
 
     def checksum(self, array: np.ndarray, trailer: bytes) -> int:
         return zlib.crc32(trailer, zlib.crc32(np.ascontiguousarray(array).data))
@@ -178,7 +181,7 @@ class FileTrust(Trust):
         if self.maker and maker != self.maker:
             return f"it was decoded by {os.fsdecode(maker) or 'another version'}, but this is {os.fsdecode(self.maker)}"
         if path:
-            now = Source.of(path)
+            now = Source.again(path)
             if now is None:
                 return "its source is gone"
             if now.version != block.source:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import multiprocessing
 import os
 import sys
@@ -56,3 +57,25 @@ def sums(paths: List[str], connection: Any) -> None:
     "Send the sums of these pictures, and how many hits this process has counted."
     made = [int(load(path).sum()) for path in paths]
     connection.send((made, load.cache_info(paths)))
+
+
+Pair = collections.namedtuple("Pair", "image mask")
+
+
+def values(item: Any) -> np.ndarray:
+    "Return the values of all pictures that an item names, in order."
+    if isinstance(item, (str, bytes, os.PathLike)):
+        name = os.fsdecode(item)
+        return np.asarray(PIL.Image.open(name))[0, :1] if os.path.exists(name) else np.array([0], np.uint8)
+    if isinstance(item, dict):
+        item = [*item, *item.values()]
+    if isinstance(item, (tuple, list, np.ndarray)):
+        return np.concatenate([np.zeros(0, np.uint8), *map(values, item)])
+    return np.zeros(0, np.uint8)
+
+
+values_cached = cached(values)
+
+
+def send_cached_values(item: Any, connection: Any) -> None:
+    connection.send(values_cached(item).tolist())

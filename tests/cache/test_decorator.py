@@ -500,3 +500,47 @@ assert load({paths[0]!r}).tobytes() == load({paths[0]!r}).tobytes() and load.cac
 """
     root = str(Path(__file__).parents[2])
     subprocess.run([sys.executable, "-c", code], check=True, env={**os.environ, "PYTHONPATH": root})
+
+
+# -- how it is called -------------------------------------------------------------------------------------------------
+
+
+def test_the_argument_may_be_given_by_its_own_name(paths: List[str]) -> None:
+    function = counted(opened)
+    first = function(path=paths[0])
+    n = ran(paths[0])
+    assert same(function(paths[0]), first) and same(function(path=paths[0]), first) and ran(paths[0]) == n
+    named = cached(lambda item, size=3: np.array([item, size]))
+    assert named(item=4).tolist() == named(4).tolist() == [4, 3]
+    assert cached(lambda self: np.array([self]))(self=5).tolist() == [5]
+
+
+@pytest.mark.parametrize(
+    "given, named, told",
+    [
+        ((), {}, r"\(path\) takes one argument, and was given none"),
+        (("a", 8), {}, r"\(path\) takes one argument, and was given 2 without a name"),
+        (("a",), {"size": 8}, "given 1 without a name and size=…. .*let the function take a tuple"),
+        (("a",), {"path": "b"}, "given 1 without a name and path=…"),
+        ((), {"item": "b"}, "given item=…"),
+        ((), {"path": "b", "size": 3}, "given path=… and size=…"),
+    ],
+)
+def test_anything_but_one_argument_is_a_clear_error(given: Any, named: Any, told: str) -> None:
+    def load(path: str, size: int = 8) -> np.ndarray:
+        raise AssertionError
+
+    with pytest.raises(TypeError, match=f"^cached .*load{told}" if told[0] == "\\" else told):
+        cached(load)(*given, **named)
+
+
+@pytest.mark.parametrize("verb", ["load_data", "cache_info"])
+def test_one_path_is_no_list_of_paths(verb: str, paths: List[str]) -> None:
+    function = cached(opened)
+    for one in (paths[0], Path(paths[0]), paths[0].encode()):
+        with pytest.raises(TypeError, match=rf"{verb} takes a list of paths, and this is one path: {verb}\(\[path\]\)"):
+            getattr(function, verb)(one)
+    with pytest.raises(TypeError, match=f"cached opened: {verb} takes a list of paths, and this is a int"):
+        getattr(function, verb)(3)
+    function.load_data((path for path in paths), progress=False)
+    assert function.cache_info(np.array(paths)).total == function.cache_info(iter(paths)).total == 9

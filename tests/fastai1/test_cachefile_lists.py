@@ -198,6 +198,27 @@ def test_results_of_a_custom_open_are_kept_for_items_that_are_no_files(tmp_path:
         gc.collect()
 
 
+@pytest.mark.parametrize("changed", [0, 1])
+def test_items_of_a_custom_open_that_name_several_files(photos: Path, tmp_path: Path, changed: int) -> None:
+    class Pairs(ImageList):
+        def open(self, fn: Any) -> Any:
+            return Image(sum(torch.from_numpy(np.array(PIL.Image.open(one).resize((8, 8)))).float() for one in fn))
+
+    class MemoryPairs(m.InMemory, Pairs):
+        cache_version = "1"
+
+    files = sorted(photos.rglob("*.jpg"))[:2]
+    items = [(str(files[0]), files[1])]
+    for file in (None, tmp_path / "cache"):
+        il = MemoryPairs(items, path=tmp_path, cache_file=file)
+        assert_same_item(il[0], Pairs(items)[0])
+        photo(77 + changed, 35, 45).save(files[changed])
+        os.utime(files[changed], ns=(5, 5))
+        assert_same_item(MemoryPairs(items, path=tmp_path, cache_file=file)[0], Pairs(items)[0])
+        photo(80 + changed, 35, 45).save(files[changed])
+        assert_same_item(il.load_data(progress=False)[0], Pairs(items)[0])
+
+
 def test_check_names_what_is_wrong_and_fix_drops_it(photos: Path, tmp_path: Path) -> None:
     files = sorted(photos.rglob("*.jpg"))
     il = m.MemoryImageList(files, path=photos, cache_file=tmp_path / "cache").load_data(progress=False)

@@ -10,7 +10,7 @@ from torchvision import transforms as v1
 from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision_helpers import coloured, epoch, grey, make_folder, same, v2
 
-from memlist.torchvision import MemoryImageFolder, MemoryLoader, in_memory
+from memlist.torchvision import MemoryImageFolder, MemoryLoader, in_memory, work
 from memlist.torchvision.joined import MemorySubset
 from memlist.torchvision.making import Making
 
@@ -40,6 +40,19 @@ class Opening(Own):
 
     def __getitem__(self, i):
         return self.transform(PIL.Image.open(self.paths[i]).convert("RGB"))
+
+
+class Pairs(Dataset):
+    "A dataset whose loader gets the paths of a picture and of its mask."
+
+    def __init__(self, pairs):
+        self.samples, self.loader = pairs, lambda pair: [coloured(path) for path in pair]
+
+    def __len__(self):
+        return len(self.samples)
+
+    def __getitem__(self, i):
+        return [picture.tobytes() for picture in self.loader(self.samples[i])]
 
 
 @pytest.fixture
@@ -156,3 +169,22 @@ def test_what_is_no_dataset_is_told_what_is_expected(folder):
         expected = rf"a dataset is expected, such as ImageFolder\(.* of type {type(wrong).__name__}\. Please pass one"
         with pytest.raises(TypeError, match=expected):
             in_memory(wrong)
+
+
+def test_a_loader_that_gets_several_files_sees_a_change_of_each(folder, monkeypatch):
+    paths = sorted(folder.rglob("*.png"))
+    monkeypatch.chdir(folder)
+    stock = Pairs([(str(paths[0].relative_to(folder)), paths[1]), (str(paths[2]), str(paths[3]))])
+    ours = in_memory(stock)
+    assert [ours[i] for i in range(2)] == [stock[i] for i in range(2)]
+    for changed in (0, 1, 3):
+        before = [stock[i] for i in range(2)]
+        PIL.Image.new("RGB", (9, 9 + changed)).save(paths[changed])
+        fresh = in_memory(stock)
+        assert [fresh[i] for i in range(2)] == [stock[i] for i in range(2)] != before
+        assert [ours[i] for i in range(2)] == before  # they have been looked at
+        work.load_data(ours.dataset.loader, stock.samples, progress=False)
+        assert [ours[i] for i in range(2)] == [stock[i] for i in range(2)]
+    monkeypatch.chdir(folder.parent)
+    with pytest.raises(FileNotFoundError):
+        ours[0]
