@@ -11,7 +11,7 @@ import PIL.Image
 import PIL.ImageFile
 
 from ..cache import keys
-from ..cache.cache import FULL, ImageCache
+from ..cache.cache import FULL, Fetched, ImageCache
 from ..cache.decode import DECODER, PillowDecoder
 from ..cache.decorator import Cached, Results
 from ..cache.results import picture_of
@@ -122,14 +122,17 @@ class Kept:
         return not self.stock or loads_by_pillow()
 
     def _fetched(self, images: ImageCache, path: Any) -> Any:
+        fetched: Optional[Fetched] = None
         try:
             fetched = images.fetch(path)
         except keys.Unkeyable:
-            return self.loader(path)
+            pass
         except Exception:
             if not self.stock:
                 raise
-            return self.loader(path)  # raises what stock raises, in its own words
+        if fetched is None:
+            # Raises what stock raises, in its own words. Not above: Python would print the other error before it.
+            return self.loader(path)
         if fetched.reason:
             messages.say_never(self.store, self.name, path, fetched.reason)
         elif fetched.outcome == FULL:
