@@ -19,7 +19,7 @@ def _say(store: ImageStore, note: str, text: str) -> None:
 def say_unknown(store: ImageStore, name: str, reason: str) -> None:
     "Say that transforms run one by one, because of what memlist does not know."
     text = (
-        f"{name}: {reason}, so each picture is transformed by itself, as torchvision does it. The pictures come from "
+        f"{name}: {reason}, so each image is transformed by itself, as torchvision does it. The images come from "
         "memory all the same. What memlist knows, and makes a batch at a time, is listed on the page "
         "'PyTorch and torchvision' of its documentation."
     )
@@ -27,7 +27,7 @@ def say_unknown(store: ImageStore, name: str, reason: str) -> None:
 
 
 def say_never(store: ImageStore, name: str, path: Any, reason: str) -> None:
-    "Say that a picture is not kept."
+    "Say that an image is not kept."
     _say(store, f"never {reason}", f"{name}: {shown(path)} is not kept in memory, because {shown(reason)}.")
 
 

@@ -75,7 +75,7 @@ def test_pictures_without_a_transform_are_equal(folder):
     assert ours[0][0] is not ours[0][0]
 
 
-@pytest.mark.filterwarnings("ignore:.* each picture is transformed by itself")  # by workers
+@pytest.mark.filterwarnings("ignore:.* each image is transformed by itself")  # by workers
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unknown_transforms_run_one_by_one_and_one_warning_names_them(folder, workers):
     transform = v1.Compose([v1.Resize((20, 20)), v1.ColorJitter(0.4), v1.ToTensor()])
@@ -317,7 +317,7 @@ def test_the_state_of_torch_counts(folder):
 
 
 @batches
-@pytest.mark.filterwarnings("ignore:.* each picture is transformed by itself")
+@pytest.mark.filterwarnings("ignore:.* each image is transformed by itself")
 def test_changes_in_place_count(folder, monkeypatch):
     made = []
     render = Making.render
