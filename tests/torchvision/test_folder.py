@@ -448,3 +448,14 @@ def test_mixup_after_torchs_own_collate_function(folder):
 
     mixed = v2.CutMix(num_classes=3)
     check(*both(folder, KNOWN), collate_fn=lambda batch: mixed(*default_collate(batch)))
+
+
+@batches
+def test_the_warning_of_an_unknown_transform_says_what_to_do(folder):
+    "There is no documentation where memlist is installed."
+    _, ours = both(folder, v1.Compose([v1.ColorJitter(0.4), v1.Resize((20, 20)), v1.ToTensor()]))
+    with pytest.warns(UserWarning, match="ColorJitter is not known") as warned:
+        epoch(ours)
+    text = str(warned[0].message)
+    assert "documentation" not in text and "page" not in text
+    assert "use workers" in text and "RandomResizedCrop, RandomCrop" in text and "before the conversion" in text
