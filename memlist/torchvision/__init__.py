@@ -3,7 +3,7 @@
 - `folder`: `MemoryImageFolder`; `wrapping`: `in_memory`, for a dataset that exists; `work`: the verbs
 - `verbs`: what all of them can do; `joined`: subsets and joined datasets, which can do it, too
 - `kept`: a loader that loads from memory; `messages`: what datasets say
-- `known`: which transforms are known, and whether their code is torchvision's; `standin`: a picture without pixels,
+- `known`: which transforms are known, and whether their code is torchvision's; `standin`: an image without pixels,
   with which they are called; `pipeline`: what a transform does; `making`: the items of a batch
 - `collating`: how a batch that was made at once comes through torch's collate function
 - `ahead`: `MemoryLoader`, a `DataLoader` that is one batch ahead

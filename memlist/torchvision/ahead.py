@@ -28,10 +28,10 @@ class MemoryLoader(DataLoader[Any]):
     """torch's `DataLoader` for a `MemoryImageFolder` or what `in_memory` returns, one batch ahead without workers.
 
     It takes what `DataLoader` takes, and its batches and all random generators are equal to the bit. While the training
-    works on a batch, a thread makes the next one; see `Making.expect` for how the random numbers stay the same. That
-    is done with `num_workers=0`, torch's own samplers and torch's own collate function, where the transform is known
-    and the pictures are in memory; in every other case it is `DataLoader`. It costs drawing twice: some 50 µs per
-    picture.
+    works on a batch, a thread makes the next one. Its random numbers are drawn in advance, and again when the batch is
+    due; if they differ by then, the batch is made again. That is done with `num_workers=0`, torch's own samplers and
+    torch's own collate function, where the transform is known and the images are in memory; in every other case it is
+    `DataLoader`. It costs drawing twice: some 50 µs per image.
     """
 
     def _get_iterator(self) -> _BaseDataLoaderIter:
@@ -60,7 +60,7 @@ class _AheadIterator(_SingleProcessDataLoaderIter):
                 self._pulled.append(super()._next_index())  # type: ignore[no-untyped-call]
             found = _resolved(self._dataset, self._pulled[0])
             if found is not None:
-                found[0].expect(found[1])
+                found[0]._expect(found[1])
         return data
 
 

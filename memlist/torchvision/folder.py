@@ -19,9 +19,9 @@ from .verbs import Verbs
 
 
 class InMemoryDataset(Verbs):
-    """A dataset whose pictures are kept, and its batches.
+    """A dataset whose images are kept, and its batches.
 
-    A class that has it provides `_kept`, which loads the pictures, `_paths`, which names them, and `_sampled`, the
+    A class that has it provides `_kept`, which loads the images, `_paths`, which names them, and `_sampled`, the
     dataset with `samples`, `transform` and `target_transform`.
     """
 
@@ -30,7 +30,7 @@ class InMemoryDataset(Verbs):
     @property
     @abstractmethod
     def _kept(self) -> Kept:
-        "Return what loads the pictures."
+        "Return what loads the images."
 
     @property
     def _sampled(self) -> Any:
@@ -48,7 +48,7 @@ class InMemoryDataset(Verbs):
         made._making = Making()
         return made
 
-    def expect(self, indices: Sequence[int]) -> None:
+    def _expect(self, indices: Sequence[int]) -> None:
         "Begin to make the batch of `indices`, for which torch will probably ask next; see `Making.expect`."
         dataset = self._sampled
         if is_stock_getitem(dataset) and isinstance(dataset.loader, Kept):
@@ -56,28 +56,28 @@ class InMemoryDataset(Verbs):
 
     @property
     def store(self) -> ImageStore:
-        "Return the store of the pictures."
+        "Return the store of the images."
         return self._kept.store
 
 
 class MemoryImageFolder(InMemoryDataset, ImageFolder):
-    """Load the pictures of a folder from memory, in the place of torchvision's `ImageFolder`::
+    """Load the images of a folder from memory, in the place of torchvision's `ImageFolder`::
 
         dataset = MemoryImageFolder("pets/train", transform, max_ram="8GB").load_data()
-        for pictures, targets in DataLoader(dataset, batch_size=64, shuffle=True, num_workers=2): ...
+        for images, targets in DataLoader(dataset, batch_size=64, shuffle=True, num_workers=2): ...
 
     Each file is decoded once per machine; all workers and all datasets over `root` share the pixels. A `DataLoader`
     gets what it gets from `ImageFolder`, bit for bit and with the same random numbers. Where the transform is known,
-    all pictures of a batch are made at once, on as many threads as torch uses; where it is not, one by one, and one
+    all images of a batch are made at once, on as many threads as torch uses; where it is not, one by one, and one
     warning says so.
 
     The first parameters are those of `ImageFolder`. Besides:
 
     - `max_ram`: the store's budget: '8GB', '500MiB', bytes, a share in (0, 1] of the available memory, 0 to keep
-      nothing, None for 80 % of the available memory; pictures that do not fit are opened from disk every time
+      nothing, None for 80 % of the available memory; images that do not fit are opened from disk every time
     - `cache_file`: keep the store in this file, on a local disk, for the next session and for all processes that name
       it; only with torchvision's own loader
-    - `max_size`: keep pictures with their shorter side reduced to at most this many pixels; pixels then differ from
+    - `max_size`: keep images with their shorter side reduced to at most this many pixels; pixels then differ from
       those of `ImageFolder`; only with torchvision's own loader
 
     What a `loader` of your own returns is kept if it is not random, in a store of this dataset alone; see
@@ -105,7 +105,7 @@ class MemoryImageFolder(InMemoryDataset, ImageFolder):
 
     @property
     def loader(self) -> Kept:
-        "Load a picture from memory; set it to another function to begin with an empty store."
+        "Load an image from memory; set it to another function to begin with an empty store."
         return self._loader
 
     @loader.setter

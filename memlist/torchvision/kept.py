@@ -1,4 +1,4 @@
-"""`Kept`: load pictures as a dataset's own loader does, from memory."""
+"""`Kept`: load images as a dataset's own loader does, from memory."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import PIL.Image
 import PIL.ImageFile
 
 from ..cache import keys
-from ..cache.cache import FULL, ImageCache
+from ..cache.cache import FULL, Fetched, ImageCache
 from ..cache.decode import DECODER, PillowDecoder
 from ..cache.decorator import Cached, Results
 from ..cache.results import picture_of
@@ -79,7 +79,7 @@ class Kept:
 
     @property
     def records(self) -> int:
-        "The number of records per picture: one with the pixels, and for torchvision's own loader one with the rest."
+        "The number of records per image: one with the pixels, and for torchvision's own loader one with the rest."
         return 2 if self.stock else 1
 
     def __call__(self, path: Any) -> Any:
@@ -122,14 +122,17 @@ class Kept:
         return not self.stock or loads_by_pillow()
 
     def _fetched(self, images: ImageCache, path: Any) -> Any:
+        fetched: Optional[Fetched] = None
         try:
             fetched = images.fetch(path)
         except keys.Unkeyable:
-            return self.loader(path)
+            pass
         except Exception:
             if not self.stock:
                 raise
-            return self.loader(path)  # raises what stock raises, in its own words
+        if fetched is None:
+            # Raises what stock raises, in its own words. Not above: Python would print the other error before it.
+            return self.loader(path)
         if fetched.reason:
             messages.say_never(self.store, self.name, path, fetched.reason)
         elif fetched.outcome == FULL:
@@ -148,7 +151,7 @@ def _check(loader: Loader, stock: bool, name: str, cache_file: Any, max_size: Op
     if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
         raise ValueError(f"max_size={brief(max_size)}: use a number of pixels for the shorter side, or None")
     if max_size is not None and not stock:
-        raise ValueError(f"max_size={max_size}: {name} has a loader of your own; please reduce the pictures there")
+        raise ValueError(f"max_size={max_size}: {name} has a loader of your own; please reduce the images there")
     if cache_file is not None and not stock:
         raise TypeError(
             f"{name} has a loader of your own, and only you know when its code changes: please decorate it with "
@@ -165,7 +168,7 @@ def as_picture(made: Any) -> Any:
 
 
 class _Views:
-    "Decode as `decoder` does, but restore pictures as views into the store."
+    "Decode as `decoder` does, but restore images as views into the store."
 
     def __init__(self, decoder: Any) -> None:
         self._decoder = decoder

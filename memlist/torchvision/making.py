@@ -259,7 +259,7 @@ def _drawn(dataset: Any, kept: Kept, pipeline: Pipeline, path: Any, picture: Any
         return DrawnPicture(path, picture, pipeline.draw(picture.mode, (width, height)))
     except (Untold, Unknown):
         torch.set_rng_state(state)
-        return dataset.transform(kept(path))
+    return dataset.transform(kept(path))  # not above: if it raises, that is all there is to say
 
 
 def _own_bytes(kept: Kept, path: Any, picture: Picture, generation: int) -> np.ndarray:

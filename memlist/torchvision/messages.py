@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader
 
 from ..cache.messages import reduced, warn_user
 from ..store import ImageStore, format_size, shown
+from .known import KINDS
 
 
 def _say(store: ImageStore, note: str, text: str) -> None:
@@ -19,15 +20,16 @@ def _say(store: ImageStore, note: str, text: str) -> None:
 def say_unknown(store: ImageStore, name: str, reason: str) -> None:
     "Say that transforms run one by one, because of what memlist does not know."
     text = (
-        f"{name}: {reason}, so each picture is transformed by itself, as torchvision does it. The pictures come from "
-        "memory all the same. What memlist knows, and makes a batch at a time, is listed on the page "
-        "'PyTorch and torchvision' of its documentation."
+        f"{name}: {reason}, so each image is transformed by itself, as torchvision does it. The images come from "
+        "memory all the same. If the transforms take most of the time, use workers: they share the images. A batch is "
+        f"made at once of torchvision's {', '.join(KINDS)} alone, if crops, sizes and flips come before the conversion "
+        "to tensors, and the dataset has torchvision's own __getitem__."
     )
     _say(store, f"unknown {reason}", text)
 
 
 def say_never(store: ImageStore, name: str, path: Any, reason: str) -> None:
-    "Say that a picture is not kept."
+    "Say that an image is not kept."
     _say(store, f"never {reason}", f"{name}: {shown(path)} is not kept in memory, because {shown(reason)}.")
 
 

@@ -128,12 +128,12 @@ class Pipeline:
 
     def _found_values(self, mode: str) -> Values:
         if not supported(mode):
-            raise Unknown(f"pictures of mode {mode} are not known", quiet=True)
+            raise Unknown(f"images of mode {mode} are not known", quiet=True)
         channels = PIL.Image.getmodebands(mode)
         levels = np.repeat(np.arange(_SIDE * _SIDE, dtype=np.uint8)[:, None], channels, 1)
         item = self.finished(PIL.Image.frombytes(mode, (_SIDE, _SIDE), levels.tobytes()))
         if item.shape != (channels, _SIDE, _SIDE) or item.device.type != "cpu" or item.requires_grad:
-            raise Unknown("its tensors are not those of pictures")
+            raise Unknown("its tensors are not those of images")
         table = bits(item.as_subclass(Tensor)).numpy().transpose(1, 2, 0).reshape(-1, channels)
         same = table.dtype == np.uint8 and np.array_equal(table, levels)
         return Values(channels, None if same else np.ascontiguousarray(table), item.dtype, type(item), item)

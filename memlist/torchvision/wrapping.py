@@ -1,4 +1,4 @@
-"""`in_memory`: keep the pictures of a dataset that exists already."""
+"""`in_memory`: keep the images of a dataset that exists already."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ class MemoryDataset(InMemoryDataset, Dataset[Any]):
     def _kept(self) -> Kept:
         loader = self.dataset.loader
         if not isinstance(loader, Kept):
-            raise TypeError(f"{self!r}: its loader was replaced, so its pictures are not kept: call in_memory again")
+            raise TypeError(f"{self!r}: its loader was replaced, so its images are not kept: call in_memory again")
         return loader
 
     @property
@@ -83,7 +83,7 @@ class MemoryDataset(InMemoryDataset, Dataset[Any]):
         if not hasattr(self.dataset, "samples"):
             raise TypeError(
                 f"{self!r} has no attribute `samples`, so memlist can't tell which files it will open. Please leave "
-                "this call out: a picture is kept when it is first opened."
+                "this call out: an image is kept when it is first opened."
             )
 
     def _left(self, bad: BadItems) -> Any:

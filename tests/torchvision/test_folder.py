@@ -76,7 +76,7 @@ def test_pictures_without_a_transform_are_equal(folder):
     assert ours[0][0] is not ours[0][0]
 
 
-@pytest.mark.filterwarnings("ignore:.* each picture is transformed by itself")  # by workers
+@pytest.mark.filterwarnings("ignore:.* each image is transformed by itself")  # by workers
 @pytest.mark.parametrize("workers", [0, 2])
 def test_unknown_transforms_run_one_by_one_and_one_warning_names_them(folder, workers):
     transform = v1.Compose([v1.Resize((20, 20)), v1.ColorJitter(0.4), v1.ToTensor()])
@@ -354,7 +354,7 @@ def test_the_state_of_torch_counts(folder):
 
 
 @batches
-@pytest.mark.filterwarnings("ignore:.* each picture is transformed by itself")
+@pytest.mark.filterwarnings("ignore:.* each image is transformed by itself")
 def test_changes_in_place_count(folder, monkeypatch):
     made = []
     render = Making.render
@@ -485,3 +485,14 @@ def test_mixup_after_torchs_own_collate_function(folder):
 
     mixed = v2.CutMix(num_classes=3)
     check(*both(folder, KNOWN), collate_fn=lambda batch: mixed(*default_collate(batch)))
+
+
+@batches
+def test_the_warning_of_an_unknown_transform_says_what_to_do(folder):
+    "There is no documentation where memlist is installed."
+    _, ours = both(folder, v1.Compose([v1.ColorJitter(0.4), v1.Resize((20, 20)), v1.ToTensor()]))
+    with pytest.warns(UserWarning, match="ColorJitter is not known") as warned:
+        epoch(ours)
+    text = str(warned[0].message)
+    assert "documentation" not in text and "page" not in text
+    assert "use workers" in text and "RandomResizedCrop, RandomCrop" in text and "before the conversion" in text

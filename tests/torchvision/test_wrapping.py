@@ -110,7 +110,7 @@ def test_an_own_dataset_that_borrows_a_method_is_made_in_batches(folder, monkeyp
     assert len(made) == 6 and ours.loaded
 
 
-@pytest.mark.filterwarnings("ignore:.* each picture is transformed by itself")  # by workers
+@pytest.mark.filterwarnings("ignore:.* each image is transformed by itself")  # by workers
 @pytest.mark.parametrize("workers", [0, 2])
 def test_an_own_dataset_item_by_item(folder, workers):
     stock = Own(folder, KNOWN)
