@@ -77,7 +77,7 @@ def no_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(repair, "uuid", SimpleNamespace(uuid4=lambda: uuid.UUID(int=9 << 64)))
 
 
-EVERY = pytest.mark.parametrize("every", [20, *(pytest.param(n, marks=pytest.mark.full) for n in (6, 1))])
+EVERY = pytest.mark.parametrize("every", [6, pytest.param(1, marks=pytest.mark.full)])
 
 
 @pytest.mark.parametrize("every", [4, pytest.param(1, marks=pytest.mark.full)])
