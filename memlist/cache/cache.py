@@ -185,7 +185,7 @@ class ImageCache:
         They are marked as stale if the file `item` has changed, or is gone, since a record under them was made.
         """
         now = Source.of(item)
-        version = None if now is None else self.store.version(now)
+        version = None if now is None else self.store.parts.trust.version(now)
         then = [(key, self.store.source(key)) for key in keys]
         if any(one != version and (one is not None or key in self.store) for key, one in then):
             self.stale.add(keys)

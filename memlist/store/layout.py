@@ -334,7 +334,7 @@ class Block(bytes):
 
     @property
     def source(self) -> Optional[Tuple[int, int]]:
-        "Return `ImageStore.version` of the file that the record was made from; None if it was made from none."
+        "Return `Trust.version` of the file that the record was made from; None if it was made from none."
         size, mtime = _VERSION.unpack(self)
         return None if size == NO_FILE else (size, mtime)
 

@@ -32,5 +32,5 @@ class Record(NamedTuple):
 
     @property
     def source(self) -> Optional[Tuple[int, int]]:
-        "Return `ImageStore.version` of the file that the record was made from; None if it was made from none."
+        "Return `Trust.version` of the file that the record was made from; None if it was made from none."
         return self.block.source

@@ -162,13 +162,9 @@ class ImageStore:
         return self._header.records
 
     def source(self, key: bytes) -> Optional[Tuple[int, int]]:
-        "Return `version` of the file that the record was made from; None if there is no record or no file."
+        "Return `Trust.version` of the file that the record was made from; None if there is no record or no file."
         found = self._index.find(digest_of(key))
         return found[1].source if found else None
-
-    def version(self, source: Source) -> Tuple[int, int]:
-        "Return what a record of this store keeps of its source: two numbers that differ if the file has changed."
-        return self._trust.version(source)
 
     def fresh(self, record: Record, item: Any, since: int) -> bool:
         """Return whether `record` was made from the present version of the file `item`, as examined after `since`.
@@ -178,7 +174,7 @@ class ImageStore:
         if self._looks.when(record.number) >= since:
             return True
         now = Source.of(item)
-        same = (None if now is None else self.version(now)) == record.block.source
+        same = (None if now is None else self._trust.version(now)) == record.block.source
         if now is not None and same:
             self._looks.add(record.number, now.looked)
         return same
