@@ -182,14 +182,22 @@ class ImageCache:
     def changed(self, keys: Keys, item: Any) -> bool:
         """Return whether `keys` are stale: the image has to be decoded again.
 
-        They are marked as stale if the file `item` has changed, or is gone, since a record under them was made.
+        They are marked as stale if the file `item` has changed since a record under them was made. If the file is gone,
+        they are if the next read would look at it, and fail.
         """
         now = Source.of(item)
         version = None if now is None else self.store.parts.trust.version(now)
-        then = [(key, self.store.source(key)) for key in keys]
-        if any(one != version and (one is not None or key in self.store) for key, one in then):
-            self.stale.add(keys)
+        for key in keys:
+            then = self.store.source(key)
+            differs = then != version and (then is not None or key in self.store)
+            if differs and not (now is None and self._looked_at(key)):
+                self.stale.add(keys)
         return keys in self.stale
+
+    def _looked_at(self, key: bytes) -> bool:
+        "Return whether the record under `key` is served without another look at its file."
+        record = self.store.read(key) if self.store.verified(key) else None
+        return record is not None and self._looked(record.number)
 
     def has(self, keys: Keys) -> bool:
         "Return whether there are records under `keys` that may be served, as far as is known without a look at files."

@@ -293,19 +293,21 @@ def test_load_data_info_and_purge(paths: List[str]) -> None:
 
 
 @pytest.mark.parametrize("n_workers", [None, 2])
-def test_load_data_lists_files_that_are_gone_and_makes_changed_ones_again(paths: List[str], n_workers: Any) -> None:
+def test_load_data_lists_files_gone_bad_and_makes_changed_ones_again(paths: List[str], n_workers: Any) -> None:
     function = counted(opened).load_data(paths, progress=False)
     photo(50).save(paths[1])
     os.utime(paths[1], ns=(1, 1))
-    os.remove(paths[2])
+    Path(paths[2]).write_bytes(b"no picture")
+    os.remove(paths[3])
     assert all(function(path) is not None for path in paths)
     for _ in range(2):
-        with pytest.raises(ImageLoadError, match=f"1 image could .*\n  {paths[2]}: FileNotFoundError"):
+        with pytest.raises(ImageLoadError, match=f"1 image could .*\n  {paths[2]}: UnidentifiedImageError"):
             function.load_data(paths, n_workers, progress=False)
         assert function.cache_info(paths).cached == len(paths) - 1
     n = len(calls())
     assert same(function(paths[1]), opened(paths[1])) and len(calls()) == n  # made again, and known to be
-    with pytest.raises(FileNotFoundError):
+    assert function(paths[3]) is not None  # it was looked at while it was there
+    with pytest.raises(PIL.UnidentifiedImageError):
         function(paths[2])
 
 

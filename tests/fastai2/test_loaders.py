@@ -479,9 +479,9 @@ def test_files_that_are_no_images(make: Make, files: List[Path]) -> None:
 
 
 def test_load_data_lists_a_file_that_is_gone(make: Make, files: List[Path]) -> None:
-    ours = in_memory(make()).load_data(progress=False)
+    older, ours = in_memory(make()).load_data(progress=False), in_memory(make())
     files[4].unlink()
-    epoch(ours)  # until `load_data` looks again, it goes on with what it has
+    epoch(older.load_data(progress=False))  # it has looked at the file, and goes on
     with pytest.raises(ImageLoadError, match=rf"1 image could .*\n.*{files[4].name}: FileNotFoundError"):
         ours.load_data(progress=False)
     assert not ours.loaded
