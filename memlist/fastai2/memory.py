@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from contextlib import suppress
 from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Tuple
 from weakref import ref
@@ -34,7 +35,21 @@ class FileDecoder(PillowDecoder):
         super().__init__(mode, most, labels, whole=True)
 
     def _decode(self, item: Any) -> Tuple[PIL.Image.Image, Optional[Tuple[int, int]]]:
-        return (load_image(item, self.mode), None) if self.most is None else super()._decode(item)
+        if self.most is not None:
+            return super()._decode(item)
+        try:
+            return load_image(item, self.mode), None
+        except Exception as error:
+            _close_opened(error)
+            raise
+
+
+def _close_opened(error: BaseException) -> None:
+    "Close the file that `load_image` had opened when it raised `error`: it leaves that to the garbage collector."
+    for frame, _ in traceback.walk_tb(error.__traceback__):
+        for one in list(frame.f_locals.values()):
+            if isinstance(one, PIL.ImageFile.ImageFile):
+                one.close()
 
 
 class Pixels(NamedTuple):

@@ -232,3 +232,20 @@ def test_an_older_fastai_2(files: List[Path], monkeypatch: pytest.MonkeyPatch) -
     for call in (lambda: memlist.in_memory(dls), lambda: doors.opened("MemoryImageBlock")):
         with pytest.raises(ImportError, match=r"2.8 or newer, and here is 2.7: pip install --upgrade 'memlist\[fas"):
             call()
+
+
+@pytest.mark.filterwarnings("ignore:.*could not be|.*max_size=16")
+@pytest.mark.parametrize("n_workers", [0, 2])
+@pytest.mark.parametrize("max_size", [None, 16])
+def test_a_file_that_is_cut_off_is_closed(max_size: Any, n_workers: int, files: List[Path]) -> None:
+    "Python would say `ResourceWarning: unclosed file`, where warnings are on."
+    dls = in_memory(classes(files), max_size=max_size)
+    for file in files[1:3]:
+        file.write_bytes(file.read_bytes()[: file.stat().st_size * 2 // 3])
+    gc.collect()
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        dls.load_data(progress=False, on_error="warn", n_workers=n_workers)
+        gc.collect()
+    assert [one for one in said if files[1].name in str(one.message)], "it is named"
+    assert [str(one.message) for one in said if one.category is ResourceWarning] == []
