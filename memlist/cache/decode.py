@@ -180,9 +180,9 @@ class PillowDecoder:
     def _decode(self, item: Any) -> Tuple[PIL.Image.Image, Optional[Size]]:
         "Return the PIL image, and its height and width before it was reduced, if it was."
         with PIL.Image.open(item) as image:  # Pillow leaves a file open that is cut off or has several pictures
-            return self._converted(image)
+            return self._from_open(image)
 
-    def _converted(self, image: PIL.Image.Image) -> Tuple[PIL.Image.Image, Optional[Size]]:
+    def _from_open(self, image: PIL.Image.Image) -> Tuple[PIL.Image.Image, Optional[Size]]:
         if self.most is not None and min(image.size) > self.most:
             size, original = reduced(image.size, self.most), image.size[::-1]
             # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at little cost. Ask for at least twice the size wanted.
