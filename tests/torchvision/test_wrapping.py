@@ -129,7 +129,7 @@ def test_attributes_are_those_of_the_dataset(folder):
     ours.transform = v1.Compose([v1.CenterCrop(9), v1.ToTensor()])
     assert ours.dataset.transform is ours.transform
     check(ImageFolder(folder, ours.transform), ours)
-    assert not isinstance(ours, ImageFolder) and type(ours.dataset) is ImageFolder and ours.find_classes
+    assert not isinstance(ours, ImageFolder) and type(ours.dataset) is ImageFolder and ours.extra_repr
     with pytest.raises(AttributeError):
         _ = ours.nothing
 
