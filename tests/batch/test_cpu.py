@@ -65,7 +65,9 @@ numba.core.caching.IndexDataCacheFile.save = fails
 def results(photos: Path, changes: Dict[str, str]) -> Dict[str, Tuple[List[str], float]]:
     "Return the warnings and the mean of each case."
     environment = {name: value for name, value in os.environ.items() if not name.startswith("NUMBA_")}
-    done = fresh.run(PROGRAM, str(photos), json.dumps(changes), env={**environment, "OMP_NUM_THREADS": "1"})
+    done = fresh.run(
+        PROGRAM, str(photos), json.dumps(changes), env={**environment, "OMP_NUM_THREADS": "1"}, ignore=False
+    )
     assert done.returncode == 0, done.stderr
     told = [line for line in done.stdout.splitlines() if not line.startswith("numba compiles")]  # once on a machine
     return {name: (said, mean) for name, said, mean in map(json.loads, told)}
