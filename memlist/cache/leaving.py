@@ -7,7 +7,7 @@ from typing import Any, Dict, Iterable, Set
 
 import numpy as np
 
-from ..store import brief
+from ..store import brief, shown
 from . import keys
 from .info import BadItem, ImageLoadError
 
@@ -69,7 +69,7 @@ class BadItems:
         if not unseen:
             return
         listed = [os.fspath(one) if isinstance(one, os.PathLike) else one for one in unseen[:MOST_NAMED]]
-        names = ", ".join(map(brief, listed))
+        names = ", ".join(shown(repr(one)) for one in listed)
         if len(unseen) > MOST_NAMED:
             names += f" and {len(unseen) - MOST_NAMED} more"
         raise ValueError(

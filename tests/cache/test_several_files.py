@@ -223,7 +223,7 @@ def test_later_sessions_see_a_change(
         assert session(item, file) == [wanted]
         assert main(["check", str(file)]) == 0
     capsys.readouterr()
-    assert main(["info", str(file)]) == 0 and "1 records" in capsys.readouterr().out
+    assert main(["info", str(file)]) == 0 and "  1 record, " in capsys.readouterr().out
     os.chdir(folders / "B")
     assert session(item, file)[-1] == ("[5, 99, 3]" if absolute else "[4, 6, 0]")
 

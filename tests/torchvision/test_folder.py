@@ -215,7 +215,7 @@ def test_a_cache_file_outlasts_the_dataset(folder, tmp_path):
 
 
 def test_reduced_pictures_differ_and_one_warning_says_so(folder):
-    with pytest.warns(UserWarning, match="max_size=10 pictures are kept"):
+    with pytest.warns(UserWarning, match="max_size=10 images are kept"):
         ours = MemoryImageFolder(folder, v1.ToTensor(), max_size=10)
     assert {min(ours[i][0].shape[1:]) for i in range(12)} <= set(range(8, 11))
     for wrong in ({"max_size": 0}, {"max_size": 10, "loader": grey}, {"max_ram": "much"}):

@@ -183,7 +183,7 @@ def test_a_loader_that_gets_several_files_sees_a_change_of_each(folder, monkeypa
         fresh = in_memory(stock)
         assert [fresh[i] for i in range(2)] == [stock[i] for i in range(2)] != before
         assert [ours[i] for i in range(2)] == before  # they have been looked at
-        work.load_data(ours.dataset.loader, stock.samples, progress=False)
+        work.load_data([work.Pictures(ours.dataset.loader, stock.samples)], progress=False)
         assert [ours[i] for i in range(2)] == [stock[i] for i in range(2)]
     monkeypatch.chdir(folder.parent)
     with pytest.raises(FileNotFoundError):
