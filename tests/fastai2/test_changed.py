@@ -254,8 +254,9 @@ def test_purged_images_are_decoded_again(files: List[Path], opens: Opens) -> Non
 
 @pytest.mark.filterwarnings("ignore:.*no room for all")
 @pytest.mark.parametrize("most", [0, "12KB"])
-def test_a_small_budget(most: Any, files: List[Path]) -> None:
-    gc.collect()  # loaders of earlier tests, which have no path either, share the store of this folder
+def test_a_small_budget(most: Any, files: List[Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(files[0].parent)  # whose store no earlier test has
+    gc.collect()
     seed(1)
     stock = classes(files)
     seed(1)
