@@ -13,6 +13,7 @@ import numpy as np
 import PIL.Image
 import PIL.ImageFile
 
+from ..store import brief
 from . import keys, plain
 
 NEAREST, LANCZOS = PIL.Image.NEAREST, PIL.Image.LANCZOS  # type: ignore[attr-defined]
@@ -98,6 +99,12 @@ def reduced(size: Size, most: Optional[int]) -> Size:
 def original_size(tag: int) -> Optional[Size]:
     "Return the height and width that the tag of a reduced image holds; None for any other image's tag."
     return (tag >> 16, tag & 0xFFFF) if tag else None
+
+
+def check_max_size(max_size: Any) -> None:
+    "Raise ValueError if `max_size` is not a number of pixels."
+    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
+        raise ValueError(f"max_size={brief(max_size)}: use a number of pixels for the shorter side, or None")
 
 
 class PillowDecoder:

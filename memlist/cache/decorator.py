@@ -204,9 +204,7 @@ class Cached:
         name = _parameter(self.__wrapped__)
         if item is _NOT_GIVEN and len(named) == 1 and name in named:
             return named[name]
-        given = (
-            ["1 without a name" if not more else f"{1 + len(more)} without a name"] if item is not _NOT_GIVEN else []
-        )
+        given = [] if item is _NOT_GIVEN else [f"{1 + len(more)} without a name"]
         given += [f"{one}=…" for one in named]
         raise TypeError(
             f"cached {self.__qualname__}({name}) takes one argument, and was given {' and '.join(given) or 'none'}. "

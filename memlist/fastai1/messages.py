@@ -6,6 +6,7 @@ from typing import Any, Callable, Optional
 
 import numpy as np
 
+from ..cache.decode import check_max_size
 from ..cache.info import CacheInfo
 from ..cache.messages import reduced, warn_user
 from ..cache.randomness import DIFFERS, DRAWS, VARIES
@@ -155,8 +156,7 @@ def check_lazy(lazy: Any) -> None:
 
 def check_size(il: Any, max_size: Any, own_open: bool) -> None:
     "Raise ValueError if `max_size` is not a number of pixels, or if a user's own `open` would ignore it."
-    if isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1:
-        raise ValueError(f"max_size={brief(max_size)}: use a number of pixels for the shorter side, or None")
+    check_max_size(max_size)
     if own_open:
         raise ValueError(
             f"max_size={max_size}: {type(il).__name__}.open is your own, so memlist can't reduce what it returns: "

@@ -16,7 +16,7 @@ from fastai.vision.core import load_image
 from ..batch.buffers import Buffers
 from ..cache import ImageCache, PillowDecoder
 from ..cache.cache import FULL, Fetched
-from ..cache.decode import DECODER
+from ..cache.decode import DECODER, check_max_size
 from ..cache.keys import Unkeyable
 from ..cache.messages import reduced, warn_user
 from ..store import ImageStore, MaxRam, brief, format_size, parse_max_ram, shown, store_for
@@ -77,8 +77,8 @@ class LookedUp(NamedTuple):
 
 def check_keywords(max_ram: MaxRam, cache_file: Any, max_size: Optional[int], batches: Optional[bool]) -> None:
     "Raise TypeError or ValueError for a keyword that makes no sense, whatever it is given to."
-    if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
-        raise ValueError(f"max_size={brief(max_size)}: use a number of pixels for the shorter side, or None")
+    if max_size is not None:
+        check_max_size(max_size)
     if batches is not None and not isinstance(batches, bool):
         raise TypeError(f"batches={brief(batches)}: use True, or False to make each image on its own")
     parse_max_ram(max_ram)

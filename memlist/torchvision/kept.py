@@ -12,10 +12,10 @@ import PIL.ImageFile
 
 from ..cache import keys
 from ..cache.cache import FULL, Fetched, ImageCache
-from ..cache.decode import DECODER, PillowDecoder
+from ..cache.decode import DECODER, PillowDecoder, check_max_size
 from ..cache.decorator import Cached, Results
 from ..cache.results import picture_of
-from ..store import ImageStore, MaxRam, Records, brief, shown, store_for
+from ..store import ImageStore, MaxRam, Records, shown, store_for
 from . import messages
 from .known import is_stock_loader, loads_by_pillow
 
@@ -148,8 +148,8 @@ class Kept:
 
 def _check(loader: Loader, stock: bool, name: str, cache_file: Any, max_size: Optional[int]) -> None:
     "Raise TypeError or ValueError for settings that are wrong, or that only torchvision's own loader has."
-    if max_size is not None and (isinstance(max_size, bool) or not isinstance(max_size, int) or max_size < 1):
-        raise ValueError(f"max_size={brief(max_size)}: use a number of pixels for the shorter side, or None")
+    if max_size is not None:
+        check_max_size(max_size)
     if max_size is not None and not stock:
         raise ValueError(f"max_size={max_size}: {name} has a loader of your own; please reduce the images there")
     if cache_file is not None and not stock:

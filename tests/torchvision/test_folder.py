@@ -135,7 +135,7 @@ def test_a_changed_file_is_read_again_by_a_dataset_built_later(folder):
 
 @pytest.mark.parametrize("named", [False, True])
 def test_load_data_lists_a_file_that_is_gone(folder, tmp_path, named):
-    "Of a dataset that was built later; a dataset that has looked at the file goes on."
+    "Load a dataset that was built before the file went; one that has looked at the file goes on."
     kwargs = {"cache_file": tmp_path / "pictures.cache"} if named else {}
     older = MemoryImageFolder(folder, KNOWN, **kwargs).load_data(progress=False)
     later = MemoryImageFolder(folder, KNOWN, **kwargs)
