@@ -92,6 +92,6 @@ CONSTANTS = (
     Constant("It downloads 0.4 GB, or 3.2 GB with CUDA", "what examples/demo_setup.py announces"),
     Constant("takes about three minutes after that", _ESTIMATE),
     Constant("3.2 GB to download, 6 GB on disk", "the sizes of the files that pip names, and of the environment"),
-    Constant("in 20 minutes on two cores", _ESTIMATE),
+    Constant("in 20 to 30 minutes on two cores", _ESTIMATE),
     Constant("which downloads 3.3 GB", "the sizes of the files that pip names for both constraints"),
 )
