@@ -21,7 +21,6 @@ from ..cache.keys import Unkeyable
 from ..cache.messages import reduced, warn_user
 from ..store import ImageStore, MaxRam, brief, format_size, parse_max_ram, shown, store_for
 from ..store.cachefile import resolve
-from ..store.registry import over_file
 from .stock import L
 
 # The types of indices that are looked up: none of a user's own, whose `__index__` may do anything.
@@ -150,10 +149,6 @@ class Memory:
                 f"{format_size(info.nbytes)} already. Nothing is added from now on, and nothing is dropped: to make "
                 "the store smaller, call purge() first.",
             )
-
-    def in_file(self, cache_file: Any) -> bool:
-        "Return whether the images are kept in the file of this name, which may have been deleted since."
-        return over_file(resolve(cache_file)) is self.store
 
     @property
     def name(self) -> str:

@@ -7,13 +7,17 @@ from typing import Any, Dict, List, Optional
 
 from fastai.data.core import DataLoaders
 
+from ..cache.again import check_again
 from ..cache.messages import warn_user
-from ..store import MaxRam, shown
-from ..store.cachefile import resolve
+from ..store import MaxRam
 from .loader import BatchLoader, loader_class, openings
 from .memory import Memory, check_keywords
 from .opening import FromMemory
 from .stock import TfmdDL, opened_by, split_of
+
+_REMEDY = (
+    "build the DataLoaders again, and give {keyword} to the first in_memory of the new ones, or to MemoryImageBlock"
+)
 
 
 def in_memory(
@@ -77,28 +81,12 @@ def _again(
     Raises ValueError, and changes nothing, for what would need other records than those that are there.
     """
     for memory in memories:
-        if max_size is not None and max_size != memory.max_size:
-            held = "at full size" if memory.max_size is None else f"with max_size={memory.max_size}"
-            raise _too_late(held, f"max_size={max_size}")
-        if cache_file is not None and not memory.in_file(cache_file):
-            file = memory.store.cache_file
-            held = "in no file" if file is None else f"in the file {shown(file)}"
-            if file == resolve(cache_file):
-                held += ", which was deleted or replaced since"
-            raise _too_late(held, f"cache_file='{shown(os.fsdecode(cache_file))}'")
+        check_again(memory.store, memory.max_size, cache_file, max_size, "these DataLoaders", _REMEDY)
     for memory in memories:
         if max_ram is not None:
             memory.limit(max_ram)
         if batches is not None:
             memory.batches = batches
-
-
-def _too_late(held: str, keyword: str) -> ValueError:
-    return ValueError(
-        f"in_memory: the images of these DataLoaders are in memory already, {held}, and {keyword} can't change that. "
-        f"Please build the DataLoaders again, and give {keyword} to the first in_memory of the new ones, or to "
-        "MemoryImageBlock."
-    )
 
 
 def _check(dls: Any) -> None:
