@@ -6,6 +6,7 @@
 - `decorator`: `cached`; `function`: the decoder of a user's function; `results`: what such functions return, as
   records; `spawned`: how spawned processes find their stores
 - `randomness`: whether a user's function is random; `forks`: processes that run it
+- `again`: keywords for images that are in memory already; `leaving`: what `without` leaves out
 - `arrays`, `plain`: how arrays of any strides, and plain values, are kept as bytes
 
 This folder may import `store`, Pillow and NumPy, but neither torch nor fastai.

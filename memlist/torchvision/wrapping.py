@@ -8,6 +8,8 @@ from typing import Any, List, Optional, Sequence
 
 from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 
+from ..cache.again import check_again
+from ..cache.decode import check_max_size
 from ..cache.leaving import BadItems
 from ..store import MaxRam, parse_max_ram, shown
 from . import messages, work
@@ -16,7 +18,7 @@ from .joined import MemoryConcatDataset, MemorySubset
 from .kept import Kept
 from .known import is_stock_getitem
 from .making import Making
-from .verbs import Verbs
+from .verbs import Verbs, leaves_of
 
 
 def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_size: Optional[int] = None) -> Any:
@@ -31,11 +33,15 @@ def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_
 
     - `max_ram`, `cache_file`, `max_size`: see `MemoryImageFolder`
 
+    For a dataset that is in memory already, `max_ram` takes effect at once; another `cache_file` or `max_size` raises
+    ValueError, since it needs a new dataset.
+
     Raises TypeError for a dataset without a `loader`: decorate the function that opens its files with
     `memlist.cached` instead.
     """
     parse_max_ram(max_ram)
     if isinstance(dataset, Verbs):
+        _again(dataset, max_ram, cache_file, max_size)
         return dataset
     if type(dataset) is Subset:
         return MemorySubset(in_memory(dataset.dataset, max_ram, cache_file, max_size), dataset.indices)
@@ -48,6 +54,19 @@ def in_memory(dataset: Any, max_ram: MaxRam = None, cache_file: Any = None, max_
     name = type(dataset).__name__ + ("" if root is None else f" over {shown(root)}")
     kept = Kept(loader, root, name, max_ram, cache_file, max_size)
     return MemoryDataset(dataset, kept)
+
+
+def _again(dataset: Verbs, max_ram: MaxRam, cache_file: Any, max_size: Optional[int]) -> None:
+    "Let keywords have their effect on images that are in memory already; raise ValueError for what comes too late."
+    if max_size is not None:
+        check_max_size(max_size)
+    leaves = leaves_of(dataset)
+    for leaf in leaves:
+        remedy = "build the dataset again, and give {keyword} when it is first put into memory"
+        check_again(leaf.store, leaf._kept.max_size, cache_file, max_size, leaf._kept.name, remedy)
+    if max_ram is not None:
+        for leaf in leaves:
+            leaf.store.set_max_ram(max_ram)
 
 
 class MemoryDataset(InMemoryDataset, Dataset[Any]):

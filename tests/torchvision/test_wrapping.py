@@ -5,7 +5,7 @@ import pickle
 import PIL.Image
 import pytest
 import torch
-from torch.utils.data import DataLoader, Dataset, Subset
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, Subset
 from torchvision import transforms as v1
 from torchvision.datasets import DatasetFolder, ImageFolder
 from torchvision_helpers import coloured, epoch, grey, make_folder, same, v2
@@ -188,3 +188,32 @@ def test_a_loader_that_gets_several_files_sees_a_change_of_each(folder, monkeypa
     monkeypatch.chdir(folder.parent)
     with pytest.raises(FileNotFoundError):
         ours[0]
+
+
+def both_kinds(folder):
+    return MemoryImageFolder(folder, KNOWN), in_memory(ImageFolder(folder, KNOWN))
+
+
+def test_keywords_for_images_in_memory_take_effect_or_are_refused(folder, tmp_path):
+    for ours in both_kinds(folder):
+        joined = in_memory(ConcatDataset([ours, Subset(ours, [0, 1])]))
+        for again in (ours, joined, in_memory(Subset(ours, [2]))):
+            assert in_memory(again) is again and in_memory(again, max_ram="1GB") is again
+            assert ours.store.rule == 10**9
+            for wrong, what in (
+                ({"max_size": 8}, "at full size, and max_size=8"),
+                ({"cache_file": tmp_path / "c"}, "in no file"),
+            ):
+                with pytest.raises(ValueError, match=rf"in memory already, {what}.* build the dataset again"):
+                    in_memory(again, max_ram="2GB", **wrong)
+            assert ours.store.rule == 10**9 and not (tmp_path / "c").exists()
+        for wrong in ({"max_size": 0}, {"max_ram": "much"}, {"cache_file": 3}):
+            with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+                in_memory(ours, **wrong)
+
+
+def test_the_same_keywords_again_change_nothing(folder, tmp_path):
+    given = {"cache_file": tmp_path / "c", "max_size": 10}
+    with pytest.warns(UserWarning, match="max_size=10 images are kept"):
+        ours = in_memory(ImageFolder(folder, KNOWN), **given)
+    assert in_memory(ours, **given) is ours
