@@ -187,34 +187,51 @@ def loader(at: Setting) -> Dict[str, Any]:
 
 
 class Waits(Callback):
-    "Count the seconds in which a training has no batch to work on."
+    """Count the seconds in which a training has no batch to work on.
+
+    - `waited`: for the loader; `first`: the part of it before the first batch of an epoch, in which workers start
+    - `transformed`: for the transforms of whole batches, which are fastai's own on both sides
+    """
 
     order = 1000
 
     def __init__(self, device: torch.device) -> None:
-        self.waited, self.batches, self._device = 0.0, 0, device
+        self.waited, self.first, self.transformed, self.batches = 0.0, 0.0, 0.0, 0
+        self._device = device
 
     def _now(self) -> float:
         if self._device.type == "cuda":
             torch.cuda.synchronize(self._device)
         return time.perf_counter()
 
-    def before_train(self) -> None:
-        "Begin to wait for the first batch."
-        self._since = self._now()
+    def _begin(self) -> None:
+        "Begin to wait for the first batch of an epoch."
+        self._loader, self._transforms = self.dl, self.dl.after_batch
+        self._loader.after_batch = self._transform
+        self._since, self._at_first = self._now(), True
 
-    def before_validate(self) -> None:
-        "Begin to wait for the first batch."
-        self._since = self._now()
+    before_train = before_validate = _begin
 
-    def before_batch(self) -> None:
-        "The batch is there, and the device has made it."
-        self.waited += self._now() - self._since
+    def _transform(self, batch: Any) -> Any:
+        "Transform a batch that the loader has made, and wait until the device has done so."
+        begun = self._now()
+        self.waited += begun - self._since
+        if self._at_first:
+            self.first += begun - self._since
+        made = self._transforms(batch)
+        self.transformed += self._now() - begun
         self.batches += 1
+        return made
 
     def after_batch(self) -> None:
         "Begin to wait for the next batch."
-        self._since = self._now()
+        self._since, self._at_first = self._now(), False
+
+    def _end(self) -> None:
+        "Give the loader its transforms back."
+        self._loader.after_batch = self._transforms
+
+    after_train = after_validate = _end
 
 
 def _trainings(
@@ -225,7 +242,8 @@ def _trainings(
     `make`: the DataLoaders of a side and a number of workers; `train`: what is timed.
     """
     loaders = {f"{_name(ours)}, {workers}": make(ours, workers) for ours, workers in ways}
-    found: Dict[str, Any] = {key: {"seconds": [], "waited": [], "batches": []} for key in loaders}
+    counted = "waited", "first", "transformed", "batches"
+    found: Dict[str, Any] = {key: {"seconds": [], **{name: [] for name in counted}} for key in loaders}
 
     def once(key: str, k: int) -> float:
         _seed(5)
@@ -238,8 +256,8 @@ def _trainings(
             train(learn)
             taken = time.perf_counter() - begun
         if k >= 0:
-            found[key]["waited"].append(waits.waited)
-            found[key]["batches"].append(waits.batches)
+            for name in counted:
+                found[key][name].append(getattr(waits, name))
         return taken
 
     seconds = interleave({key: partial(once, key) for key in loaders}, at.scale.trainings)
@@ -266,13 +284,13 @@ def gpu(at: Setting) -> Dict[str, Any]:
     "Train on a GPU in mixed precision for one epoch, presized: `Resize(460)`, then fastai's augmentations to 224."
     files = at.files["500x375"]
     files = (files * -(-at.scale.gpu // len(files)))[: at.scale.gpu]
-    many = min(8, machine.surroundings()["cpus"])
+    cpus = machine.surroundings()["cpus"]
 
     def make(ours: bool, workers: int) -> Any:
         tfms = {"item_tfms": Resize(460), "batch_tfms": aug_transforms(size=224)}
         return at.loaders(ours, files, workers, device=at.device, **tfms)
 
-    ways = [(ours, workers) for ours in (False, True) for workers in sorted({0, 2, many})]
+    ways = [(False, min(8, cpus)), (False, min(16, cpus)), (True, 0), (True, 2), (True, min(8, cpus))]
     name = torch.cuda.get_device_name(at.device) if at.device.type == "cuda" else "no GPU: the processor"
     found = _trainings(at, ways, make, lambda learn: learn.fit_one_cycle(1))
     return {"device": name, "surroundings": machine.surroundings(), "images": len(files), "ways": found}
@@ -296,7 +314,7 @@ def run(given: Any, results: Dict[str, Any], raw: Path) -> None:
     "Take the steps, and write what is there into the file `raw` after each."
     device, scale = torch.device(given.device), QUICK if given.quick else FULL
     steps = given.only or [name for name in STEPS if name != "gpu" or given.quick or device.type == "cuda"]
-    if steps != ["gpu"]:
+    if steps != ["gpu"] or not results:
         results.update(surroundings=machine.surroundings(), quick=given.quick)
     with tempfile.TemporaryDirectory(prefix="memlist-fastai2-") as folder:
         files, said = photographs(Path(folder), scale)

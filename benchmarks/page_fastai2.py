@@ -34,16 +34,16 @@ def brief(one: Dict[str, Any]) -> str:
 
 def brief_training(one: Dict[str, Any]) -> str:
     "Write what a training measured for the terminal."
-    return f"{_of(one, 'seconds'):.2f} s, {share_waited(one):.1f} % waiting"
+    return f"{_of(one, 'seconds'):.2f} s, {share_of(one):.1f} % waiting"
 
 
 def _of(one: Dict[str, Any], what: str = "samples") -> float:
     return float(np.median(one[what]))
 
 
-def share_waited(one: Dict[str, Any]) -> float:
-    "Return the percentage of a training that was waited: the median of its rounds."
-    return float(np.median(100 * np.array(one["waited"]) / np.array(one["seconds"])))
+def share_of(one: Dict[str, Any], part: str = "waited") -> float:
+    "Return the percentage of a training's seconds that went into a part of it: the median of its rounds."
+    return float(np.median(100 * np.array(one[part]) / np.array(one["seconds"])))
 
 
 def _judged(number: float, bound: Tuple[str, float], unit: str = "") -> str:
@@ -117,9 +117,11 @@ def _waits(found: Dict[str, Any], bound: Tuple[str, float]) -> Tuple[str, str]:
     lines = []
     for one in found["ways"].values():
         system = "**memlist**" if one["system"] == OURS else one["system"]
-        lines.append([system, _workers(one["workers"]), f"{_of(one, 'seconds'):.2f}", f"{share_waited(one):.1f} %"])
-    least = min(share_waited(one) for one in _side(found, OURS))
-    return table(("", "", "seconds", "waiting"), lines, 2), f"{least:.1f} % (target: {_judged(least, bound, ' %')})"
+        shares = (f"{share_of(one, part):.1f} %" for part in ("waited", "first", "transformed"))
+        lines.append([system, _workers(one["workers"]), f"{_of(one, 'seconds'):.2f}", *shares])
+    least = min(share_of(one) for one in _side(found, OURS))
+    head = "", "", "seconds", "waiting", "of it, for first batches", "transforms of batches"
+    return table(head, lines, 2), f"{least:.1f} % (target: {_judged(least, bound, ' %')})"
 
 
 def _training(found: Dict[str, Any]) -> Dict[str, Any]:
@@ -136,6 +138,7 @@ def _gpu(found: Dict[str, Any]) -> Dict[str, Any]:
         "gpu_images": f"{found['images']:,}",
         "gpu_device": found["device"],
         "gpu_cpu": f"{around['cpu']}, {around['cpus']} CPUs",
+        "gpu_versions": machine(around)["versions"],
     }
 
 

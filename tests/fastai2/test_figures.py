@@ -45,9 +45,14 @@ def test_loaders_that_differ_are_noticed(at: Any) -> None:
 def test_what_a_training_waits_is_less_than_it_takes(at: Any, files: List[Path]) -> None:
     import fastai2
 
+    loaders = at.loaders(True, files, 0, item_tfms=fastai2.Resize(32))
+    transforms = loaders.train.after_batch
+
     def make(ours: bool, workers: int) -> Any:
-        return at.loaders(ours, files, workers, item_tfms=fastai2.Resize(32))
+        return loaders
 
     (found,) = fastai2._trainings(at, [(True, 0)], make, lambda learn: learn.fit(1)).values()
     assert found["batches"] == [2]  # one to train on, one to validate
-    assert 0 < found["waited"][0] < found["seconds"][0]
+    assert 0 < found["first"][0] <= found["waited"][0] and found["transformed"][0] > 0
+    assert found["waited"][0] + found["transformed"][0] < found["seconds"][0]
+    assert loaders.train.after_batch is transforms  # the loader has its own again
