@@ -2,15 +2,15 @@
 
 It runs in the environment of fastai 2: `make bench-fastai2`. Writes all samples to results/fastai2.json and the page
 fastai2.md. `--render` only makes the page. `--quick` takes few images, into a temporary folder; with `--device cpu` it
-takes the steps of a GPU, too, and then its figures mean nothing. `--only gpu` adds those of a GPU to figures that were
-taken elsewhere.
+takes the steps of a GPU, too, and then its figures mean nothing. `--only gpu --only pinned` adds those of a GPU to
+figures that were taken elsewhere.
 
 The steps, by their key in results/fastai2.json:
 
 - `alone`: processor time per image of the loader alone, on one thread
 - `loader`: images/s of the loader alone, by number of workers and of torch's threads
 - `training`: `fine_tune` of a ResNet-18 at 128 pixels on the processor: seconds, and the share that it waits
-- `gpu`: an epoch of a ResNet-18 in mixed precision on a GPU: the same
+- `gpu`: an epoch of a ResNet-18 in mixed precision on a GPU: the same; `pinned`: the same with `pin_memory=True`
 """
 
 import argparse
@@ -189,8 +189,8 @@ def loader(at: Setting) -> Dict[str, Any]:
 class Waits(Callback):
     """Count the seconds in which a training has no batch to work on.
 
-    - `waited`: for the loader; `first`: the part of it before the first batch of an epoch, in which workers start
-    - `transformed`: for the transforms of whole batches, which are fastai's own on both sides
+    - `transformed`: the part that goes into the transforms of whole batches, which are fastai's own on both sides
+    - `first`: the part before the loader's first batch of an epoch, in which workers start
     """
 
     order = 1000
@@ -219,7 +219,9 @@ class Waits(Callback):
         if self._at_first:
             self.first += begun - self._since
         made = self._transforms(batch)
-        self.transformed += self._now() - begun
+        transformed = self._now() - begun
+        self.transformed += transformed
+        self.waited += transformed
         self.batches += 1
         return made
 
@@ -280,23 +282,41 @@ def training(at: Setting) -> Dict[str, Any]:
     return {"images": len(files), "ways": _trainings(on_cpu, ways, make, lambda learn: learn.fine_tune(1))}
 
 
-def gpu(at: Setting) -> Dict[str, Any]:
+def _on_gpu(at: Setting, ways: List[Tuple[bool, int]], pin_memory: bool) -> Dict[str, Any]:
     "Train on a GPU in mixed precision for one epoch, presized: `Resize(460)`, then fastai's augmentations to 224."
     files = at.files["500x375"]
     files = (files * -(-at.scale.gpu // len(files)))[: at.scale.gpu]
-    cpus = machine.surroundings()["cpus"]
 
     def make(ours: bool, workers: int) -> Any:
         tfms = {"item_tfms": Resize(460), "batch_tfms": aug_transforms(size=224)}
-        return at.loaders(ours, files, workers, device=at.device, **tfms)
+        return at.loaders(ours, files, workers, device=at.device, pin_memory=pin_memory, **tfms)
 
-    ways = [(False, min(8, cpus)), (False, min(16, cpus)), (True, 0), (True, 2), (True, min(8, cpus))]
     name = torch.cuda.get_device_name(at.device) if at.device.type == "cuda" else "no GPU: the processor"
     found = _trainings(at, ways, make, lambda learn: learn.fit_one_cycle(1))
     return {"device": name, "surroundings": machine.surroundings(), "images": len(files), "ways": found}
 
 
-STEPS: Dict[str, Callable[[Setting], Any]] = {"alone": alone, "loader": loader, "training": training, "gpu": gpu}
+def gpu(at: Setting) -> Dict[str, Any]:
+    "Train on a GPU as fastai does if it is told nothing else."
+    cpus = machine.surroundings()["cpus"]
+    ways = [(False, min(8, cpus)), (False, min(16, cpus)), (True, 0), (True, 2), (True, min(8, cpus))]
+    return _on_gpu(at, ways, False)
+
+
+def pinned(at: Setting) -> Dict[str, Any]:
+    "Train on a GPU with `pin_memory=True`: a thread makes each batch of the workers ready for the copy to the device."
+    cpus = machine.surroundings()["cpus"]
+    return _on_gpu(at, [(False, min(16, cpus)), (True, 2), (True, min(8, cpus))], True)
+
+
+STEPS: Dict[str, Callable[[Setting], Any]] = {
+    "alone": alone,
+    "loader": loader,
+    "training": training,
+    "gpu": gpu,
+    "pinned": pinned,
+}
+ON_GPU = {"gpu", "pinned"}
 
 
 def photographs(folder: Path, scale: Scale) -> Tuple[Dict[str, List[Path]], str]:
@@ -313,8 +333,8 @@ def photographs(folder: Path, scale: Scale) -> Tuple[Dict[str, List[Path]], str]
 def run(given: Any, results: Dict[str, Any], raw: Path) -> None:
     "Take the steps, and write what is there into the file `raw` after each."
     device, scale = torch.device(given.device), QUICK if given.quick else FULL
-    steps = given.only or [name for name in STEPS if name != "gpu" or given.quick or device.type == "cuda"]
-    if steps != ["gpu"] or not results:
+    steps = given.only or [name for name in STEPS if name not in ON_GPU or given.quick or device.type == "cuda"]
+    if not ON_GPU.issuperset(steps) or not results:
         results.update(surroundings=machine.surroundings(), quick=given.quick)
     with tempfile.TemporaryDirectory(prefix="memlist-fastai2-") as folder:
         files, said = photographs(Path(folder), scale)

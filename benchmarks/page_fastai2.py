@@ -34,16 +34,25 @@ def brief(one: Dict[str, Any]) -> str:
 
 def brief_training(one: Dict[str, Any]) -> str:
     "Write what a training measured for the terminal."
-    return f"{_of(one, 'seconds'):.2f} s, {share_of(one):.1f} % waiting"
+    return f"{_of(one, 'seconds'):.2f} s, {share_waited(one):.1f} % waiting"
 
 
 def _of(one: Dict[str, Any], what: str = "samples") -> float:
     return float(np.median(one[what]))
 
 
-def share_of(one: Dict[str, Any], part: str = "waited") -> float:
-    "Return the percentage of a training's seconds that went into a part of it: the median of its rounds."
-    return float(np.median(100 * np.array(one[part]) / np.array(one["seconds"])))
+def share_waited(one: Dict[str, Any]) -> float:
+    "Return the percentage of a training that was waited: the median of its rounds."
+    return _share(one, np.array(one["waited"]))
+
+
+def share_loader(one: Dict[str, Any]) -> float:
+    "Return the percentage of a training that was waited for the loader, the transforms of whole batches left out."
+    return _share(one, np.array(one["waited"]) - np.array(one["transformed"]))
+
+
+def _share(one: Dict[str, Any], seconds: Any) -> float:
+    return float(np.median(100 * np.array(seconds) / np.array(one["seconds"])))
 
 
 def _judged(number: float, bound: Tuple[str, float], unit: str = "") -> str:
@@ -112,34 +121,48 @@ def _loader(results: Dict[str, Any]) -> Dict[str, Any]:
     }
 
 
-def _waits(found: Dict[str, Any], bound: Tuple[str, float]) -> Tuple[str, str]:
-    "Return the table of trainings, and a sentence on the least share that memlist waits."
+def _training(found: Dict[str, Any]) -> Dict[str, Any]:
+    lines = [[*_what(one), f"{share_waited(one):.1f} %"] for one in found["ways"].values()]
+    least = min(map(share_waited, _side(found, OURS)))
+    return {
+        "training": table(("", "", "seconds", "waiting"), lines, 2),
+        "training_least": f"{least:.1f} % (target: {_judged(least, WAITING, ' %')})",
+        "training_images": f"{found['images']:,}",
+    }
+
+
+def _what(one: Dict[str, Any]) -> List[str]:
+    "Return the system of a training, its workers, and the seconds it took."
+    system = "**memlist**" if one["system"] == OURS else one["system"]
+    return [system, _workers(one["workers"]), f"{_of(one, 'seconds'):.2f}"]
+
+
+def _on_gpu(found: Dict[str, Any]) -> Tuple[str, str]:
+    "Return the table of trainings on a GPU, and the least share that memlist waits for its loader."
     lines = []
     for one in found["ways"].values():
-        system = "**memlist**" if one["system"] == OURS else one["system"]
-        shares = (f"{share_of(one, part):.1f} %" for part in ("waited", "first", "transformed"))
-        lines.append([system, _workers(one["workers"]), f"{_of(one, 'seconds'):.2f}", *shares])
-    least = min(share_of(one) for one in _side(found, OURS))
-    head = "", "", "seconds", "waiting", "of it, for first batches", "transforms of batches"
-    return table(head, lines, 2), f"{least:.1f} % (target: {_judged(least, bound, ' %')})"
+        shares = share_loader(one), _share(one, one["first"]), _share(one, one["transformed"])
+        lines.append([*_what(one), *(f"{share:.1f} %" for share in shares)])
+    least = min(map(share_loader, _side(found, OURS)))
+    head = "", "", "seconds", "waiting for the loader", "of it, for first batches", "transforms of batches"
+    return table(head, lines, 2), f"{least:.1f} % (target: {_judged(least, WAITING_ON_GPU, ' %')})"
 
 
-def _training(found: Dict[str, Any]) -> Dict[str, Any]:
-    lines, least = _waits(found, WAITING)
-    return {"training": lines, "training_least": least, "training_images": f"{found['images']:,}"}
+def _pinned(found: Dict[str, Any]) -> Dict[str, Any]:
+    lines, least = _on_gpu(found)
+    return {"pinned": lines, "pinned_least": least}
 
 
 def _gpu(found: Dict[str, Any]) -> Dict[str, Any]:
-    lines, least = _waits(found, WAITING_ON_GPU)
+    lines, least = _on_gpu(found)
     around = found["surroundings"]
     return {
         "gpu": lines,
         "gpu_least": least,
         "gpu_images": f"{found['images']:,}",
         "gpu_device": found["device"],
-        "gpu_cpu": f"{around['cpu']}, {around['cpus']} CPUs",
-        "gpu_versions": machine(around)["versions"],
+        "gpu_machine": f"{around['cpu']}, {around['cpus']} CPUs, {machine(around)['versions']}",
     }
 
 
-STEPS = {"alone": _alone, "loader": _loader, "training": _training, "gpu": _gpu}
+STEPS = {"alone": _alone, "loader": _loader, "training": _training, "gpu": _gpu, "pinned": _pinned}
