@@ -19,6 +19,9 @@ OUTSIDE ?= build/outside
 # What `make test-faults` is told besides: FAULTS=--quick makes each fault a few times, and leaves the page as it is.
 FAULTS ?=
 
+# Processes of the tests import memlist some hundred times: let the first one keep what it compiles, whatever is set here.
+export PYTHONDONTWRITEBYTECODE :=
+
 PYTEST := -m pytest -q -n 2 --dist worksteal
 # The quick form of the tests; without it, the long matrices run, too.
 SAMPLE := -m "not full"

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Callable, Dict, Iterator, List
 import numpy as np
 import PIL.Image
 import pytest
+from fresh import WITHOUT_FASTAI
 
 if TYPE_CHECKING:
     import torch
@@ -40,7 +41,6 @@ def _fastai() -> int:
 
 
 FASTAI = _fastai()
-WITHOUT_FASTAI = str(Path(__file__).parent / "without_fastai")
 collect_ignore_glob = [f"fastai{other}/test_*.py" for other in (1, 2) if other != FASTAI]
 
 

@@ -24,6 +24,8 @@ from typing import Any, Dict, List, Optional
 
 #: What fastai 1 and memlist import, and what is imported for them.
 LIBRARIES = ("torch", "torchvision", "pandas", "matplotlib.pyplot", "scipy.stats", "PIL.Image", "psutil", "IPython")
+#: With this folder on PYTHONPATH, a program finds no fastai.
+WITHOUT_FASTAI = os.path.join(os.path.dirname(os.path.abspath(__file__)), "without_fastai")
 # The connection to the process that is forked, once there is one.
 _server: List[socket.socket] = []
 
@@ -51,11 +53,25 @@ def run(
     return subprocess.CompletedProcess(["-c", *arguments], status, *wrote)
 
 
+def script(path: Path, *arguments: object, **options: Any) -> subprocess.CompletedProcess[str]:
+    "Run a file as `python path` does, with all warnings; return what it wrote and its exit status."
+    return run(_SCRIPT, str(path), *map(str, arguments), ignore=False, **options)
+
+
+_SCRIPT = """
+import os, runpy, sys
+sys.argv = sys.argv[1:]
+sys.path[0] = os.path.dirname(os.path.abspath(sys.argv[0]))
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
 def _start() -> socket.socket:
     "Start the process that is forked; it ends when the connection is closed. It is nobody's child."
     ours, theirs = socket.socketpair()
     command = [sys.executable, __file__, str(theirs.fileno())]
-    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    paths = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if path not in ("", WITHOUT_FASTAI)]
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(paths)}
     with theirs:
         subprocess.run(command, pass_fds=[theirs.fileno()], env=env, stdin=-3, stdout=-3, stderr=-3, check=True)
     return ours
@@ -101,6 +117,8 @@ def _main() -> None:
     if ignore:
         warnings.simplefilter("ignore")
     assert not {"fastai", "memlist"} & set(sys.modules)
+    if WITHOUT_FASTAI in env.get("PYTHONPATH", "").split(os.pathsep):
+        sys.modules["fastai"] = None  # type: ignore[assignment]
     sys.modules["__main__"] = main = types.ModuleType("__main__")
     exec(compile(code, "<string>", "exec"), vars(main))
 

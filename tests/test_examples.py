@@ -2,10 +2,9 @@
 
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
+import fresh
 import PIL.Image
 import pytest
 from torchvision_helpers import v2
@@ -15,9 +14,7 @@ EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 
 def run(name, *arguments):
     "Run an example from outside the repository, as a user might; return the finished process."
-    command = [sys.executable, str(EXAMPLES / name), *map(str, arguments)]
-    env = {key: value for key, value in os.environ.items() if key != "OMP_NUM_THREADS"}
-    return subprocess.run(command, capture_output=True, text=True, env=env, cwd=os.sep, timeout=300)
+    return fresh.script(EXAMPLES / name, *arguments, cwd=Path(os.sep))
 
 
 def output(name, *arguments):

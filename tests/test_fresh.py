@@ -7,6 +7,7 @@ import signal
 from pathlib import Path
 
 import fresh
+import pytest
 
 
 def test_a_program_runs_as_by_python_c(tmp_path: Path) -> None:
@@ -38,3 +39,21 @@ print(os.getpid(), os.getppid(), random.random())
     assert one.returncode == other.returncode == 0, one.stderr + other.stderr
     assert all(a != b for a, b in zip(one.stdout.split()[::2], other.stdout.split()[::2]))
     assert int(one.stdout.split()[1]) == int(other.stdout.split()[1]) != os.getpid()
+
+
+def test_a_file_finds_its_neighbours(tmp_path: Path) -> None:
+    (tmp_path / "beside.py").write_text("NUMBER = 7")
+    (tmp_path / "main.py").write_text("import sys, beside; print(beside.NUMBER, sys.argv, __name__)")
+    done = fresh.script(tmp_path / "main.py", "--fast", 3)
+    assert done.stdout == f"7 {[str(tmp_path / 'main.py'), '--fast', '3']} __main__\n", done.stderr
+
+
+def test_a_program_finds_no_fastai_where_the_path_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    code = "import sys; print('fastai' in sys.modules and sys.modules['fastai'] is None)"
+    assert fresh.run(code).stdout == "False\n"
+    monkeypatch.setenv("PYTHONPATH", f"/nowhere:{fresh.WITHOUT_FASTAI}")
+    assert fresh.run(code).stdout == "True\n"
+    fresh._server.pop().close()  # one that is started now is no other
+    assert fresh.run(code).stdout == "True\n"
+    monkeypatch.delenv("PYTHONPATH")
+    assert fresh.run(code).stdout == "False\n"

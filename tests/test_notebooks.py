@@ -57,8 +57,9 @@ def check_committed(name: str) -> None:
     assert (EXAMPLES / f"{name}.ipynb").stat().st_size < 800_000
 
 
-# `make docs` runs the others, too, before it puts them on the site: together they take a minute.
-@pytest.mark.parametrize("name", ["lesson", *(pytest.param(name, marks=pytest.mark.full) for name in NAMES[:-1])])
+# `make docs` runs them before it puts them on the site: together they take minutes.
+@pytest.mark.full
+@pytest.mark.parametrize("name", NAMES)
 def test_notebook_runs_from_top_to_bottom(name: str) -> None:
     run_from_top_to_bottom(name)
 

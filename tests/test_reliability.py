@@ -146,7 +146,7 @@ def test_a_task_that_loses_records_is_noticed(monkeypatch: pytest.MonkeyPatch) -
         store.purge(file=True)
 
     monkeypatch.setitem(TASKS, "check", TASKS["check"]._replace(act=loses))
-    made = at_lines(TASKS["check"], signal.SIGKILL)(1000, 1)
+    made = at_lines(TASKS["check"], signal.SIGKILL)(80, 1)
     assert made.counts["failed"] > 20 and "60 of 60 records are lost" in made.culprits[0]
 
 

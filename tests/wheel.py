@@ -65,23 +65,23 @@ class Door(NamedTuple):
 DOORS = {
     "base": Door(
         "", "constraints.txt", None, CACHED, None,
-        ["--noconftest", "tests/store/test_store.py", "tests/store/test_model.py", "tests/store/test_processes.py"],
+        ["--noconftest", "tests/store/test_store.py", "tests/store/test_model.py"],
     ),
     "torchvision": Door(
         "[torchvision,fast]", "constraints.txt", "MemoryImageFolder",
         "len(next(iter(loader))); assert train.load_data(progress=False).loaded",
-        "torchvision_folder.py", ["tests/torchvision", "tests/cache/test_cache.py"],
+        "torchvision_folder.py", ["tests/torchvision/test_folder.py", "tests/torchvision/test_wrapping.py"],
     ),
     "fastai1": Door(
         "[fastai1,fast]", "constraints.txt", "MemoryImageList",
         "data.one_batch(); assert data.load_data(progress=False).loaded",
-        "demo.py", ["tests/fastai1/test_exact.py", "tests/fastai1/test_at_once.py", "tests/test_packaging.py"],
+        "demo.py", ["tests/fastai1/test_at_once.py", "tests/fastai1/test_saved.py", "tests/test_packaging.py"],
         begins_with="torchvision",
     ),
     "fastai2": Door(
         "[fastai2,fast]", "constraints-fastai2.txt", "in_memory(dls)",
         "dls.one_batch(); assert dls.load_data(progress=False).loaded",
-        "fastai2_classes.py", ["tests/fastai2/test_equal.py", "tests/fastai2/test_loaders.py"],
+        "fastai2_classes.py", ["tests/fastai2/test_loaders.py"],
         begins_with="torchvision",
     ),
 }  # fmt: skip

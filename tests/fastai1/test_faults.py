@@ -316,7 +316,7 @@ def memory_cgroup(limit: int) -> Iterator[Path]:
     pytest.skip("no right to make a cgroup")
 
 
-@pytest.mark.parametrize("how", ["load", "lazy"])
+@pytest.mark.parametrize("how", [pytest.param("load", marks=pytest.mark.full), "lazy"])
 def test_filling_stops_below_a_real_cgroup_limit(tmp_path: Path, how: str) -> None:
     "1.1 GB decoded, in a container of 2 GB: the fill stops before the kernel kills, and training goes on from disk."
     folder = tmp_path / "many"

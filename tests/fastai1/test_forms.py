@@ -124,7 +124,7 @@ def digests(lists: Dict[str, Any], send: Any) -> None:
     send.send(found)
 
 
-@pytest.mark.parametrize("loaded", [False, True])
+@pytest.mark.parametrize("loaded", [False, pytest.param(True, marks=pytest.mark.full)])
 def test_spawned_processes_read_the_same(loaded: bool, folder: Path) -> None:
     "Read all forms in one spawned process, which is slow to start; all are hits for its parent then."
     lists = {name: form.make(form.mixed, folder) for name, form in FORMS.items() if form.spawns}

@@ -43,9 +43,11 @@ def assert_usable(il: Any, files: List[Path]) -> None:
 # An interrupt in a hook that runs before a fork is printed, and the call goes on: Python does that.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.full)])
-@pytest.mark.parametrize("n_workers", [0, 2])
 @pytest.mark.parametrize("kind", [m.MemoryImageList, Own])
-@pytest.mark.parametrize("call", ["load_data", "purge"])
+@pytest.mark.parametrize(
+    ("call", "n_workers"),
+    [("load_data", 0), ("load_data", 2), ("purge", 0), pytest.param("purge", 2, marks=pytest.mark.full)],
+)
 def test_an_interrupt_at_each_line(
     files: List[Path],
     tmp_path: Path,

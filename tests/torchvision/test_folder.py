@@ -6,12 +6,11 @@ import io
 import os
 import pickle
 import random
-import subprocess
-import sys
 import warnings
 from contextlib import nullcontext
 from pathlib import Path
 
+import fresh
 import numpy as np
 import PIL.Image
 import pytest
@@ -90,15 +89,16 @@ def test_unknown_transforms_run_one_by_one_and_one_warning_names_them(folder, wo
 
 
 @batches
-@pytest.mark.parametrize("method", ["fork", "spawn", "forkserver"])
+@pytest.mark.parametrize("method", ["fork", "spawn", pytest.param("forkserver", marks=pytest.mark.full)])
 def test_workers_share_one_copy(folder, method):
     stock, ours = both(folder, KNOWN)
     for dataset, results in ((stock, []), (ours, [])):
         torch.manual_seed(1)
         loader = DataLoader(dataset, 4, shuffle=True, num_workers=2)
         # Workers draw the same numbers however they are started, and a spawned one takes seconds.
-        loader.multiprocessing_context = method if dataset is ours else "fork"
-        results += [list(loader), list(loader)]
+        for how in (method if dataset is ours else "fork", "fork"):
+            loader.multiprocessing_context = how
+            results.append(list(loader))
         if dataset is stock:
             expected = results
     assert same(expected, results)
@@ -430,8 +430,7 @@ REPLACED = {
 @batches
 @pytest.mark.parametrize("what", REPLACED)
 def test_what_was_replaced_before_memlist_was_imported_counts(what):
-    code = f"{REPLACED[what]}\nfrom memlist.torchvision.known import LIBRARY; print(LIBRARY.unchanged())"
-    done = subprocess.run([sys.executable, "-W", "ignore", "-c", code], capture_output=True, text=True, timeout=120)
+    done = fresh.run(f"{REPLACED[what]}\nfrom memlist.torchvision.known import LIBRARY; print(LIBRARY.unchanged())")
     assert done.stdout.split() == [str(what == "nothing")], done.stderr
 
 
