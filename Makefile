@@ -77,7 +77,7 @@ $(VENV)-twine/ready:
 	$(environment)
 
 # The environments of the tests, for .ci/run.
-environments: $(VENV)/ready $(VENV)-fastai2/ready
+environments: $(VENV)/ready $(VENV)-fastai2/ready $(VENV)-legacy/ready
 
 # The loaders that memlist is compared with, each in an environment of its own; where one can't be made, the page says why.
 # FFCV has no wheels: it compiles against Debian's libopencv-dev and libturbojpeg0-dev, found by pkg-config.

@@ -19,12 +19,12 @@ STEPS: Dict[str, Tuple[str, List[str]]] = {
     "test-fastai1": ("Tests, fastai 1", ["test-fastai1"]),
     "test-fastai2": ("Tests, fastai 2", ["test-fastai2"]),
     "docs": ("The site", ["docs"]),
-}
-#: Steps that run only where they are named: together they take half an hour more.
-ON_REQUEST: Dict[str, Tuple[str, List[str]]] = {
-    "test-legacy": ("Tests, Python 3.8 and torch 1.8.1", ["test-legacy"]),
     "package": ("The package, all doors", ["package"]),
+    "test-legacy": ("Tests, Python 3.8 and torch 1.8.1", ["test-legacy"]),
     "test-faults": ("Reliability, short form", ["test-faults", "FAULTS=--quick"]),
+}
+#: Steps that run only where they are named.
+ON_REQUEST: Dict[str, Tuple[str, List[str]]] = {
     "test-latest": ("Tests, Python 3.13", ["test-latest"]),
 }
 HEADINGS = ("step", "result", "passed", "skipped", "failed", "minutes")

@@ -42,7 +42,9 @@ def assert_usable(il: Any, files: List[Path]) -> None:
 
 # An interrupt in a hook that runs before a fork is printed, and the call goes on: Python does that.
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-@pytest.mark.parametrize("thorough", [False, pytest.param(True, marks=pytest.mark.full)])
+@pytest.mark.parametrize(
+    "moments_of", ["a sample", *(pytest.param(one, marks=pytest.mark.full) for one in ("lines", "all"))]
+)
 @pytest.mark.parametrize("kind", [m.MemoryImageList, Own])
 @pytest.mark.parametrize(
     ("call", "n_workers"),
@@ -54,7 +56,7 @@ def test_an_interrupt_at_each_line(
     call: str,
     kind: Any,
     n_workers: int,
-    thorough: bool,
+    moments_of: str,
     record_property: Callable[[str, int], None],
 ) -> None:
     def task(il: Any) -> Callable[[], Any]:
@@ -64,10 +66,12 @@ def test_an_interrupt_at_each_line(
         return lambda: il.load_data(n_workers=n_workers, progress=False)
 
     when = moments(task(kind(files, path=tmp_path)), FOLDER)
+    every = {"a sample": 4, "lines": 1, "all": 1}[moments_of]
     if kind is Own:  # each load forks a process
-        when = when[:: 5 if thorough else 40]
-    elif thorough:
+        every *= 5 if moments_of == "all" else 40
+    elif moments_of == "all":
         when = list(range(1, when[-1] + 1))
+    when = when[::every]
     record_property("times", len(when))
     record_property("right", len(when))
     for n in when:

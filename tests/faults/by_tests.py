@@ -127,7 +127,7 @@ FAULTS = [
         "Ctrl-C at each line of `load_data` and of a list's `purge`",
         "each line for the first and for the last time that it runs, with and without workers (with an `open` of one's "
         "own, every 40th of these); then the list loads, reads and purges",
-        [LOADS + f"test_an_interrupt_at_each_line[{call}-{n}-{kind}-False]"
+        [LOADS + f"test_an_interrupt_at_each_line[{call}-{n}-{kind}-lines]"
          for call in ("load_data", "purge") for kind in ("MemoryImageList", "Own") for n in (0, 2)], quick=[],
         times=4000, quick_times=0,
     ),
