@@ -112,6 +112,11 @@ def fastai2_cpu(pipeline: str) -> Value:
     return lambda raw: page_fastai2.cpu_over_stock(raw["fastai2"]["alone"][pipeline])
 
 
+def fastai2_epoch(side: str) -> Value:
+    "Read the seconds of an epoch on a GPU with fastai 2 and page-locked memory, of the number of workers that is best."
+    return lambda raw: page_fastai2.fastest(raw["fastai2"]["pinned"], side)
+
+
 def gpu_waited(kind: str) -> Value:
     "Read the percentage of a training on a GPU that was waited."
     return lambda raw: page_gpu.share_waited(raw["gpu"]["waiting"][kind])

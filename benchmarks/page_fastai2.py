@@ -41,6 +41,11 @@ def _of(one: Dict[str, Any], what: str = "samples") -> float:
     return float(np.median(one[what]))
 
 
+def fastest(found: Dict[str, Any], system: str) -> float:
+    "Return the seconds of the fastest training of a side."
+    return min(_of(one, "seconds") for one in _side(found, system))
+
+
 def share_waited(one: Dict[str, Any]) -> float:
     "Return the percentage of a training that was waited: the median of its rounds."
     return _share(one, np.array(one["waited"]))
