@@ -167,14 +167,16 @@ def test_a_child_that_outlives_a_killed_writer_does_not_keep_its_mutex() -> None
         def forks_within() -> None:
             if not os.fork():  # it lives on, with all that it has inherited
                 os.close(end)
+                os.write(into, b"1")  # it has done what a child does first
                 os.read(ended, 1)
                 os._exit(0)
-            os.write(into, b"1")
+            os.read(out, 1)
+            os.write(into, b"2")
             os.kill(os.getpid(), signal.SIGKILL)
 
         images.parts.locked(forks_within)
 
-    assert os.WTERMSIG(in_child(writer)) == signal.SIGKILL and os.read(out, 1) == b"1"
+    assert os.WTERMSIG(in_child(writer)) == signal.SIGKILL and os.read(out, 1) == b"2"
     assert not other_holds(images) and images.put(b"a", tile(1))
     for fd in (out, into, ended, end):
         os.close(fd)
