@@ -76,8 +76,9 @@ $(VENV)-twine/ready: WITH = twine
 $(VENV)-twine/ready:
 	$(environment)
 
-# The environments of the tests, for .ci/run.
-environments: $(VENV)/ready $(VENV)-fastai2/ready $(VENV)-legacy/ready
+# The environments of the tests, for .ci/run, two at a time: to unpack and compile what was downloaded takes one processor.
+environments:
+	@$(MAKE) --no-print-directory --jobs=2 $(VENV)/ready $(VENV)-fastai2/ready $(VENV)-legacy/ready
 
 # The loaders that memlist is compared with, each in an environment of its own; where one can't be made, the page says why.
 # FFCV has no wheels: it compiles against Debian's libopencv-dev and libturbojpeg0-dev, found by pkg-config.

@@ -217,7 +217,8 @@ def test_a_check_does_not_blame_a_record_that_is_replaced_meanwhile(
 # -- long runs ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("named", [True, pytest.param(False, marks=pytest.mark.full)])
+@pytest.mark.full  # the short form of the faults makes twelve
+@pytest.mark.parametrize("named", [True, False])
 def test_thirty_epochs_take_no_more_than_ten(named: bool) -> None:
     made = Outcome()
     form = {"epochs": 30, "named": named, "batch": named, "restless": True}
