@@ -26,11 +26,14 @@ PYTEST := -m pytest -q -n 2 --dist worksteal
 # The quick form of the tests; without it, the long matrices run, too.
 SAMPLE := -m "not full"
 
-# The quick form by the Python $(1). The tests of the store make thousands of forks, which are faster in a process without
-# torch: they run first, in processes of their own.
+# What tests the tools of this repository, which run on one Python: it is left out on the others.
+TOOLS := $(foreach name,benchmarks ci claims reliability,--ignore=tests/test_$(name).py)
+
+# The quick form by the Python $(1), with the options $(2). The tests of the store make thousands of forks, which are
+# faster in a process without torch: they run first, in processes of their own.
 define quick
 PYTHONPATH=$(CURDIR)/tests/without_fastai $(1) $(PYTEST) $(SAMPLE) tests/store; stores=$$?; \
-    $(1) $(PYTEST) $(SAMPLE) --ignore=tests/store && exit $$stores
+    $(1) $(PYTEST) $(SAMPLE) $(2) --ignore=tests/store && exit $$stores
 endef
 
 .PHONY: demo docs environments notebooks dist package package-full test test-full test-fastai1 test-fastai2 test-faults \
@@ -130,8 +133,8 @@ lint: $(VENV)/ready
 test: what-test-does lint test-fastai1 test-fastai2
 
 what-test-does:
-	@echo "make test checks the code, then runs 3,200 tests with fastai 1 and 400 with fastai 2: 16 to 27 minutes on"
-	@echo "two cores. The first time, it makes two environments before that, $(VENV) and $(VENV)-fastai2, in five minutes."
+	@echo "make test checks the code, then runs 3,200 tests with fastai 1 and 400 with fastai 2: 22 minutes on two"
+	@echo "slow cores. The first time, it makes two environments before that, $(VENV) and $(VENV)-fastai2, in five minutes."
 
 test-fastai1: $(VENV)/ready
 	$(call quick,$(RUN))
@@ -151,11 +154,11 @@ test-faults: $(VENV)/ready
 # The tests on Python 3.8, torch 1.8.1 and fastai 1.0.60.
 test-legacy: export OMP_NUM_THREADS := 1
 test-legacy: $(VENV)-legacy/ready
-	$(call quick,$(VENV)-legacy/bin/python)
+	$(call quick,$(VENV)-legacy/bin/python,$(TOOLS))
 
 # And on the newest Python that fastai 1 can be imported on.
 test-latest: $(VENV)-latest/ready
-	$(call quick,$(VENV)-latest/bin/python)
+	$(call quick,$(VENV)-latest/bin/python,$(TOOLS))
 
 # A release, in dist/: the sdist, and the wheel made of it. Building prints a thousand lines, which are shown if it fails.
 dist: $(VENV)/ready $(VENV)-twine/ready
