@@ -267,7 +267,7 @@ def test_a_small_budget(most: Any, files: List[Path], monkeypatch: pytest.Monkey
 
 
 def test_a_second_call_does_nothing(files: List[Path]) -> None:
-    ours = in_memory(classes(files)).load_data(progress=False)
+    ours = in_memory(classes(files), max_ram=10**9).load_data(progress=False)
     before = [type(ours.train), list(ours.train_ds.tls[0].tfms.fs), ours.cache_info()]
     with warnings.catch_warnings():
         warnings.simplefilter("error")
