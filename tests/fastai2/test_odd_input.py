@@ -75,7 +75,7 @@ def test_what_only_has_loaders_is_refused(call: Any, files: List[Path]) -> None:
 
 
 def test_a_block_and_a_call_are_one(files: List[Path], opens: Opens) -> None:
-    block = DataBlock((MemoryImageBlock, CategoryBlock), get_y=label, item_tfms=Resize(12))
+    block = DataBlock((MemoryImageBlock(max_ram=10**9), CategoryBlock), get_y=label, item_tfms=Resize(12))
     dls = block.dataloaders(files, bs=3, num_workers=0, device="cpu").load_data(progress=False)
     before = [type(dl) for dl in dls.loaders], dls.cache_info(), list(dls.train_ds.tls[0].tfms.fs)
     opens.take()
