@@ -19,9 +19,6 @@ OUTSIDE ?= build/outside
 # What `make test-faults` is told besides: FAULTS=--quick makes each fault a few times, and leaves the page as it is.
 FAULTS ?=
 
-# Processes of the tests import memlist some hundred times: let the first one keep what it compiles, whatever is set here.
-export PYTHONDONTWRITEBYTECODE :=
-
 PYTEST := -m pytest -q -n 2 --dist worksteal
 # The quick form of the tests; without it, the long matrices run, too.
 SAMPLE := -m "not full"
@@ -135,6 +132,9 @@ test: what-test-does lint test-fastai1 test-fastai2
 what-test-does:
 	@echo "make test checks the code, then runs 3,200 tests with fastai 1 and 400 with fastai 2: 22 minutes on two"
 	@echo "slow cores. The first time, it makes two environments before that, $(VENV) and $(VENV)-fastai2, in five minutes."
+
+# Hundreds of processes import memlist: the first one keeps what it compiles, even if the environment says otherwise.
+test-fastai1 test-fastai2 test-full test-legacy test-latest: export PYTHONDONTWRITEBYTECODE :=
 
 test-fastai1: $(VENV)/ready
 	$(call quick,$(RUN))

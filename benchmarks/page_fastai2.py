@@ -48,7 +48,7 @@ def fastest(found: Dict[str, Any], system: str) -> float:
 
 def share_waited(one: Dict[str, Any]) -> float:
     "Return the percentage of a training that was waited: the median of its rounds."
-    return _share(one, np.array(one["waited"]))
+    return _share(one, one["waited"])
 
 
 def share_loader(one: Dict[str, Any]) -> float:
@@ -155,7 +155,8 @@ def _on_gpu(found: Dict[str, Any]) -> Tuple[str, str]:
 
 def _pinned(found: Dict[str, Any]) -> Dict[str, Any]:
     lines, least = _on_gpu(found)
-    return {"pinned": lines, "pinned_least": least}
+    rounds = min(len(one["seconds"]) for one in found["ways"].values())
+    return {"pinned": lines, "pinned_least": least, "pinned_rounds": "one round" if rounds == 1 else f"{rounds} rounds"}
 
 
 def _gpu(found: Dict[str, Any]) -> Dict[str, Any]:
