@@ -41,7 +41,7 @@ def assert_usable(il: Any, files: List[Path]) -> None:
 
 
 # One in so many moments is struck: of a call of MemoryImageList, and of one of Own, which forks a process per load.
-ONE_IN = {"a sample": (4, 160), "lines": (1, 40), "all": (1, 5)}
+ONE_IN = {"a sample": (4, 40), "lines": (1, 40), "all": (1, 5)}
 
 
 # An interrupt in a hook that runs before a fork is printed, and the call goes on: Python does that.
